@@ -1,0 +1,115 @@
+"""How many dimensions of the hidden space a feature or a training example has to itself.
+
+For vectors v_j the dimensionality of vector i is D_i = |v_i|^2 / sum_j (v^_i . v_j)^2, where v^ is the unit vector and
+j runs over all vectors, i included. With M = sum_j v_j v_j^T (n_hidden x n_hidden) the sum is v^_i^T M v^_i, so a
+million vectors cost O(T m^2) time and O(m^2) memory beyond them.
+
+Known values: 1 for a vector orthogonal to all others, 1/2 in an antipodal pair, 2/T in a regular T-gon, 0 if absent.
+The values of a set sum to at most its rank.
+
+Source: Elhage et al. 2022, "Toy Models of Superposition" (features); Henighan et al. 2023, section "Experiment setup"
+(examples) and C. Olah's MNIST comment there (maximal dimensionality).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+_ROWS_PER_BLOCK = 65_536
+
+
+def example_dimensionality(
+    hidden: Float[np.ndarray, "n_examples n_hidden"], repeats: Int64[np.ndarray, " n_examples"] | None = None
+) -> Float64[np.ndarray, " n_examples"]:
+    """Return D_X of every training example, in [0, 1], from its hidden vector h_i = W x_i (or any layer's activations).
+
+    Args:
+        hidden: Hidden vectors, one row per example.
+        repeats: How often each example occurs in the training set (all copies count as others); default once.
+
+    Raises:
+        ValueError: If ``hidden`` is not a finite matrix.
+
+    References:
+        Henighan et al. 2023, "Superposition, Memorization, and Double Descent".
+    """
+    hidden = _checked(hidden, "hidden")
+    second_moment = np.zeros((hidden.shape[1], hidden.shape[1]))
+    for rows, weights in _blocks(hidden, repeats):
+        second_moment += rows.T @ (rows * weights[:, None])
+    return np.concatenate([_dimensionality(rows, second_moment) for rows, _ in _blocks(hidden, None)])
+
+
+def feature_dimensionality(W: Float[np.ndarray, "n_hidden n_features"]) -> Float64[np.ndarray, " n_features"]:
+    """Return D_f of every feature, in [0, 1], from the columns of W.
+
+    Raises:
+        ValueError: If ``W`` is not a finite matrix.
+
+    References:
+        Elhage et al. 2022, "Toy Models of Superposition", section "The geometry of superposition".
+    """
+    return example_dimensionality(_checked(W, "W").T)
+
+
+def maximal_dimensionality(
+    hidden: Float[np.ndarray, "n_examples n_hidden"], repeats: Int64[np.ndarray, " n_examples"] | None = None
+) -> Float64[np.ndarray, " n_examples"]:
+    """Return D*_i = max over directions v of (v . h_i)^2 / sum_j (v . h_j)^2, in [0, 1] and at least D_X.
+
+    The maximum is h_i^T (sum_j h_j h_j^T)^+ h_i, the leverage score of example i, so no search is needed; the values
+    sum to the rank of ``hidden`` (copies counted). Computed from a streaming QR decomposition, which does not square
+    the condition number as the second-moment matrix would.
+
+    Args:
+        hidden: Hidden vectors, one row per example.
+        repeats: How often each example occurs in the training set; default once.
+
+    Raises:
+        ValueError: If ``hidden`` is not a finite matrix.
+
+    References:
+        C. Olah, MNIST comment in Henighan et al. 2023.
+    """
+    hidden = _checked(hidden, "hidden")
+    R = np.zeros((0, hidden.shape[1]))
+    for rows, weights in _blocks(hidden, repeats):
+        R = np.linalg.qr(np.vstack([R, rows * np.sqrt(weights)[:, None]]), mode="r")
+    _, singular, directions = np.linalg.svd(R, full_matrices=False)
+    kept = singular > singular[0] * max(hidden.shape) * np.finfo(np.float64).eps if singular[0] > 0 else singular > 0
+    whiten = directions[kept].T / singular[kept]
+    return np.concatenate([np.square(rows @ whiten).sum(axis=1) for rows, _ in _blocks(hidden, None)])
+
+
+def _dimensionality(
+    rows: Float64[np.ndarray, "n_rows n_hidden"], second_moment: Float64[np.ndarray, "n_hidden n_hidden"]
+) -> Float64[np.ndarray, " n_rows"]:
+    squared_norms = np.square(rows).sum(axis=1)
+    present = squared_norms > 0  # a vector too small to square counts as absent
+    unit = rows[present] / np.sqrt(squared_norms[present, None])
+    result = np.zeros(len(rows))
+    result[present] = squared_norms[present] / np.einsum("ij,ij->i", unit @ second_moment, unit)
+    return result
+
+
+def _blocks(
+    hidden: Float[np.ndarray, "n_examples n_hidden"], repeats: Int64[np.ndarray, " n_examples"] | None
+) -> Iterator[tuple[Float64[np.ndarray, "n_rows n_hidden"], Float64[np.ndarray, " n_rows"]]]:
+    """Yield blocks of rows in float64, scaled so that the largest entry is 1, with their weights."""
+    largest = float(np.abs(hidden).max(initial=0)) or 1.0
+    for start in range(0, len(hidden), _ROWS_PER_BLOCK):
+        rows = hidden[start : start + _ROWS_PER_BLOCK].astype(np.float64) / largest
+        weights = np.ones(len(rows)) if repeats is None else repeats[start : start + _ROWS_PER_BLOCK].astype(np.float64)
+        yield rows, weights
+
+
+def _checked(matrix: Float[np.ndarray, "rows columns"], name: str) -> Float[np.ndarray, "rows columns"]:
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"{name}: received shape {matrix.shape}, accepted: a matrix with at least one row and column")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name}: received NaN or infinite values, accepted: finite values only")
+    return matrix

@@ -1,0 +1,57 @@
+"""The ReLU-output model: h = W x, x' = ReLU(W^T h + b), with tied weights.
+
+The loss of an example is the squared error summed over features, so a model that always answers 0 scores exactly 1 on
+unit-norm examples.
+
+Source: Henighan et al. 2023, section "Experiment setup"; Elhage et al. 2022, "Toy Models of Superposition".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from byheart.data import SparseExamples
+
+Initialization = Literal["xavier_normal", "xavier_uniform"]
+Reduction = Literal["sum", "mean"]
+
+
+def initial_weights(
+    n_hidden: int, n_features: int, initialization: Initialization, rng: np.random.Generator
+) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
+    """Draw W by Glorot and Bengio's rule (gain 1, standard deviation sqrt(2 / (n_hidden + n_features))); b is zero.
+
+    References:
+        Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+    """
+    std = np.sqrt(2 / (n_hidden + n_features))
+    if initialization == "xavier_normal":
+        W = rng.normal(0, std, (n_hidden, n_features))
+    else:
+        bound = np.sqrt(3) * std
+        W = rng.uniform(-bound, bound, (n_hidden, n_features))
+    return W.astype(np.float32), np.zeros(n_features, dtype=np.float32)
+
+
+def hidden_vectors(
+    W: Float[np.ndarray, "n_hidden n_features"], examples: SparseExamples
+) -> Float[np.ndarray, "n_examples n_hidden"]:
+    """Return h_i = W x_i of every distinct example."""
+    return np.ascontiguousarray(examples.to_scipy() @ W.T, dtype=W.dtype)
+
+
+def outputs(
+    W: Float[np.ndarray, "n_hidden n_features"],
+    b: Float[np.ndarray, " n_features"],
+    X: Float[np.ndarray, "n_examples n_features"],
+) -> Float[np.ndarray, "n_examples n_features"]:
+    """Return x' = ReLU(W^T W x + b) for a dense batch."""
+    return np.maximum(X @ W.T @ W + b, 0)
+
+
+def loss_scale(n_features: int, reduction: Reduction) -> float:
+    """Return what an example's summed squared error is multiplied by: 1, or 1/n_features for ``"mean"``."""
+    return 1.0 if reduction == "sum" else 1.0 / n_features

@@ -1,0 +1,304 @@
+"""Train one model on one finite dataset and measure it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+
+from byheart.config import TrainConfig, learning_rates
+from byheart.data import SparseExamples, sample_examples
+from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.kernels import AdamW, DivergedError, Kernel, Training, choose
+from byheart.model import hidden_vectors, initial_weights, loss_scale
+from byheart.store import SUFFIX, Run, digest, load_run, prepare_directory
+
+# Independent random streams of a seed.
+_DATA, _TEST, _INIT, _FRESH = range(4)
+_SECONDS_PER_STRETCH = 0.2  # compiled code cannot be interrupted, so it is left this often
+_LOGS_PER_RUN = 100
+
+OnProgress = Callable[[int, float], None]
+
+
+def train(
+    config: TrainConfig,
+    examples: Any = None,
+    initial: tuple[Float[np.ndarray, "n_hidden n_features"], Float[np.ndarray, " n_features"]] | None = None,
+    *,
+    test_examples: Any = None,
+    kernel: str = "cpu",
+    out: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Run:
+    """Train the ReLU-output model as the config says, and measure it.
+
+    Args:
+        config: What to train.
+        examples: Own training examples, one per row (scipy.sparse or array, used as they are), instead of drawn ones.
+            Their shape must be (config.n_examples, config.n_features).
+        initial: Own initial (W, b) instead of drawn ones.
+        test_examples: Own test examples; without them, own training examples have no test loss.
+        kernel: "cpu" (fast, float32) or "reference" (NumPy, float64, dense).
+        out: Directory in which the run is kept; if it is there already it is loaded and not trained again.
+        on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
+            train loss measured.
+
+    Raises:
+        ValueError: If the config and the arrays do not fit each other, or an array is not finite.
+        DivergedError: If the loss becomes NaN or infinite.
+        OSError: If the run cannot be written to ``out``.
+    """
+    chosen = choose(kernel)
+    own = None if examples is None else _own_examples(examples, config, "examples")
+    own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples")
+    if initial is not None:
+        initial = _own_weights(initial, config)
+    if own is not None and config.n_examples == "inf":
+        raise ValueError('n_examples: received "inf" with own examples, accepted: their number')
+    data_digest = _data_digest(own, own_test, initial)
+    if out is not None:
+        path = prepare_directory(out) / (config.run_id(data_digest) + SUFFIX)
+        if path.exists():
+            return load_run(path)
+
+    started = time.time()
+    drawn = own or draw_examples(config)
+    n_inits = 1 if initial is not None else config.n_inits
+    best: _Trained | None = None
+    for init in range(n_inits):
+        start = initial or initial_weights(
+            config.n_hidden, config.n_features, config.initialization, _stream(config.seed, _INIT, init)
+        )
+        trained = _Trained(config, chosen, kernel, start, drawn, init, on_progress)
+        if best is None or trained.train_loss < best.train_loss:
+            best = trained
+    assert best is not None
+    test = own_test if own_test is not None else None if own is not None else draw_test_examples(config)
+    run = Run(
+        config=config,
+        W=best.W,
+        b=best.b,
+        hidden=best.hidden,
+        repeats=drawn.repeats,
+        history=best.history,
+        snapshots=best.snapshots,
+        metrics=_measure(config, chosen, best, drawn, test),
+        provenance=_provenance(kernel, started),
+        data_digest=data_digest,
+    )
+    if out is not None:
+        run.save(out)
+    return run
+
+
+def draw_examples(config: TrainConfig) -> SparseExamples:
+    """Draw the training set of a config; where T is infinite, the batch of the first step."""
+    if config.n_examples == "inf":
+        return _fresh_batch(config, 0)
+    return sample_examples(
+        config.n_examples, config.n_features, config.sparsity, _stream(config.seed, _DATA), config.repeats
+    )
+
+
+def draw_test_examples(config: TrainConfig) -> SparseExamples:
+    """Draw the fresh test set of a config, from its own random stream."""
+    return sample_examples(config.n_test, config.n_features, config.sparsity, _stream(config.seed, _TEST))
+
+
+class _Trained:
+    """One model trained from one initialisation, with its history."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        kernel: Kernel,
+        kernel_name: str,
+        start: tuple[Float[np.ndarray, "n_hidden n_features"], Float[np.ndarray, " n_features"]],
+        examples: SparseExamples,
+        init: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.config, self.kernel, self.examples, self.init = config, kernel, examples, init
+        dtype = np.float64 if kernel_name == "reference" else np.float32
+        optimizer = AdamW(config.beta1, config.beta2, config.eps, config.weight_decay, config.decay_bias)
+        W, b = start
+        self.training = kernel.start(W.astype(dtype), b.astype(dtype), examples, optimizer, config.reduction)
+        self.viewed = draw_test_examples(config) if config.n_examples == "inf" else examples
+        self._history: dict[str, list[float]] = {"step": [], "train_loss": [], "W_norm": [], "b_norm": []}
+        self._snapshots: dict[str, list[Any]] = {"step": [], "W": [], "b": [], "hidden": []}
+        self._run(on_progress)
+        self.W, self.b = self.training.W, self.training.b
+        self.hidden = hidden_vectors(self.W, self.viewed)
+        self.train_loss = self._history["train_loss"][-1]
+        self.history = {name: np.array(values) for name, values in self._history.items()}
+        self.snapshots = {name: np.array(values) for name, values in self._snapshots.items() if values}
+
+    def _run(self, on_progress: OnProgress | None) -> None:
+        config, training = self.config, self.training
+        rates = learning_rates(config)
+        logged = np.linspace(0, config.n_steps, min(_LOGS_PER_RUN, config.n_steps) + 1).astype(int).tolist()
+        stops = sorted({*logged, *config.snapshot_steps})
+        stretch = 1
+        for stop in stops:
+            while training.step < stop:
+                began = time.perf_counter()
+                if config.n_examples == "inf":
+                    self.examples = _fresh_batch(config, training.step)
+                    training.set_examples(self.examples)
+                    training.advance(rates[training.step : training.step + 1])
+                else:
+                    last = min(stop, training.step + stretch)
+                    taken = last - training.step
+                    training.advance(rates[training.step : last])
+                    seconds = max(time.perf_counter() - began, 1e-6)
+                    stretch = max(1, min(4 * stretch, int(taken * _SECONDS_PER_STRETCH / seconds)))
+                if on_progress is not None and self._history["step"]:
+                    on_progress(self.init * config.n_steps + training.step, self._history["train_loss"][-1])
+            self._log(training)
+
+    def _log(self, training: Training) -> None:
+        step = training.step
+        losses = self.kernel.example_losses(training.W, training.b, self.examples)
+        loss = loss_scale(len(training.b), self.config.reduction) * float(
+            np.average(losses, weights=self.examples.repeats)
+        )
+        if not np.isfinite(loss):
+            raise DivergedError(step)
+        norms = (float(np.linalg.norm(training.W)), float(np.linalg.norm(training.b)))
+        for name, value in zip(self._history, (step, loss, *norms), strict=True):
+            self._history[name].append(value)
+        if step in self.config.snapshot_steps:
+            snapshot = (step, training.W.copy(), training.b.copy(), hidden_vectors(training.W, self.viewed))
+            for name, array in zip(self._snapshots, snapshot, strict=True):
+                self._snapshots[name].append(array)
+
+
+def _measure(
+    config: TrainConfig, kernel: Kernel, trained: _Trained, examples: SparseExamples, test: SparseExamples | None
+) -> dict[str, float | None]:
+    W, b = trained.W, trained.b
+    scale = loss_scale(config.n_features, config.reduction)
+    test_losses = None if test is None else scale * kernel.example_losses(W, b, test)
+    repeats = None if config.n_examples == "inf" else examples.repeats
+    example_dims = example_dimensionality(trained.hidden, repeats)
+    return {
+        "train_loss": trained.train_loss,
+        "test_loss": None if test_losses is None else float(test_losses.mean()),
+        "test_loss_se": None
+        if test_losses is None
+        else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
+        "W_norm": float(np.linalg.norm(W)),
+        "b_norm": float(np.linalg.norm(b)),
+        "n_features_represented": float(len(represented_features(W, b, kernel))),
+        "feature_dimensionality_max": float(feature_dimensionality(W).max()),
+        "example_dimensionality_max": float(example_dims.max()),
+        "example_dimensionality_mean": float(np.average(example_dims, weights=repeats)),
+        "init_index": float(trained.init),
+    }
+
+
+def represented_features(
+    W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], kernel: Kernel | None = None
+) -> np.ndarray:
+    """Return the features the model represents: shown one alone (x = e_i), its squared error is below 1/2.
+
+    Answering 0 has an error of 1. A feature that merely takes part in a memorised example does not count, since the
+    model then answers with the rest of that example as well.
+    """
+    one_each = SparseExamples.from_matrix(scipy.sparse.eye_array(W.shape[1], format="csr"))
+    return np.flatnonzero((kernel or choose("cpu")).example_losses(W, b, one_each) < 0.5)
+
+
+def _fresh_batch(config: TrainConfig, step: int) -> SparseExamples:
+    rng = _stream(config.seed, _FRESH, step)
+    return sample_examples(config.batch_size, config.n_features, config.sparsity, rng)
+
+
+def _stream(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _own_examples(examples: Any, config: TrainConfig, name: str) -> SparseExamples:
+    training = name == "examples"
+    repeats = config.repeats if training else ()
+    result = examples if isinstance(examples, SparseExamples) else SparseExamples.from_matrix(examples, repeats)
+    rows_fit = not training or config.n_examples in ("inf", result.n_examples)
+    if not rows_fit or result.n_features != config.n_features:
+        rows = config.n_examples if training else "any number"
+        raise ValueError(
+            f"{name}: received shape {(result.n_examples, result.n_features)},"
+            f" accepted: (n_examples, n_features) = ({rows}, {config.n_features}) as in the config"
+        )
+    return result
+
+
+def _own_weights(
+    initial: tuple[Any, Any], config: TrainConfig
+) -> tuple[Float[np.ndarray, "n_hidden n_features"], Float[np.ndarray, " n_features"]]:
+    W, b = (np.asarray(array, dtype=np.float64) for array in initial)
+    accepted = (config.n_hidden, config.n_features), (config.n_features,)
+    if (W.shape, b.shape) != accepted:
+        raise ValueError(f"initial: received W {W.shape} and b {b.shape}, accepted: W {accepted[0]} and b {accepted[1]}")
+    if not (np.isfinite(W).all() and np.isfinite(b).all()):
+        raise ValueError("initial: received NaN or infinite weights, accepted: finite values only")
+    return W, b
+
+
+def _data_digest(
+    examples: SparseExamples | None, test: SparseExamples | None, initial: tuple[np.ndarray, np.ndarray] | None
+) -> str:
+    arrays: list[np.ndarray] = []
+    for given in (examples, test):
+        arrays += [] if given is None else [given.indptr, given.indices, given.values, given.repeats]
+    arrays += initial or ()
+    return digest(*arrays) if arrays else ""
+
+
+def _provenance(kernel: str, started: float) -> dict[str, Any]:
+    return {
+        "byheart": version("byheart"),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "kernel": kernel,
+        "device": _device(),
+        "n_threads": numba.get_num_threads(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "wall_seconds": time.time() - started,
+    }
+
+
+@functools.cache
+def _device() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+@functools.cache
+def _git_revision() -> str | None:
+    """The revision of the source tree, with "+" if it has uncommitted changes; None if installed without git."""
+    source = Path(__file__).parent
+    if not (source.parents[1] / ".git").exists():
+        return None
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--match", ""],
+        cwd=source, capture_output=True, text=True, check=False,
+    )
+    return described.stdout.strip() or None
