@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -69,14 +70,16 @@ class TrainConfig:
     """Seed, at least 0, of the dataset, the test set and the initial weights (three independent streams)."""
 
     def __post_init__(self) -> None:
+        for name in ("n_features", "n_hidden", "n_steps", "n_inits", "batch_size"):
+            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer >= 1")
         for name in ("sparsity", "learning_rate", "weight_decay", "beta1", "beta2", "eps"):
+            self._require(name, isinstance(getattr(self, name), numbers.Real), "a number")
             object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are the same run
         if self.warmup_steps is None:
             object.__setattr__(self, "warmup_steps", round(0.05 * self.n_steps))
-        for name in ("n_features", "n_hidden", "n_steps", "n_inits", "batch_size"):
-            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer >= 1")
         self._require(
-            "n_examples", self.n_examples == "inf" or (_is_int(self.n_examples) and self.n_examples >= 1),
+            "n_examples",
+            self.n_examples == "inf" or (_is_int(self.n_examples) and self.n_examples >= 1),
             'an integer >= 1, or "inf"',
         )
         check_sampling(1, self.n_features, self.sparsity)
@@ -86,7 +89,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "0 <= value < 1")
         self._require(
-            "warmup_steps", _is_int(self.warmup_steps) and 0 <= self.warmup_steps <= self.n_steps,
+            "warmup_steps",
+            _is_int(self.warmup_steps) and 0 <= (self.warmup_steps or 0) <= self.n_steps,
             f"0 to n_steps = {self.n_steps}",
         )
         self._require("reduction", self.reduction in get_args(Reduction), " or ".join(get_args(Reduction)))
@@ -130,7 +134,8 @@ class TrainConfig:
             raise ValueError(f"config: received unknown fields {sorted(unknown)}, accepted: {sorted(known)}")
         if "n_examples" not in fields:
             raise ValueError("config: received no n_examples, accepted: every config names it")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+        return cls(**values)
 
     def run_id(self, data_digest: str = "") -> str:
         """Return the 16-digit id of the run: a hash of the config and of the user's own data or weights, if any.

@@ -75,9 +75,9 @@ def maximal_dimensionality(
         C. Olah, MNIST comment in Henighan et al. 2023.
     """
     hidden = _checked(hidden, "hidden")
-    R = np.zeros((0, hidden.shape[1]))
+    R: Float64[np.ndarray, "n_kept n_hidden"] = np.zeros((0, hidden.shape[1]))
     for rows, weights in _blocks(hidden, repeats):
-        R = np.linalg.qr(np.vstack([R, rows * np.sqrt(weights)[:, None]]), mode="r")
+        R = np.asarray(np.linalg.qr(np.vstack([R, rows * np.sqrt(weights)[:, None]]), mode="r"))
     _, singular, directions = np.linalg.svd(R, full_matrices=False)
     kept = singular > singular[0] * max(hidden.shape) * np.finfo(np.float64).eps if singular[0] > 0 else singular > 0
     whiten = directions[kept].T / singular[kept]

@@ -49,7 +49,7 @@ def outputs(
     X: Float[np.ndarray, "n_examples n_features"],
 ) -> Float[np.ndarray, "n_examples n_features"]:
     """Return x' = ReLU(W^T W x + b) for a dense batch."""
-    return np.maximum(X @ W.T @ W + b, 0)
+    return np.asarray(np.maximum(X @ W.T @ W + b, 0))
 
 
 def loss_scale(n_features: int, reduction: Reduction) -> float:

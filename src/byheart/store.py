@@ -6,6 +6,7 @@ header tell a damaged or edited file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -79,7 +80,15 @@ class Run:
         }
         header["header_digest"] = _digest_header(header)
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        return _write_atomically(Path(directory) / (self.id + SUFFIX), save(contiguous, metadata=header))
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        path, content = Path(directory) / (self.id + SUFFIX), save(contiguous, metadata=header)
+        try:
+            return _write_atomically(path, content)
+        except OSError as error:
+            raise OSError(
+                f"run file: received {path} ({error.strerror}), accepted: a writable place with room for"
+                f" {len(content)} bytes"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -226,10 +235,15 @@ def prepare_directory(directory: str | Path) -> Path:
         OSError: If it cannot be made or written to.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     probe = directory / f".probe-{os.getpid()}"
-    probe.touch()
-    probe.unlink()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_atomically(probe, bytes(65_536))
+    except OSError as error:
+        raise OSError(f"out: received {directory} ({error.strerror}), accepted: a writable directory") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
     return directory
 
 
@@ -258,14 +272,13 @@ def _not_a_run(path: Path, why: str) -> ValueError:
 
 
 def _write_atomically(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)

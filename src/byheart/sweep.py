@@ -65,7 +65,7 @@ class SweepError(RuntimeError):
 
     def __init__(self, failures: list[Failure]) -> None:
         first = failures[0]
-        super().__init__(f"{len(failures)} run(s) failed; the first, {_brief(first.config)}: {first.reason}")
+        super().__init__(f"{len(failures)} run(s) failed; the first, {brief(first.config)}: {first.reason}")
         self.failures = failures
 
 
@@ -172,8 +172,9 @@ def _train_all(
         )
         try:
             futures = {
-                executor.submit(_train_one, config, out, kernel, board.path, board.rows[config.run_id()], os.getpid()):
-                config
+                executor.submit(
+                    _train_one, config, out, kernel, board.path, board.rows[config.run_id()], os.getpid()
+                ): config
                 for config in configs
             }
             configs = []
@@ -229,8 +230,8 @@ def _work(config: TrainConfig) -> float:
     return per_step * (1 + config.n_hidden) * config.n_steps * config.n_inits
 
 
-def _brief(config: TrainConfig) -> str:
+def brief(config: TrainConfig) -> str:
+    """Return the fields of a config that differ from the defaults, in one line."""
     default = TrainConfig(n_examples=config.n_examples, n_steps=config.n_steps)
-    fields = [field.name for field in dataclasses.fields(config)]
-    changed = [n for n in fields if n == "n_examples" or getattr(config, n) != getattr(default, n)]
-    return ", ".join(f"{name}={getattr(config, name)}" for name in [*changed, "seed"] if name in fields)
+    named = {"n_examples", "seed"} | {n for n, v in config.to_dict().items() if v != getattr(default, n)}
+    return ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if name in named)

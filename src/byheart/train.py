@@ -196,9 +196,7 @@ def _measure(
     return {
         "train_loss": trained.train_loss,
         "test_loss": None if test_losses is None else float(test_losses.mean()),
-        "test_loss_se": None
-        if test_losses is None
-        else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
+        "test_loss_se": None if test_losses is None else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
         "W_norm": float(np.linalg.norm(W)),
         "b_norm": float(np.linalg.norm(b)),
         "n_features_represented": float(len(represented_features(W, b, kernel))),
@@ -250,7 +248,9 @@ def _own_weights(
     W, b = (np.asarray(array, dtype=np.float64) for array in initial)
     accepted = (config.n_hidden, config.n_features), (config.n_features,)
     if (W.shape, b.shape) != accepted:
-        raise ValueError(f"initial: received W {W.shape} and b {b.shape}, accepted: W {accepted[0]} and b {accepted[1]}")
+        raise ValueError(
+            f"initial: received W {W.shape} and b {b.shape}, accepted: W {accepted[0]} and b {accepted[1]}"
+        )
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
         raise ValueError("initial: received NaN or infinite weights, accepted: finite values only")
     return W, b
@@ -299,6 +299,9 @@ def _git_revision() -> str | None:
         return None
     described = subprocess.run(
         ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--match", ""],
-        cwd=source, capture_output=True, text=True, check=False,
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return described.stdout.strip() or None

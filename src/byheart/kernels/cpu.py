@@ -41,7 +41,7 @@ _ZERO = np.float32(0)
 
 @_serial
 def _relu(z):  # type: ignore[no-untyped-def]
-    return _ZERO if _ZERO > z else z  # this way round a NaN passes through
+    return _ZERO if z < _ZERO else z  # this way round a NaN passes through
 
 
 @_serial
@@ -274,7 +274,20 @@ def _gradient(unrolled, examples, W, b, scale, scratch, grad_W, grad_b):  # type
         _dense(W, b, h_pass, parts_W, parts_b, parts_pass, d, weights, products, hidden_products)
         _hidden_gradient(unrolled, W_t, b, h_pass, parts_pass, indptr_pass, indices, values, grad_h[start:stop])
     _weight_gradient(
-        unrolled, W_t, b, h, grad_h, column_ptr, rows, column_values, parts_W, parts_b, scale, corrections, grad_W, grad_b
+        unrolled,
+        W_t,
+        b,
+        h,
+        grad_h,
+        column_ptr,
+        rows,
+        column_values,
+        parts_W,
+        parts_b,
+        scale,
+        corrections,
+        grad_W,
+        grad_b,
     )
 
 
@@ -336,7 +349,7 @@ def _example_losses(W, b, h, indptr, indices, values, outputs, losses):  # type:
                 x_out[f] = _relu(x_out[f] + b[f])
             for entry in range(indptr[i], indptr[i + 1]):
                 x_out[indices[entry]] -= values[entry]
-            loss = 0.0
+            loss = np.float64(0)
             for left in range(0, n_features, _FEATURES_PER_BLOCK):
                 part = _ZERO
                 for f in range(left, min(left + _FEATURES_PER_BLOCK, n_features)):

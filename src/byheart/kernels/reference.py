@@ -21,7 +21,7 @@ def example_losses(
 ) -> Float64[np.ndarray, " n_examples"]:
     """Return the squared error of each distinct example, summed over features."""
     X = examples.to_scipy().toarray().astype(W.dtype)
-    return np.square(outputs(W, b, X) - X).sum(axis=1).astype(np.float64)
+    return np.asarray(np.square(outputs(W, b, X) - X).sum(axis=1), dtype=np.float64)
 
 
 def loss_and_gradient(

@@ -1,0 +1,37 @@
+# Everything is set up in .venv; PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/base
+	$(BIN)/byheart reproduce double-descent --scale quick --out demo
+	@echo "The report is demo/report.html, the figure demo/double-descent.png."
+
+test: check
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-all: check
+	$(BIN)/pytest -n 2 --dist loadfile -m ""
+
+check: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.venv/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,272 @@
+"""The command line: one subcommand per verb, its options built from the config dataclasses.
+
+Exit status: 0 done; 1 a run failed; 2 bad input or an unusable file or directory; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import docstring_parser
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from byheart.config import TrainConfig
+from byheart.kernels import DivergedError
+from byheart.report import write_report
+from byheart.store import open_runs
+from byheart.studies import STUDIES, Scale, reproduce
+from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
+from byheart.train import train
+
+_out = Console(soft_wrap=True, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False)
+_VERDICT_STYLE = {"reproduced": "green", "differs": "red", "inconclusive": "yellow"}
+_METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
+_SINGLE = ("repeats", "snapshot_steps", "seed")  # fields that are not swept by listing values
+
+KernelName = Literal["cpu", "reference"]
+Advance = Callable[[float, float | None, float | None], None]
+
+
+class Command(Protocol):
+    """A subcommand: its fields are its options."""
+
+    def run(self) -> None:
+        """Do it, and print what a person wants to see."""
+
+
+@dataclass
+class TrainCommand:
+    """Train one model and keep it as one file."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    out: Path = Path("runs")
+    """Directory of the run file."""
+    kernel: KernelName = "cpu"
+    """"cpu" is fast; "reference" is plain NumPy in float64."""
+
+    def run(self) -> None:
+        """Train, and print the metrics."""
+        total = self.config.n_steps * self.config.n_inits
+        with _bar("train") as advance:
+            run = train(
+                self.config,
+                kernel=self.kernel,
+                out=self.out,
+                on_progress=lambda steps, loss: advance(steps, total, loss),
+            )
+        table = Table("metric", "value")
+        for name, value in run.metrics.items():
+            table.add_row(name, "not measured" if value is None else f"{value:.6g}")
+        _out.print(table)
+        _out.print(f"kept as {self.out / run.id}.safetensors", markup=False)
+
+
+def _axes_class() -> type:
+    """TrainConfig with several values allowed for each field: the options of ``byheart sweep``."""
+    help_of = {p.arg_name: p.description for p in docstring_parser.parse_from_object(TrainConfig).params}
+    hints = typing.get_type_hints(TrainConfig)
+    fields: list[Any] = []
+    for field in dataclasses.fields(TrainConfig):
+        swept = field.name not in _SINGLE
+        hint: Any = hints[field.name]
+        accepted: Any = types.GenericAlias(tuple, (hint, ...)) if swept else hint
+        annotated = Annotated[accepted, tyro.conf.arg(help=help_of.get(field.name))]
+        if field.default is dataclasses.MISSING:
+            fields.append((field.name, annotated))
+        else:
+            fields.append((field.name, annotated, (field.default,) if swept else field.default))
+    return dataclasses.make_dataclass("Axes", fields, frozen=True)
+
+
+_Axes = _axes_class()
+
+
+@dataclass
+class SweepCommand:
+    """Train every combination of the values given, in parallel; the same command again goes on where it stopped."""
+
+    axes: Annotated[_Axes, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    n_seeds: int = 1
+    """Seeds per combination, from --seed on."""
+    n_workers: int | None = None
+    """Cores to use; default all."""
+    kernel: KernelName = "cpu"
+    """"cpu" is fast; "reference" is plain NumPy in float64."""
+    out: Path = Path("runs")
+    """Directory of the run files."""
+
+    def run(self) -> None:
+        """Train the grid, and print a table of all its runs."""
+        if self.n_seeds < 1:
+            raise ValueError(f"n_seeds: received {self.n_seeds}, accepted: an integer >= 1")
+        given = {field.name: getattr(self.axes, field.name) for field in dataclasses.fields(TrainConfig)}
+        for name, values in given.items():
+            if name not in _SINGLE and not values:
+                raise ValueError(f"{name}: received no value, accepted: one or more")
+        base = TrainConfig(**{name: v if name in _SINGLE else v[0] for name, v in given.items()})
+        varied = {name: v for name, v in given.items() if name not in _SINGLE and len(v) > 1}
+        configs = grid(base, varied, range(base.seed, base.seed + self.n_seeds))
+        with _bar("sweep") as advance:
+            runs = sweep(configs, self.out, n_workers=self.n_workers, kernel=self.kernel, on_progress=_follow(advance))
+        _print_runs(runs.table, [*runs.axes] or ["n_examples"])
+        _out.print(f"{len(runs)} runs in {self.out}", markup=False)
+
+
+@dataclass
+class ReproduceCommand:
+    """Re-run a study of the paper: its runs, figures, page, and a verdict on every claim."""
+
+    study: tyro.conf.Positional[str] = ""
+    """Name of the study."""
+    list: bool = False
+    """Only list the studies."""
+    scale: Scale = "quick"
+    """"quick": minutes on a laptop; "paper": the paper's sizes."""
+    max_examples: int | None = None
+    """Leave out larger training sets."""
+    n_workers: int | None = None
+    """Cores to use; default all."""
+    out: Path | None = None
+    """Directory for runs, tables, figures and page; default STUDY-SCALE in the current directory."""
+
+    def run(self) -> None:
+        """Reproduce, and print the table of verdicts."""
+        if self.list:
+            for name, known in STUDIES.items():
+                _out.print(f"[bold]{name}[/bold]  {known.question}")
+            return
+        if self.study not in STUDIES:
+            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(STUDIES)}")
+        out = self.out or Path(f"{self.study}-{self.scale}")
+        with _bar(self.study) as advance:
+            verdicts = reproduce(
+                STUDIES[self.study],
+                self.scale,
+                out,
+                max_examples=self.max_examples,
+                n_workers=self.n_workers,
+                on_progress=_follow(advance),
+            )
+        page = write_report(out / "runs", out / "report.html")
+        table = Table("claim", "paper", "ours", "verdict", show_lines=True)
+        for row in verdicts.itertuples():
+            style = _VERDICT_STYLE[str(row.verdict)]
+            table.add_row(str(row.statement), str(row.paper), str(row.ours), f"[{style}]{row.verdict}[/{style}]")
+        Console(highlight=False).print(table)
+        _out.print(f"tables and figures in {out}; open {page} in a browser", markup=False)
+
+
+@dataclass
+class ReportCommand:
+    """Write one self-contained interactive HTML page about a directory of runs."""
+
+    runs: tyro.conf.Positional[Path]
+    """Directory of run files."""
+    out: Path = Path("report.html")
+    """The page."""
+
+    def run(self) -> None:
+        """Write the page."""
+        page = write_report(self.runs, self.out)
+        _out.print(f"wrote {page}, {len(open_runs(self.runs))} runs", markup=False)
+
+
+_COMMANDS: dict[str, Any] = {
+    "train": TrainCommand,
+    "sweep": SweepCommand,
+    "reproduce": ReproduceCommand,
+    "report": ReportCommand,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        _parse(arguments).run()
+    except KeyboardInterrupt:
+        _err.print("interrupted; finished runs are kept, and the same command goes on from them")
+        return 130
+    except SweepError as error:
+        for failure in error.failures:
+            _err.print(f"failed: {brief(failure.config)}: {failure.reason}", markup=False)
+        _err.print(f"byheart: {len(error.failures)} run(s) failed, all others are kept", markup=False)
+        return 1
+    except DivergedError as error:
+        _err.print(f"byheart: {error}", markup=False)
+        return 1
+    except (ValueError, OSError) as error:
+        _err.print(f"byheart: {error}", markup=False)
+        return 2
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> Command:
+    """Parse the arguments; a usage error becomes one line and exit status 2."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            command: Command = tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS,
+                prog="byheart",
+                description="What does a neural network know by heart, and where does it keep it?",
+                args=arguments,
+            )
+    except SystemExit as error:
+        if error.code:
+            inside = re.split(r"\n│ ─+ │", printed.getvalue())[0].split("\n", 1)[-1]  # of tyro's box
+            words = re.sub(r"[│╰╯─\s]+", " ", inside).strip().split(" For full helptext")[0]
+            _err.print(f"byheart: {words} (see byheart --help)", markup=False)
+        raise
+    return command
+
+
+def _print_runs(runs: pd.DataFrame, axes: list[str]) -> None:
+    table = Table(*axes, *_METRICS)
+    for _, row in runs.iterrows():
+        cells = [row[name] for name in (*axes, *_METRICS)]
+        table.add_row(*(f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    _out.print(table)
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Advance]:
+    """A progress bar, in a terminal only."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=_err,
+        transient=True,
+        disable=not _err.is_terminal,
+        speed_estimate_period=300,
+    )
+    with progress:
+        task = progress.add_task(what, total=None, note="")
+
+        def advance(done: float, total: float | None, loss: float | None) -> None:
+            note = "" if loss is None else f"loss {loss:.4g}"
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield advance
+
+
+def _follow(advance: Advance) -> OnProgress:
+    return lambda p: advance(p.work_done, p.work_total or None, p.loss)

@@ -1,0 +1,276 @@
+"""One function per figure: draws a result on the axes it is given and returns them.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for features, vermilion for examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.store import Run, Runs
+
+FEATURES, EXAMPLES, REFERENCE = "#0072B2", "#D55E00", "#999999"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "figure.dpi": 120,
+}
+_MANY_VECTORS = 60  # beyond so many, vectors are drawn as points without spokes
+
+
+def paper_reference() -> pd.DataFrame:
+    """Return the values read off the paper's main figure, one row per T; NaN where a value is off scale or not given.
+
+    References:
+        Henighan et al. 2023, Figure 3 (m = 2, n = 10,000, S = 0.999).
+    """
+    with resources.files("byheart.studies").joinpath("henighan2023_double_descent.csv").open() as file:
+        table = pd.read_csv(file, comment="#")
+    return pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in table})
+
+
+def is_paper_setup(runs: Runs) -> bool:
+    """Whether the paper's values may be drawn behind these runs: same n, S and m."""
+    return len(runs) > 0 and all(
+        (h.config.n_features, h.config.sparsity, h.config.n_hidden) == (10_000, 0.999, 2) for h in runs.headers
+    )
+
+
+def losses(runs: Runs, ax: Axes) -> Axes:
+    """Draw test loss against T: every seed, the mean with its standard error, the zero predictor's 1."""
+    table = runs.table
+    grouped = table.groupby("n_examples")["test_loss"]
+    x = _positions(table["n_examples"])
+    mean, error = grouped.mean(), grouped.sem()
+    ax.axhline(1, color="black", lw=0.8, ls="--", label="always answering 0")
+    if is_paper_setup(runs):
+        paper = paper_reference()
+        paper = paper[paper["n_examples"].isin(table["n_examples"])]
+        ax.plot(
+            [x[t] for t in paper["n_examples"]],
+            paper["test_loss"],
+            "s",
+            ms=7,
+            mfc="none",
+            mec=REFERENCE,
+            mew=1.3,
+            label="the paper (read off; missing: off its scale)",
+        )
+    ax.plot(
+        [x[t] for t in table["n_examples"]],
+        table["test_loss"],
+        "o",
+        ms=4,
+        color=EXAMPLES,
+        alpha=0.6,
+        mew=0,
+        label="each seed",
+    )
+    ax.errorbar(
+        [x[t] for t in mean.index],
+        mean,
+        yerr=error,
+        color="black",
+        lw=1.2,
+        capsize=2,
+        marker="o",
+        ms=3.5,
+        label="mean and its standard error",
+    )
+    ax.set_ylabel("test loss")
+    _log_axis(ax, x)
+    return ax
+
+
+def dimensionalities(runs: Runs, ax: Axes) -> Axes:
+    """Draw the dimensionality of every feature and training example against T, with the line m/T of regular T-gons."""
+    x = _positions(runs.table["n_examples"])
+    for run in runs:
+        t = x[_n_examples(run)]
+        repeats = None if run.config.n_examples == "inf" else run.repeats
+        for values, side, color in (
+            (feature_dimensionality(run.W), 0.97, FEATURES),
+            (example_dimensionality(run.hidden, repeats), 1.03, EXAMPLES),
+        ):
+            ax.plot(np.full(len(values), t * side), values, "o", ms=2, color=color, alpha=0.5, mew=0, rasterized=True)
+    if is_paper_setup(runs):
+        paper = paper_reference()
+        paper = paper[paper["n_examples"].isin(x)]
+        at = np.array([x[t] for t in paper["n_examples"]])
+        ax.vlines(
+            at * 1.1,
+            paper["example_dim_min"],
+            paper["example_dim_max"],
+            color=EXAMPLES,
+            lw=4,
+            alpha=0.3,
+            label="range of examples in the paper (read off)",
+        )
+        ax.plot(at * 0.9, paper["feature_dim_max"], "_", color=FEATURES, ms=8, alpha=0.6, label="largest feature there")
+    for color, label in ((FEATURES, "features"), (EXAMPLES, "training examples")):
+        ax.plot([], [], "o", ms=4, color=color, label=label)
+    n_hidden = runs.headers[0].config.n_hidden
+    finite = np.array([t for t in x if math.isfinite(t)])
+    if len(finite):
+        line = np.geomspace(max(finite.min(), n_hidden), finite.max(), 200)
+        ax.plot(line, n_hidden / line, ":", color="black", lw=1, label="m / T")
+    ax.set_ylim(-0.02, 1)
+    ax.set_ylabel("dimensionality")
+    _log_axis(ax, x)
+    return ax
+
+
+def norms(runs: Runs, ax: Axes) -> Axes:
+    """Draw the norms of W and b against T, every seed and the median (the paper's Figure 4, on log axes)."""
+    table = runs.table
+    x = _positions(table["n_examples"])
+    for column, label, color in (
+        ("W_norm", r"$\Vert W\Vert_F$", FEATURES),
+        ("b_norm", r"$\Vert b\Vert_2$", "#009E73"),
+    ):
+        median = table.groupby("n_examples")[column].median()
+        ax.plot([x[t] for t in table["n_examples"]], table[column], "o", ms=3.5, color=color, alpha=0.5, mew=0)
+        ax.plot([x[t] for t in median.index], median, color=color, lw=1.4, label=label)
+    ax.set_yscale("log")
+    ax.set_ylabel("norm")
+    ax.legend()
+    _log_axis(ax, x)
+    return ax
+
+
+def vectors(points: Float[np.ndarray, "n_vectors n_hidden"], ax: Axes, color: str, limit: float | None = None) -> Axes:
+    """Draw vectors from the origin; of more than two dimensions, their first two principal components.
+
+    Args:
+        points: Columns of W (transposed) or hidden vectors, one per row.
+        ax: Where to draw.
+        color: Of the vectors.
+        limit: Half the width of the view; default the longest vector.
+    """
+    if points.shape[1] == 1:
+        points = np.hstack([points, np.zeros_like(points)])
+    elif points.shape[1] > 2:
+        points = points @ np.linalg.svd(points, full_matrices=False)[2][:2].T
+    if len(points) <= _MANY_VECTORS:
+        ax.plot(*np.stack([points, 0 * points]).transpose(2, 0, 1), color=color, lw=0.6, alpha=0.5)
+    ax.plot(*points.T, "o", color=color, ms=3 if len(points) <= _MANY_VECTORS else 1.5, mew=0, rasterized=True)
+    reach = 1.1 * (limit or float(np.linalg.norm(points, axis=1).max()) or 1.0)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#cccccc")
+    return ax
+
+
+def geometry(runs: Sequence[Run], axes: np.ndarray, common_scale: bool = False) -> np.ndarray:
+    """Draw columns of W (top row of axes) and hidden vectors (bottom row) of several runs, one per column."""
+    sides = (
+        [(run.W.T, FEATURES, "features\n(columns of W)") for run in runs],
+        [(run.hidden, EXAMPLES, "training examples\n(hidden vectors)") for run in runs],
+    )
+    for row, side in zip(axes, sides, strict=True):
+        limit = max(float(np.linalg.norm(points, axis=1).max()) for points, _, _ in side) if common_scale else None
+        for ax, (points, color, label) in zip(row, side, strict=True):
+            vectors(points, ax, color, limit)
+            if ax is row[0]:
+                ax.set_ylabel(label)
+    for ax, run in zip(axes[0], runs, strict=True):
+        ax.set_title(f"T = {_tick(_n_examples(run))}", fontsize=9)
+    return axes
+
+
+def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
+    """Draw the paper's main figure: test loss, dimensionalities, and the geometry at the T ``shown`` (first seed)."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 9.5), layout="constrained")
+        outer = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.25])
+        top = figure.add_subplot(outer[0])
+        losses(runs, top)
+        if is_paper_setup(runs):
+            top.set_ylim(0.995, 1.025)
+            _mark_off_scale(runs, top, 1.025)
+        else:
+            top.set_yscale("log")
+            top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            top.yaxis.set_minor_formatter(NullFormatter())
+        top.legend(fontsize=7.5, loc="upper right")
+        middle = figure.add_subplot(outer[1], sharex=top)
+        dimensionalities(runs, middle)
+        middle.legend(fontsize=7.5, loc="upper right")
+        middle.set_xlabel("training examples T")
+        chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
+        grid = outer[2].subgridspec(2, len(chosen))
+        axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
+        geometry(chosen, axes)
+    return figure
+
+
+def norms_and_scales(runs: Runs, shown: Sequence[float]) -> Figure:
+    """Draw the paper's Figure 4: norms against T, and the geometry at the T ``shown`` on one common scale."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.5, 6.5), layout="constrained")
+        outer = figure.add_gridspec(2, 1, height_ratios=[1, 1.2])
+        ax = figure.add_subplot(outer[0])
+        norms(runs, ax)
+        ax.set_xlabel("training examples T")
+        chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
+        grid = outer[1].subgridspec(2, len(chosen))
+        axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
+        geometry(chosen, axes, common_scale=True)
+    return figure
+
+
+def _mark_off_scale(runs: Runs, ax: Axes, top: float) -> None:
+    """Write the means that lie above the paper's axis at its upper edge."""
+    mean = runs.table.groupby("n_examples")["test_loss"].mean()
+    x = _positions(runs.table["n_examples"])
+    for t, value in mean[mean > top].items():
+        ax.annotate(
+            f"{value:.3g}",
+            (x[float(str(t))], top),
+            xytext=(0, -2),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="top",
+            fontsize=7,
+            backgroundcolor="white",
+        )
+
+
+def _n_examples(run: Run) -> float:
+    return math.inf if run.config.n_examples == "inf" else float(run.config.n_examples)
+
+
+def _positions(n_examples: pd.Series[float]) -> dict[float, float]:
+    """Where each T stands on the log axis; infinity stands half a decade beyond the largest finite T."""
+    finite = [float(t) for t in n_examples if math.isfinite(t)]
+    beyond = 4 * max(finite, default=1.0)
+    return {float(t): float(t) if math.isfinite(t) else beyond for t in sorted(set(n_examples))}
+
+
+def _log_axis(ax: Axes, x: dict[float, float]) -> None:
+    ax.set_xscale("log")
+    ax.set_xticks(list(x.values()), [_tick(t) for t in x], fontsize=7.5)
+    ax.minorticks_off()
+
+
+def _tick(t: float) -> str:
+    if math.isinf(t):
+        return "\N{INFINITY}"
+    return f"{t / 1000:g}k" if t >= 1000 else f"{t:g}"

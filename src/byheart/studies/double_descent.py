@@ -1,0 +1,300 @@
+"""Does test loss peak between memorising and generalising, and do examples give way to features there?
+
+Source: Henighan et al. 2023, Figures 2 to 4; A. Jermyn's replication in the comments on it. The quick scale has
+Hobbhahn's sizes (n = 1,000, S = 0.99), the number of steps of the ARENA 3.0 exercise, and T in steps of half a decade
+above the polygons, so that each T there stands for a regime of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig, log_spaced_steps
+from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.plots import double_descent, is_paper_setup, norms_and_scales
+from byheart.store import Run, Runs
+from byheart.studies.study import Claim, Finding, Scale, Study, compare, not_run, share
+from byheart.sweep import grid
+
+_PAPER_T = (3, 5, 6, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+_QUICK_T = (3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 100, 300, 1_000, 3_000)
+_ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
+_N_SEEDS = 4
+_MEMORISED = 1e-3  # train loss; an unmemorised example of T = 15 alone adds 1/15
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    if scale == "paper":
+        base = TrainConfig(n_examples=3, snapshot_steps=log_spaced_steps(50_000, 24))
+    else:
+        base = TrainConfig(
+            n_examples=3, n_features=1_000, sparsity=0.99, n_steps=15_000, snapshot_steps=log_spaced_steps(15_000, 24)
+        )
+    sizes = _PAPER_T if scale == "paper" else _QUICK_T
+    return grid(base, {"n_examples": sizes}, range(_N_SEEDS))
+
+
+def _bump(runs: Runs) -> Finding:
+    table = runs.table[runs.table["n_examples"] > _ROUGH_PATCH]
+    loss = table.groupby("n_examples")["test_loss"]
+    mean, error = loss.mean().to_numpy(), loss.sem().to_numpy()
+    sizes = list(loss.groups)
+    if len(sizes) < 3:
+        return not_run(f"at least three T above {_ROUGH_PATCH}")
+    peak = int(mean.argmax())
+    ours = f"peak {mean[peak]:.4g} \N{PLUS-MINUS SIGN} {error[peak]:.1g} at T = {sizes[peak]:g}"
+    if peak in (0, len(sizes) - 1):
+        return Finding(f"{ours}, at the end of the range", "differs" if peak == 0 else "inconclusive")
+    left, right = int(mean[:peak].argmin()), peak + 1 + int(mean[peak + 1 :].argmin())
+
+    def height(other: int) -> float:
+        return float((mean[peak] - mean[other]) / math.hypot(error[peak], error[other]))
+
+    ours += (
+        f"; lowest before it {mean[left]:.4f} at {sizes[left]:g}, after it {mean[right]:.4f} at {sizes[right]:g}:"
+        f" {min(height(left), height(right)):.1f} standard errors above the nearer"
+        f" ({min(height(peak - 1), height(peak + 1)):.1f} above the nearer of the T beside it)"
+    )
+    return Finding(ours, "reproduced" if min(height(left), height(right)) > 3 else "inconclusive")
+
+
+def _exchange(runs: Runs) -> Finding:
+    sizes = sorted(runs.table["n_examples"])
+    small, large = (runs.where(n_examples=size) for size in (5, sizes[-1]))
+    if not len(small) or sizes[-1] < 1_000:
+        return not_run("T = 5 and some T of at least 1,000")
+
+    def examples_lead(run: Run) -> bool:
+        return bool(example_dimensionality(run.hidden, run.repeats).max() > feature_dimensionality(run.W).max())
+
+    holds = [examples_lead(a) and not examples_lead(b) for a, b in zip(small, large, strict=False)]
+    return share(holds, f"have an example on top at T = 5 and a feature on top at T = {sizes[-1]:g}")
+
+
+def _pentagon(runs: Runs) -> Finding:
+    chosen = runs.where(n_examples=5)
+    if not len(chosen):
+        return not_run("T = 5")
+    values = [example_dimensionality(run.hidden) for run in chosen]
+    finding = share([bool(np.abs(v - 0.4).max() <= 0.03) for v in values], "have all five within 0.03 of 0.40")
+    spread = f"; all between {min(v.min() for v in values):.3f} and {max(v.max() for v in values):.3f}"
+    return Finding(finding.ours + spread, finding.verdict)
+
+
+def _follows_line(runs: Runs) -> Finding:
+    table = runs.table[runs.table["n_examples"] <= 6]
+    ratios = table["example_dimensionality_mean"] * table["n_examples"] / table["n_hidden"]
+    return compare(ratios.to_numpy(), 1, 0.1, ".3f")
+
+
+def _decagon(runs: Runs) -> Finding:
+    chosen = runs.where(n_examples=10)
+    memorised = [run for run in chosen if (run.metrics["train_loss"] or 0) < _MEMORISED]
+    if not memorised:
+        return not_run(f"none of {len(chosen)} seeds at T = 10 reached a train loss below {_MEMORISED:g}")
+    radii = [np.linalg.norm(run.hidden, axis=1) for run in memorised]
+    ours = ", ".join(f"{r.min():.2f} to {r.max():.2f}" for r in radii)
+    holds = [bool(np.abs(r - 2.29).max() <= 0.05) for r in radii]
+    return Finding(
+        f"{sum(holds)} of {len(chosen)} seeds are decagons of radius 2.29 \N{PLUS-MINUS SIGN} 0.05"
+        f" (memorised: {len(memorised)}; radii of {ours})",
+        "reproduced" if all(holds) else "inconclusive" if any(holds) else "differs",
+    )
+
+
+def _ring(runs: Runs) -> Finding:
+    lengths = [np.linalg.norm(run.hidden, axis=1) for run in runs.where(n_examples=30)]
+    return compare([float((r > r.max() / 2).sum()) for r in lengths], 21, 2, ".1f")
+
+
+def _at(n_examples: int, column: str, paper: float, tolerance: float) -> Claim:
+    def test(runs: Runs) -> Finding:
+        table = runs.table
+        return compare(table.loc[table["n_examples"] == n_examples, column].to_numpy(), paper, tolerance)
+
+    return Claim(
+        f"{column.replace('_', '-')}-{n_examples}",
+        f"{column.replace('_', ' ').capitalize()} at T = {n_examples:,}",
+        "Henighan et al. 2023, Figure 3",
+        f"{paper:.4f} (read off, \N{PLUS-MINUS SIGN} {tolerance:g})",
+        test,
+        True,
+    )
+
+
+def _first(runs: Runs, column_holds: pd.Series[bool], expected: float, lasting: bool) -> Finding:
+    """Judge in each seed the smallest T at which (or from which on, if lasting) something holds."""
+    table = runs.table.assign(holds=column_holds)
+    found = []
+    for _, rows in table.sort_values("n_examples").groupby("seed"):
+        holds = rows["holds"].to_numpy()
+        holds = np.logical_and.accumulate(holds[::-1])[::-1] if lasting else holds
+        found.append(float(rows["n_examples"].to_numpy()[holds.argmax()]) if holds.any() else math.inf)
+    ours = ", ".join(f"{t:g}" if math.isfinite(t) else "beyond the range" for t in found)
+    if len(found) < 2:
+        return Finding(f"T = {ours} (one seed)", "inconclusive")
+    same = [t == expected for t in found]
+    verdict = "reproduced" if all(same) else "inconclusive" if any(same) else "differs"
+    return Finding(f"T = {ours} (by seed)", verdict)  # type: ignore[arg-type]
+
+
+def _generalises(runs: Runs) -> Finding:
+    return _first(runs, runs.table["test_loss"] < 1, 5_000, lasting=True)
+
+
+def _middle(runs: Runs) -> Finding:
+    table = runs.table
+    return _first(runs, (table["test_loss"] > 1.01) & (table["n_examples"] > 30), 2_000, lasting=False)
+
+
+def _height(runs: Runs) -> Finding:
+    table = runs.table[runs.table["n_examples"] > _ROUGH_PATCH]
+    by_size = [rows.to_numpy() for _, rows in table.groupby("n_examples")["test_loss"]]
+    return compare(max(by_size, key=np.mean), 1.015, 0.005, ".4g") if by_size else not_run("T above 15")
+
+
+def _five_features(runs: Runs) -> Finding:
+    table = runs.table
+    largest = float(table["n_examples"].max())
+    values = [np.sort(feature_dimensionality(run.W))[::-1] for run in runs.where(n_examples=largest)]
+    finding = share(
+        [bool(v[4] >= 0.18 and v[0] <= 0.3 and v[5] < v[4] / 2) for v in values],
+        f"have exactly five features at 0.18 to 0.30 at T = {largest:g}",
+    )
+    return Finding(
+        finding.ours + "; sixth and fifth: " + ", ".join(f"{v[5]:.2f} and {v[4]:.2f}" for v in values), finding.verdict
+    )
+
+
+def _norm_peak(runs: Runs) -> Finding:
+    table = runs.table
+    at_peak = table["W_norm"] == table.groupby("seed")["W_norm"].transform("max")
+    return _first(runs, at_peak, 30, lasting=False)
+
+
+def _plateau(runs: Runs) -> Finding:
+    table = runs.table
+    chosen = table.loc[table["n_examples"] == table["n_examples"].max(), "W_norm"]
+    return compare(chosen.to_numpy(), math.sqrt(5), 0.15, ".3f")
+
+
+_FIGURE_3 = "Henighan et al. 2023, Figure 3"
+_CLAIMS = (
+    Claim(
+        "bump",
+        "Between memorising and generalising, test loss peaks (T above 15; more than 3 standard errors above"
+        " the lowest mean on either side)",
+        _FIGURE_3,
+        "1.0150 at T = 2,000, 1.0006 and 0.9994 beside it",
+        _bump,
+    ),
+    Claim(
+        "exchange",
+        "At small T training examples have the largest dimensionality, at large T features do",
+        _FIGURE_3,
+        "examples to about T = 1,000, features from 10,000",
+        _exchange,
+    ),
+    Claim(
+        "pentagon",
+        "T = 5: the hidden vectors form a regular pentagon, dimensionalities 2/5",
+        "Henighan et al. 2023, Figure 2",
+        "0.38 to 0.41",
+        _pentagon,
+    ),
+    Claim(
+        "m-over-T",
+        "At small T the dimensionality of examples follows m/T (mean D_X T/m over T <= 6)",
+        _FIGURE_3,
+        "1 (tolerance 0.1)",
+        _follows_line,
+    ),
+    Claim(
+        "decagon",
+        "T = 10: where it is memorised, a regular decagon of the radius of exact memorisation",
+        "Henighan et al. 2023, Figure 2; the radius is derived",
+        "2.29",
+        _decagon,
+    ),
+    Claim(
+        "ring",
+        "T = 30: only some examples are on the circle, the others at the origin (longer than half the longest)",
+        "Henighan et al. 2023, Figure 2",
+        "20 to 22 (tolerance 2 about 21)",
+        _ring,
+        True,
+    ),
+    _at(5, "test_loss", 1.0000, 0.0005),
+    _at(100, "test_loss", 1.0031, 0.0005),
+    _at(500, "test_loss", 1.0004, 0.0005),
+    Claim(
+        "middle-onset",
+        "Onset of the middle regime (first T above 30 whose test loss exceeds 1.01)",
+        f"{_FIGURE_3} (Jermyn: about 100)",
+        "2,000 on this grid (regime drawn from 700)",
+        _middle,
+        True,
+    ),
+    Claim(
+        "peak-height",
+        "Largest mean test loss above T = 15",
+        f"{_FIGURE_3} (Jermyn: up to 5,000)",
+        "1.0150 (tolerance 0.005)",
+        _height,
+        True,
+    ),
+    Claim(
+        "generalising-onset",
+        "Onset of the generalising regime (T from which on test loss stays below 1)",
+        f"{_FIGURE_3} (Jermyn: 20,000)",
+        "5,000",
+        _generalises,
+        True,
+    ),
+    _at(10_000, "test_loss", 0.9989, 0.0003),
+    _at(20_000, "test_loss", 0.9988, 0.0003),
+    Claim(
+        "five-features",
+        "At the largest T exactly five features stand out, below the ideal 2/5",
+        _FIGURE_3,
+        "five at 0.21 to 0.27",
+        _five_features,
+        True,
+    ),
+    Claim(
+        "norm-peak",
+        "The norm of W is largest at",
+        "Henighan et al. 2023, Figure 4 (Jermyn: still rising to 1,000)",
+        "about T = 30",
+        _norm_peak,
+        True,
+    ),
+    Claim(
+        "plateau",
+        "At the largest T the norm of W is close to that of a pentagon of unit features",
+        "Henighan et al. 2023, Figure 4",
+        "sqrt(5) = 2.236 (tolerance 0.15)",
+        _plateau,
+        True,
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    sizes = sorted(set(runs.table["n_examples"]))
+    wanted = (5, 30, 200, 2_000, 20_000) if is_paper_setup(runs) else (5, 10, 30, 300, 3_000)
+    shown = [size for size in wanted if size in sizes] or sizes[:5]
+    return {"double-descent": double_descent(runs, shown), "norms": norms_and_scales(runs, shown)}
+
+
+STUDY = Study(
+    "double-descent",
+    "Does test loss peak between memorising and generalising, and do examples give way to features there?",
+    _configs,
+    _CLAIMS,
+    _figures,
+)
