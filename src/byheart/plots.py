@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.geometry import example_dimensionality, feature_dimensionality
@@ -136,12 +137,19 @@ def dimensionalities(runs: Runs, ax: Axes) -> Axes:
 
 
 def norms(runs: Runs, ax: Axes) -> Axes:
-    """Draw the norms of W and b against T, every seed and the median (the paper's Figure 4, on log axes)."""
-    table = runs.table
+    """Draw the norms of W and b and the longest hidden vector against T: every seed, and the median over seeds.
+
+    References:
+        Henighan et al. 2023, Figure 4.
+    """
+    table = runs.table.set_index("id")
+    longest = {run.id: float(np.linalg.norm(run.hidden, axis=1).max()) for run in runs}
+    table["hidden_norm"] = [longest[run_id] for run_id in table.index]
     x = _positions(table["n_examples"])
     for column, label, color in (
         ("W_norm", r"$\Vert W\Vert_F$", FEATURES),
         ("b_norm", r"$\Vert b\Vert_2$", "#009E73"),
+        ("hidden_norm", "longest hidden vector", EXAMPLES),
     ):
         median = table.groupby("n_examples")[column].median()
         ax.plot([x[t] for t in table["n_examples"]], table[column], "o", ms=3.5, color=color, alpha=0.5, mew=0)
@@ -194,29 +202,32 @@ def geometry(runs: Sequence[Run], axes: np.ndarray, common_scale: bool = False) 
 
 
 def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
-    """Draw the paper's main figure: test loss, dimensionalities, and the geometry at the T ``shown`` (first seed)."""
+    """Draw the paper's main figure: test loss, dimensionalities, and the geometry at the T ``shown`` (first seed).
+
+    At the paper's setup the test loss is drawn twice: its whole range, and the range of the paper's axis.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.5, 9.5), layout="constrained")
-        outer = figure.add_gridspec(3, 1, height_ratios=[1, 1, 1.25])
-        top = figure.add_subplot(outer[0])
+        zoomed = is_paper_setup(runs)
+        figure = Figure(figsize=(8.5, 11.5 if zoomed else 9.5), layout="constrained")
+        heights = [0.8, 1, 1, 1.25] if zoomed else [1, 1, 1.25]
+        panes = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+        top = figure.add_subplot(panes[0])
         losses(runs, top)
-        if is_paper_setup(runs):
-            top.set_ylim(0.995, 1.025)
-            _mark_off_scale(runs, top, 1.025)
-        else:
-            top.set_yscale("log")
-            top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            top.yaxis.set_minor_formatter(NullFormatter())
-        top.legend(fontsize=7.5, loc="upper right")
-        middle = figure.add_subplot(outer[1], sharex=top)
+        top.set_yscale("log")
+        top.yaxis.set_major_locator(LogLocator(subs=(1,) if zoomed else (1, 2, 5)))
+        top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        top.yaxis.set_minor_formatter(NullFormatter())
+        top.legend(fontsize=7.5, loc="upper left")
+        if zoomed:
+            close = figure.add_subplot(panes[1], sharex=top)
+            losses(runs, close)
+            close.set_ylim(0.995, 1.025)
+            close.set_ylabel("test loss,\nthe paper's range")
+        middle = figure.add_subplot(panes[len(heights) - 2], sharex=top)
         dimensionalities(runs, middle)
         middle.legend(fontsize=7.5, loc="upper right")
         middle.set_xlabel("training examples T")
-        chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
-        grid = outer[2].subgridspec(2, len(chosen))
-        axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
-        geometry(chosen, axes)
+        _geometry_panes(figure, panes[len(heights) - 1], runs, shown, common_scale=False)
     return figure
 
 
@@ -224,33 +235,18 @@ def norms_and_scales(runs: Runs, shown: Sequence[float]) -> Figure:
     """Draw the paper's Figure 4: norms against T, and the geometry at the T ``shown`` on one common scale."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.5, 6.5), layout="constrained")
-        outer = figure.add_gridspec(2, 1, height_ratios=[1, 1.2])
-        ax = figure.add_subplot(outer[0])
-        norms(runs, ax)
+        panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.2])
+        ax = norms(runs, figure.add_subplot(panes[0]))
         ax.set_xlabel("training examples T")
-        chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
-        grid = outer[1].subgridspec(2, len(chosen))
-        axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
-        geometry(chosen, axes, common_scale=True)
+        _geometry_panes(figure, panes[1], runs, shown, common_scale=True)
     return figure
 
 
-def _mark_off_scale(runs: Runs, ax: Axes, top: float) -> None:
-    """Write the means that lie above the paper's axis at its upper edge."""
-    mean = runs.table.groupby("n_examples")["test_loss"].mean()
-    x = _positions(runs.table["n_examples"])
-    for t, value in mean[mean > top].items():
-        ax.annotate(
-            f"{value:.3g}",
-            (x[float(str(t))], top),
-            xytext=(0, -2),
-            textcoords="offset points",
-            rotation=90,
-            ha="center",
-            va="top",
-            fontsize=7,
-            backgroundcolor="white",
-        )
+def _geometry_panes(figure: Figure, place: SubplotSpec, runs: Runs, shown: Sequence[float], common_scale: bool) -> None:
+    chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
+    grid = place.subgridspec(2, len(chosen))
+    axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
+    geometry(chosen, axes, common_scale)
 
 
 def _n_examples(run: Run) -> float:

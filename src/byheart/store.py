@@ -109,10 +109,10 @@ class Header:
 
 
 class Runs:
-    """The runs of a directory: a table, a labelled dataset over the swept axes, and the runs themselves."""
+    """The runs of a directory, by width, T and seed: table, dataset over the swept axes, the runs themselves."""
 
     def __init__(self, headers: list[Header]) -> None:
-        self.headers = headers
+        self.headers = sorted(headers, key=lambda h: (h.config.n_hidden, _finite_or_inf(h.config), h.config.seed, h.id))
 
     def __len__(self) -> int:
         return len(self.headers)
@@ -139,8 +139,7 @@ class Runs:
         ]
         table = pd.DataFrame(rows)
         if len(table):
-            table["n_examples"] = [math.inf if t == "inf" else t for t in table["n_examples"]]
-            table = table.sort_values(["n_hidden", "n_examples", "seed"], ignore_index=True)
+            table["n_examples"] = [_finite_or_inf(h.config) for h in self.headers]
         return table
 
     @functools.cached_property
@@ -254,6 +253,10 @@ def digest(*arrays: np.ndarray) -> str:
         result.update(f"{array.shape}{array.dtype.str}".encode())
         result.update(np.ascontiguousarray(array).data)
     return result.hexdigest()
+
+
+def _finite_or_inf(config: TrainConfig) -> float:
+    return math.inf if config.n_examples == "inf" else config.n_examples
 
 
 def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:

@@ -5,7 +5,8 @@ The T x n matrix of outputs never exists. Per step, with raw sums that are scale
 1. ``_hidden``: h_i = W x_i, from the nonzeros of x.
 2. ``_dense``: as if every target were 0, d_if = ReLU(W_f . h_i + b_f) and its sums over examples (for W_f and b_f) and
    over features (for h_i), in tiles that stay in registers or cache.
-3. ``_hidden_gradient``, ``_weight_gradient``: what the nonzero targets change, at the nonzeros only.
+   Or, for two hidden units and many examples, ``skip``: the same sums with most pairs skipped, exactly.
+3. ``_hidden_correction``, ``_weight_gradient``: what the nonzero targets change, at the nonzeros only.
 4. ``_adamw``.
 
 Work is cut into fixed pieces (blocks of features x groups of examples) whose sums are added in a fixed order, so the
@@ -25,68 +26,25 @@ from jaxtyping import Float, Float32, Float64
 
 from byheart.data import SparseExamples
 from byheart.kernels import AdamW, DivergedError
+from byheart.kernels.compile import parallel, relu, serial
+from byheart.kernels.dense import dense_pair
+from byheart.kernels.skipping import reorder, skip
+from byheart.kernels.skipping import scratch as skipping_scratch
 from byheart.model import Reduction, loss_scale
 
 _FEATURES_PER_BLOCK = 1024  # six float32 arrays of this length fit in a 32 KiB first-level cache
 _EXAMPLES_PER_TILE = 128  # rows of a BLAS product
 _EXAMPLES_PER_CHUNK = 256  # rows handled at a time where work is per example
 _FEATURES_PER_CHUNK = 128  # columns handled at a time where work is per feature
+_SKIP_FROM_EXAMPLES = 1_000  # below, the tests of tiles cost more than the tiles
+_SKIP_BELOW_SHARE = 0.45  # of tiles computed pair by pair
+_STEPS_PER_ORDER = 64
 _SMALL_N_HIDDEN = 8  # up to here scalar loops evaluate the loss faster than BLAS
 
-_COMPILE = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-_serial = numba.njit(**_COMPILE)
-_parallel = numba.njit(parallel=True, **_COMPILE)
 _ZERO = np.float32(0)
 
 
-@_serial
-def _relu(z):  # type: ignore[no-untyped-def]
-    return _ZERO if z < _ZERO else z  # this way round a NaN passes through
-
-
-@_serial
-def _dense_pair(h, w0, w1, bias, grad_w0, grad_w1, grad_b, grad_h):  # type: ignore[no-untyped-def]
-    """Two hidden units: four examples at a time against one block of features, all sums in registers."""
-    n_examples, n_features = h.shape[0], w0.shape[0]
-    for i in range(0, n_examples - 3, 4):
-        p0, p1, q0, q1 = h[i, 0], h[i, 1], h[i + 1, 0], h[i + 1, 1]
-        r0, r1, s0, s1 = h[i + 2, 0], h[i + 2, 1], h[i + 3, 0], h[i + 3, 1]
-        gp0, gp1, gq0, gq1 = _ZERO, _ZERO, _ZERO, _ZERO
-        gr0, gr1, gs0, gs1 = _ZERO, _ZERO, _ZERO, _ZERO
-        for f in range(n_features):
-            x, y, c = w0[f], w1[f], bias[f]
-            p = _relu(p0 * x + (p1 * y + c))
-            q = _relu(q0 * x + (q1 * y + c))
-            r = _relu(r0 * x + (r1 * y + c))
-            s = _relu(s0 * x + (s1 * y + c))
-            gp0 += p * x
-            gp1 += p * y
-            gq0 += q * x
-            gq1 += q * y
-            gr0 += r * x
-            gr1 += r * y
-            gs0 += s * x
-            gs1 += s * y
-            grad_w0[f] += p * p0 + q * q0 + r * r0 + s * s0
-            grad_w1[f] += p * p1 + q * q1 + r * r1 + s * s1
-            grad_b[f] += (p + q) + (r + s)
-        grad_h[i, 0], grad_h[i, 1], grad_h[i + 1, 0], grad_h[i + 1, 1] = gp0, gp1, gq0, gq1
-        grad_h[i + 2, 0], grad_h[i + 2, 1], grad_h[i + 3, 0], grad_h[i + 3, 1] = gr0, gr1, gs0, gs1
-    for i in range(n_examples - n_examples % 4, n_examples):
-        p0, p1 = h[i, 0], h[i, 1]
-        gp0, gp1 = _ZERO, _ZERO
-        for f in range(n_features):
-            x, y = w0[f], w1[f]
-            p = _relu(p0 * x + (p1 * y + bias[f]))
-            gp0 += p * x
-            gp1 += p * y
-            grad_w0[f] += p * p0
-            grad_w1[f] += p * p1
-            grad_b[f] += p
-        grad_h[i, 0], grad_h[i, 1] = gp0, gp1
-
-
-@_serial
+@serial
 def _dense_tiles(h, W, bias, grad_W, grad_b, grad_h, d, weights, products, hidden_products):  # type: ignore[no-untyped-def]
     """Any number of hidden units: tiles of examples against one block of features, products by BLAS."""
     n_examples, n_features = h.shape[0], W.shape[1]
@@ -99,7 +57,7 @@ def _dense_tiles(h, W, bias, grad_W, grad_b, grad_h, d, weights, products, hidde
         np.dot(h_tile, W_block, d_tile)
         for i in range(d_tile.shape[0]):
             for f in range(n_features):
-                p = _relu(d_tile[i, f] + bias[f])
+                p = relu(d_tile[i, f] + bias[f])
                 d_tile[i, f] = p
                 grad_b[f] += p
         np.dot(h_tile.T, d_tile, product)
@@ -111,13 +69,13 @@ def _dense_tiles(h, W, bias, grad_W, grad_b, grad_h, d, weights, products, hidde
         grad_h[start : start + d.shape[0]] = hidden_product
 
 
-@_serial
+@serial
 def _n_hidden(unrolled, W_t):  # type: ignore[no-untyped-def]
     """The hidden width; a compile-time constant, so that loops over it unroll, where ``unrolled`` has that length."""
     return len(unrolled) if len(unrolled) > 0 else W_t.shape[1]
 
 
-@_serial
+@serial
 def _hidden_rows(unrolled, W_t, indptr, indices, values, h):  # type: ignore[no-untyped-def]
     n_hidden = _n_hidden(unrolled, W_t)
     for i in range(h.shape[0]):
@@ -128,7 +86,7 @@ def _hidden_rows(unrolled, W_t, indptr, indices, values, h):  # type: ignore[no-
                 h[i, k] += x * W_t[f, k]
 
 
-@_parallel
+@parallel
 def _hidden(unrolled, W_t, indptr, indices, values, h):  # type: ignore[no-untyped-def]
     """h_i = W x_i."""
     for chunk in numba.prange(-(-h.shape[0] // _EXAMPLES_PER_CHUNK)):
@@ -136,7 +94,7 @@ def _hidden(unrolled, W_t, indptr, indices, values, h):  # type: ignore[no-untyp
         _hidden_rows(unrolled, W_t, indptr[lo : hi + 1], indices, values, h[lo:hi])
 
 
-@_parallel
+@parallel
 def _transpose(W, W_t):  # type: ignore[no-untyped-def]
     for block in numba.prange(-(-W.shape[1] // _FEATURES_PER_BLOCK)):
         for f in range(block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, W.shape[1])):
@@ -144,7 +102,7 @@ def _transpose(W, W_t):  # type: ignore[no-untyped-def]
                 W_t[f, k] = W[k, f]
 
 
-@_parallel
+@parallel
 def _dense(W, b, h, grad_W, grad_b, grad_h, d, weights, products, hidden_products):  # type: ignore[no-untyped-def]
     """Add to grad_W and grad_b (one part per group of examples), and set grad_h (one part per block of features)."""
     n_hidden, n_features = W.shape
@@ -157,7 +115,7 @@ def _dense(W, b, h, grad_W, grad_b, grad_h, d, weights, products, hidden_product
         lo, hi = min(group * group_size, n_examples), min((group + 1) * group_size, n_examples)
         left, right = min(block * block_size, n_features), min((block + 1) * block_size, n_features)
         if n_hidden == 2:
-            _dense_pair(
+            dense_pair(
                 h[lo:hi],
                 W[0, left:right],
                 W[1, left:right],
@@ -183,12 +141,18 @@ def _dense(W, b, h, grad_W, grad_b, grad_h, d, weights, products, hidden_product
             )
 
 
-@_serial
-def _hidden_gradient_rows(unrolled, W_t, b, h, parts, indptr, indices, values, grad_h):  # type: ignore[no-untyped-def]
+@parallel
+def _sum_blocks(parts, grad_h):  # type: ignore[no-untyped-def]
+    for chunk in numba.prange(-(-grad_h.shape[0] // _EXAMPLES_PER_CHUNK)):
+        lo, hi = chunk * _EXAMPLES_PER_CHUNK, min((chunk + 1) * _EXAMPLES_PER_CHUNK, grad_h.shape[0])
+        grad_h[lo:hi] = parts[0, lo:hi]
+        for block in range(1, parts.shape[0]):
+            grad_h[lo:hi] += parts[block, lo:hi]
+
+
+@serial
+def _correct_rows(unrolled, W_t, b, h, indptr, indices, values, grad_h):  # type: ignore[no-untyped-def]
     n_hidden = _n_hidden(unrolled, W_t)
-    grad_h[:] = parts[0]
-    for block in range(1, parts.shape[0]):
-        grad_h += parts[block]
     for i in range(h.shape[0]):
         for entry in range(indptr[i], indptr[i + 1]):
             f, x = indices[entry], values[entry]
@@ -200,17 +164,15 @@ def _hidden_gradient_rows(unrolled, W_t, b, h, parts, indptr, indices, values, g
                     grad_h[i, k] -= x * W_t[f, k]
 
 
-@_parallel
-def _hidden_gradient(unrolled, W_t, b, h, parts, indptr, indices, values, grad_h):  # type: ignore[no-untyped-def]
-    """grad_h_i = sum_f d_if W_f: the parts of all blocks, less x_f W_f at each active nonzero target."""
+@parallel
+def _hidden_correction(unrolled, W_t, b, h, indptr, indices, values, grad_h):  # type: ignore[no-untyped-def]
+    """Take x_f W_f off grad_h_i at each active nonzero target."""
     for chunk in numba.prange(-(-h.shape[0] // _EXAMPLES_PER_CHUNK)):
         lo, hi = chunk * _EXAMPLES_PER_CHUNK, min((chunk + 1) * _EXAMPLES_PER_CHUNK, h.shape[0])
-        _hidden_gradient_rows(
-            unrolled, W_t, b, h[lo:hi], parts[:, lo:hi], indptr[lo : hi + 1], indices, values, grad_h[lo:hi]
-        )
+        _correct_rows(unrolled, W_t, b, h[lo:hi], indptr[lo : hi + 1], indices, values, grad_h[lo:hi])
 
 
-@_serial
+@serial
 def _add_column_corrections(  # type: ignore[no-untyped-def]
     unrolled, W_t, b, h, grad_h, column_ptr, rows, values, grad_W, grad_b, correction
 ):
@@ -235,7 +197,7 @@ def _add_column_corrections(  # type: ignore[no-untyped-def]
             grad_W[k, f] += correction[k]
 
 
-@_parallel
+@parallel
 def _weight_gradient(  # type: ignore[no-untyped-def]
     unrolled, W_t, b, h, grad_h, column_ptr, rows, values, parts_W, parts_b, scale, corrections, grad_W, grad_b
 ):
@@ -257,22 +219,38 @@ def _weight_gradient(  # type: ignore[no-untyped-def]
         g_b *= scale
 
 
-@_serial
-def _gradient(unrolled, examples, W, b, scale, scratch, grad_W, grad_b):  # type: ignore[no-untyped-def]
-    """The gradient of the scaled loss; all examples in passes, so that the parts of grad_h stay small."""
+@serial
+def _gradient(unrolled, examples, W, b, scale, scratch, skipping, renew, skips, grad_W, grad_b):  # type: ignore[no-untyped-def]
+    """Set the gradient of the scaled loss; return the share of tiles computed pair by pair.
+
+    If ``skips``, most pairs are skipped (on orders made anew if ``renew``); otherwise all examples go through the dense
+    computation, in passes, so that the parts of grad_h stay small.
+    """
     indptr, indices, values, column_ptr, rows, column_values = examples
     W_t, h, grad_h, parts_W, parts_b, parts_h, d, weights, products, hidden_products, corrections = scratch
     if len(unrolled) == 0:
         _transpose(W, W_t)
     _hidden(unrolled, W_t, indptr, indices, values, h)
-    parts_W[:] = _ZERO
-    parts_b[:] = _ZERO
-    pass_size = parts_h.shape[1]
-    for start in range(0, h.shape[0], pass_size):
-        stop = min(start + pass_size, h.shape[0])
-        h_pass, parts_pass, indptr_pass = h[start:stop], parts_h[:, : stop - start], indptr[start : stop + 1]
-        _dense(W, b, h_pass, parts_W, parts_b, parts_pass, d, weights, products, hidden_products)
-        _hidden_gradient(unrolled, W_t, b, h_pass, parts_pass, indptr_pass, indices, values, grad_h[start:stop])
+    share = 1.0
+    n_groups = parts_b.shape[0]
+    if skips:
+        features, order, w, boxes, moments, marks, parts, sums, cut = skipping
+        if renew:
+            reorder(W, b, h, features, order)
+        n_groups = 1
+        share = skip(
+            W, b, h, features, order, w, boxes, moments, marks, parts, sums, cut, parts_W[0], parts_b[0], grad_h
+        )
+    else:
+        parts_W[:] = _ZERO
+        parts_b[:] = _ZERO
+        pass_size = parts_h.shape[1]
+        for start in range(0, h.shape[0], pass_size):
+            stop = min(start + pass_size, h.shape[0])
+            parts_pass = parts_h[:, : stop - start]
+            _dense(W, b, h[start:stop], parts_W, parts_b, parts_pass, d, weights, products, hidden_products)
+            _sum_blocks(parts_pass, grad_h[start:stop])
+    _hidden_correction(unrolled, W_t, b, h, indptr, indices, values, grad_h)
     _weight_gradient(
         unrolled,
         W_t,
@@ -282,16 +260,17 @@ def _gradient(unrolled, examples, W, b, scale, scratch, grad_W, grad_b):  # type
         column_ptr,
         rows,
         column_values,
-        parts_W,
-        parts_b,
+        parts_W[:n_groups],
+        parts_b[:n_groups],
         scale,
         corrections,
         grad_W,
         grad_b,
     )
+    return share
 
 
-@_serial
+@serial
 def _adamw_block(p, g, m, v, keep, step_size, beta1, beta2, root_bias2, eps):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     for j in range(p.shape[0]):
@@ -300,21 +279,31 @@ def _adamw_block(p, g, m, v, keep, step_size, beta1, beta2, root_bias2, eps):  #
         p[j] = p[j] * keep - step_size * (m[j] / (np.sqrt(v[j]) * root_bias2 + eps))
 
 
-@_parallel
+@parallel
 def _adamw(p, g, m, v, keep, step_size, beta1, beta2, root_bias2, eps):  # type: ignore[no-untyped-def]
     for block in numba.prange(-(-p.size // _FEATURES_PER_BLOCK)):
         lo, hi = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, p.size)
         _adamw_block(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi], keep, step_size, beta1, beta2, root_bias2, eps)
 
 
-@_serial
-def _steps(unrolled, examples, W, b, moments, scale, scratch, grads, learning_rates, step, betas, eps, decays):  # type: ignore[no-untyped-def]
-    """Take all the steps; return how many were taken before the gradient stopped being finite."""
+@serial
+def _steps(  # type: ignore[no-untyped-def]
+    unrolled, examples, W, b, moments, scale, scratch, skipping, pays, grads, learning_rates, step, betas, eps, decays
+):
+    """Take all the steps; return how many were taken before the gradient stopped being finite.
+
+    ``pays`` holds whether skipping pays; it is tried anew whenever the orders are renewed, at fixed steps.
+    """
     grad_W, grad_b = grads
     m_W, v_W, m_b, v_b = moments
     beta1, beta2 = np.float32(betas[0]), np.float32(betas[1])
+    skippable = pays.shape[0] > 0
     for s in range(learning_rates.shape[0]):
-        _gradient(unrolled, examples, W, b, scale, scratch, grad_W, grad_b)
+        renew = skippable and (step + s) % _STEPS_PER_ORDER == 0
+        skips = renew or (skippable and pays[0])
+        share = _gradient(unrolled, examples, W, b, scale, scratch, skipping, renew, skips, grad_W, grad_b)
+        if renew:
+            pays[0] = share < _SKIP_BELOW_SHARE
         total = _ZERO
         for f in range(b.shape[0]):
             total += grad_b[f]  # NaN or infinite as soon as any pre-activation is
@@ -329,7 +318,7 @@ def _steps(unrolled, examples, W, b, moments, scale, scratch, grads, learning_ra
     return learning_rates.shape[0]
 
 
-@_parallel
+@parallel
 def _example_losses(W, b, h, indptr, indices, values, outputs, losses):  # type: ignore[no-untyped-def]
     n_hidden, n_features = W.shape
     rows = outputs.shape[1]
@@ -346,7 +335,7 @@ def _example_losses(W, b, h, indptr, indices, values, outputs, losses):  # type:
         for i in range(lo, hi):
             x_out = z[i - lo]
             for f in range(n_features):
-                x_out[f] = _relu(x_out[f] + b[f])
+                x_out[f] = relu(x_out[f] + b[f])
             for entry in range(indptr[i], indptr[i + 1]):
                 x_out[indices[entry]] -= values[entry]
             loss = np.float64(0)
@@ -370,7 +359,9 @@ def _empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
 class _Problem:
     """The examples as the compiled code wants them (by rows and by columns), and its scratch memory."""
 
-    def __init__(self, W: Float32[np.ndarray, "n_hidden n_features"], examples: SparseExamples) -> None:
+    def __init__(
+        self, W: Float32[np.ndarray, "n_hidden n_features"], examples: SparseExamples, skippable: bool
+    ) -> None:
         n_hidden = len(W)
         csr = examples.expanded()
         csc = scipy.sparse.csc_array(csr.to_scipy())
@@ -391,6 +382,9 @@ class _Problem:
         n_groups = max(1, min(4, n_examples // 2048), min(8 // n_blocks, n_examples // 128))
         pass_size = min(n_examples, (512 if blas else 2048) * n_groups)
         tile = (n_threads, n_hidden * min(n_features, _FEATURES_PER_BLOCK)) if blas else (0, 0)
+        skippable = skippable and n_hidden == 2 and n_examples >= _SKIP_FROM_EXAMPLES
+        self.pays = np.ones(int(skippable), np.bool_)
+        self.skipping = skipping_scratch(*(n_examples, n_features) if skippable else (0, 0))
         self.scratch = (
             _empty((n_features, n_hidden)) if blas else W.T,  # a transposed copy, or a view of the weights themselves
             _empty((n_examples, n_hidden)),
@@ -424,7 +418,8 @@ class _Training:
         self.set_examples(examples)
 
     def set_examples(self, examples: SparseExamples) -> None:
-        self.problem = _Problem(self.W, examples)
+        # Examples that come fresh at every step would need new orders at every step.
+        self.problem = _Problem(self.W, examples, skippable=self.step == 0)
         self.scale = np.float32(2 * loss_scale(self.W.shape[1], self.reduction) / self.problem.n_examples)
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
@@ -438,6 +433,8 @@ class _Training:
                 self.moments,
                 self.scale,
                 self.problem.scratch,
+                self.problem.skipping,
+                self.problem.pays,
                 self.gradients,
                 learning_rates,
                 self.step,
@@ -482,6 +479,9 @@ def loss_and_gradient(
             training.b,
             training.scale,
             training.problem.scratch,
+            training.problem.skipping,
+            len(training.problem.pays) > 0,
+            len(training.problem.pays) > 0,
             *training.gradients,
         )
     losses = example_losses(training.W, training.b, examples)
