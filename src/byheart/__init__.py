@@ -16,5 +16,6 @@ from byheart.store import open_runs as open_runs
 from byheart.sweep import SweepError as SweepError
 from byheart.sweep import grid as grid
 from byheart.sweep import sweep as sweep
+from byheart.train import example_losses as example_losses
 from byheart.train import represented_features as represented_features
 from byheart.train import train as train

@@ -28,7 +28,8 @@ def example_dimensionality(
 
     Args:
         hidden: Hidden vectors, one row per example.
-        repeats: How often each example occurs in the training set (all copies count as others); default once.
+        repeats: How often each example occurs in the training set; default once. All copies are counted in the sum, so
+            an example that occurs R times has at most 1/R.
 
     Raises:
         ValueError: If ``hidden`` is not a finite matrix.

@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 
 from byheart.config import TrainConfig, learning_rates
 from byheart.data import SparseExamples, sample_examples
@@ -207,9 +207,25 @@ def _measure(
     }
 
 
+def example_losses(run: Run, examples: Any) -> Float64[np.ndarray, " n_examples"]:
+    """Return a run's squared error on each example, summed over features (always answering 0: its squared norm).
+
+    Args:
+        run: A trained model.
+        examples: Any examples, one per row: a scipy.sparse matrix, an array or ``SparseExamples``.
+
+    Raises:
+        ValueError: If their width is not the model's, or a value is not finite.
+    """
+    rows = examples if isinstance(examples, SparseExamples) else SparseExamples.from_matrix(examples)
+    if rows.n_features != run.W.shape[1]:
+        raise ValueError(f"examples: received {rows.n_features} features, accepted: {run.W.shape[1]} as in the run")
+    return choose("cpu").example_losses(run.W, run.b, rows)
+
+
 def represented_features(
     W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], kernel: Kernel | None = None
-) -> np.ndarray:
+) -> Int64[np.ndarray, " n_represented"]:
     """Return the features the model represents: shown one alone (x = e_i), its squared error is below 1/2.
 
     Answering 0 has an error of 1. A feature that merely takes part in a memorised example does not count, since the
@@ -232,6 +248,8 @@ def _own_examples(examples: Any, config: TrainConfig, name: str) -> SparseExampl
     training = name == "examples"
     repeats = config.repeats if training else ()
     result = examples if isinstance(examples, SparseExamples) else SparseExamples.from_matrix(examples, repeats)
+    if training and config.repeats and tuple(result.repeats[: len(repeats)]) != repeats:
+        raise ValueError("repeats: received other counts in examples than in the config, accepted: in one of the two")
     rows_fit = not training or config.n_examples in ("inf", result.n_examples)
     if not rows_fit or result.n_features != config.n_features:
         rows = config.n_examples if training else "any number"

@@ -16,7 +16,8 @@ and infinity are honoured.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numba
 import numpy as np
@@ -39,6 +40,7 @@ _FEATURES_PER_CHUNK = 128  # columns handled at a time where work is per feature
 _SKIP_FROM_EXAMPLES = 1_000  # below, the tests of tiles cost more than the tiles
 _SKIP_BELOW_SHARE = 0.45  # of tiles computed pair by pair
 _STEPS_PER_ORDER = 64
+_SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SMALL_N_HIDDEN = 8  # up to here scalar loops evaluate the loss faster than BLAS
 
 _ZERO = np.float32(0)
@@ -352,6 +354,16 @@ def _single_threaded_blas(unrolled: tuple[int, ...]) -> AbstractContextManager[o
     return nullcontext() if unrolled else threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
+@contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, before))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
 def _empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     return np.empty(shape, dtype)
 
@@ -375,6 +387,7 @@ class _Problem:
             csc.indices.astype(np.int32),
             csc.data,
         )
+        self.n_threads = 1 if n_examples * n_features * n_hidden < _SERIAL_BELOW else numba.get_num_threads()
         n_threads = numba.config.NUMBA_NUM_THREADS
         blas = n_hidden != 2
         self.unrolled = () if blas else (0, 0)
@@ -424,7 +437,7 @@ class _Training:
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         o = self.optimizer
-        with _single_threaded_blas(self.problem.unrolled):
+        with _threads(self.problem.n_threads), _single_threaded_blas(self.problem.unrolled):
             taken = _steps(
                 self.problem.unrolled,
                 self.problem.arrays,

@@ -117,6 +117,7 @@ def _feature_tiles(W, b, order, w, boxes, moments):  # type: ignore[no-untyped-d
         moments[3, tile], moments[4, tile] = s0, s1
         if not np.isfinite(s00 + s01 + s11 + s0 + s1):
             boxes[:, tile] = np.float32(np.nan)
+            moments[:, tile] = 0.0
 
 
 @serial
@@ -178,7 +179,7 @@ def _example_tile(h, w, boxes, moments, active, cut, where, g, sums, w_cut, g_cu
         m11 += on * moments[2, t]
         m0 += on * moments[3, t]
         m1 += on * moments[4, t]
-    n_cut = 0
+    n_cut = np.int64(0)
     for t in range(cut.shape[0]):  # without a branch: it would be mispredicted
         where[n_cut] = t
         n_cut += np.int64(cut[t])
@@ -256,10 +257,12 @@ def skip(W, b, h, features, examples, w, boxes, moments, scratch, parts, sums, c
         for group in range(1, N_GROUPS):
             total += sums[group, :, tile]
         for j in range(tile * _FEATURES, min((tile + 1) * _FEATURES, features.shape[0])):
-            x, y, c = np.float64(w[0, j]), np.float64(w[1, j]), np.float64(w[2, j])
-            g0 = total[0] * x + total[1] * y + total[3] * c
-            g1 = total[1] * x + total[2] * y + total[4] * c
-            gb = total[3] * x + total[4] * y + total[5] * _EXAMPLES * c
+            g0 = g1 = gb = 0.0
+            if total[5] > 0:
+                x, y, c = np.float64(w[0, j]), np.float64(w[1, j]), np.float64(w[2, j])
+                g0 = total[0] * x + total[1] * y + total[3] * c
+                g1 = total[1] * x + total[2] * y + total[4] * c
+                gb = total[3] * x + total[4] * y + total[5] * _EXAMPLES * c
             for group in range(N_GROUPS):
                 g0 += parts[group, 0, j]
                 g1 += parts[group, 1, j]
