@@ -45,6 +45,12 @@ def paper_reference() -> pd.DataFrame:
     return pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in table})
 
 
+def reproduction_norms() -> pd.DataFrame:
+    """Return ||W|| and ||b|| by T of a public reproduction of the paper's setup (one seed), read off its plot."""
+    with resources.files("byheart.studies").joinpath("exact_setup_norms.csv").open() as file:
+        return pd.read_csv(file, comment="#")
+
+
 def is_paper_setup(runs: Runs) -> bool:
     """Whether the paper's values may be drawn behind these runs: same n, S and m."""
     return len(runs) > 0 and all(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.plots import double_descent, is_paper_setup, norms_and_scales
+from byheart.plots import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
 from byheart.store import Run, Runs
 from byheart.studies.study import Claim, Finding, Scale, Study, compare, not_run, share
 from byheart.sweep import grid
@@ -319,10 +319,45 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     return {"double-descent": double_descent(runs, shown), "norms": norms_and_scales(runs, shown)}
 
 
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    """Our values by T beside the paper's and, for the norms, another reproduction's (at the paper's setup)."""
+    grouped = runs.table.groupby("n_examples")
+    ours = grouped["test_loss"].agg(seeds="size", test_loss="mean", test_loss_se="sem")
+    ours["train_loss"] = grouped["train_loss"].mean()
+    extremes = pd.DataFrame(
+        [
+            (
+                float(run.config.n_examples),
+                *_range(example_dimensionality(run.hidden, run.repeats)),
+                feature_dimensionality(run.W).max(),
+                np.linalg.norm(run.hidden, axis=1).max(),
+            )
+            for run in runs
+        ],
+        columns=["n_examples", "example_dim_min", "example_dim_max", "feature_dim_max", "hidden_norm_max"],
+    ).groupby("n_examples")
+    ours["example_dim_min"] = extremes["example_dim_min"].min()
+    ours["example_dim_max"] = extremes["example_dim_max"].max()
+    ours["feature_dim_max"] = extremes["feature_dim_max"].max()
+    ours["hidden_norm_max"] = extremes["hidden_norm_max"].mean()
+    for column in ("W_norm", "b_norm", "n_features_represented"):
+        ours[column] = grouped[column].mean()
+    if is_paper_setup(runs):
+        paper = paper_reference().set_index("n_examples").add_prefix("paper_")
+        norms = reproduction_norms().set_index("n_examples").add_prefix("reproduction_")
+        ours = ours.join(paper[[c for c in paper if "top5" not in str(c)]]).join(norms)
+    return {"by-size": ours.reset_index()}
+
+
 STUDY = Study(
     "double-descent",
     "Does test loss peak between memorising and generalising, and do examples give way to features there?",
     _configs,
     _CLAIMS,
     _figures,
+    _tables,
 )

@@ -51,6 +51,7 @@ class Study:
     configs: Callable[[Scale], list[TrainConfig]]
     claims: Sequence[Claim]
     figures: Callable[[Runs], dict[str, Figure]]
+    tables: Callable[[Runs], dict[str, pd.DataFrame]]
 
 
 def reproduce(
@@ -62,7 +63,7 @@ def reproduce(
     n_workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """Run a study, and write ``runs/``, ``runs.csv``, ``verdicts.csv`` and its figures to ``out``.
+    """Run a study, and write ``runs/`` and what ``write_results`` makes of them to ``out``.
 
     Args:
         study: What to reproduce.
@@ -91,14 +92,25 @@ def reproduce(
 
 
 def write_results(study: Study, runs: Runs, out: Path) -> pd.DataFrame:
-    """Write ``runs.csv``, ``verdicts.csv`` and the figures of finished runs to ``out``; return the verdicts."""
+    """Write tables (runs, verdicts, cost, the study's own) and figures of finished runs to ``out``; return verdicts."""
     out.mkdir(parents=True, exist_ok=True)
     runs.table.drop(columns="snapshot_steps").to_csv(out / "runs.csv", index=False, float_format="%.7g")
     verdicts = judge(study, runs)
-    verdicts.to_csv(out / "verdicts.csv", index=False)
+    for name, table in {"verdicts": verdicts, "cost": cost(runs), **study.tables(runs)}.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     for name, figure in study.figures(runs).items():
         figure.savefig(out / f"{name}.png", dpi=200)
     return verdicts
+
+
+def cost(runs: Runs) -> pd.DataFrame:
+    """Return what made the runs and what they cost: a row per version of the software, kernel, device and threads."""
+    provenance = pd.DataFrame([header.provenance for header in runs.headers])
+    keys = [name for name in provenance if name not in ("started", "wall_seconds")]
+    grouped = provenance.groupby(keys, dropna=False)
+    return grouped.agg(
+        n_runs=("wall_seconds", "size"), wall_hours=("wall_seconds", lambda s: s.sum() / 3600), first=("started", "min")
+    ).reset_index()
 
 
 def judge(study: Study, runs: Runs) -> pd.DataFrame:
