@@ -109,10 +109,9 @@ def dimensionalities(runs: Runs, ax: Axes) -> Axes:
     x = _positions(runs.table["n_examples"])
     for run in runs:
         t = x[_n_examples(run)]
-        repeats = None if run.config.n_examples == "inf" else run.repeats
         for values, side, color in (
             (feature_dimensionality(run.W), 0.97, FEATURES),
-            (example_dimensionality(run.hidden, repeats), 1.03, EXAMPLES),
+            (example_dimensionality(run.hidden, run.repeats), 1.03, EXAMPLES),
         ):
             ax.plot(np.full(len(values), t * side), values, "o", ms=2, color=color, alpha=0.5, mew=0, rasterized=True)
     if is_paper_setup(runs):

@@ -38,7 +38,7 @@ class Run:
         W: Weights, one column per feature.
         b: Bias.
         hidden: Hidden vectors h_i = W x_i of the distinct training examples (of test examples where T is infinite).
-        repeats: How often each example occurs in the training set.
+        repeats: How often each of these examples occurs in the training set (1 where T is infinite).
         history: Arrays over the logged steps: ``step``, ``train_loss``, ``W_norm``, ``b_norm``.
         snapshots: ``step`` and, per snapshot, ``W``, ``b`` and ``hidden``; empty unless asked for.
         metrics: Numbers by name; None where one does not apply.

@@ -91,7 +91,7 @@ def train(
         W=best.W,
         b=best.b,
         hidden=best.hidden,
-        repeats=drawn.repeats,
+        repeats=best.viewed.repeats,
         history=best.history,
         snapshots=best.snapshots,
         metrics=_measure(config, chosen, best, drawn, test),
@@ -191,7 +191,7 @@ def _measure(
     W, b = trained.W, trained.b
     scale = loss_scale(config.n_features, config.reduction)
     test_losses = None if test is None else scale * kernel.example_losses(W, b, test)
-    repeats = None if config.n_examples == "inf" else examples.repeats
+    repeats = trained.viewed.repeats
     example_dims = example_dimensionality(trained.hidden, repeats)
     return {
         "train_loss": trained.train_loss,
@@ -226,13 +226,13 @@ def example_losses(run: Run, examples: Any) -> Float64[np.ndarray, " n_examples"
 def represented_features(
     W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], kernel: Kernel | None = None
 ) -> Int64[np.ndarray, " n_represented"]:
-    """Return the features the model represents: shown one alone (x = e_i), its squared error is below 1/2.
+    """Return the features the model represents: shown one alone (x = e_i), its squared error is below 3/4.
 
-    Answering 0 has an error of 1. A feature that merely takes part in a memorised example does not count, since the
-    model then answers with the rest of that example as well.
+    Answering 0 has an error of 1. At the paper's setup and T = 10,000 and more, five features have 0.4 to 0.7 and all
+    others at least 0.86. Where examples are memorised, a few features that dominate one of them may count too.
     """
     one_each = SparseExamples.from_matrix(scipy.sparse.eye_array(W.shape[1], format="csr"))
-    return np.flatnonzero((kernel or choose("cpu")).example_losses(W, b, one_each) < 0.5)
+    return np.flatnonzero((kernel or choose("cpu")).example_losses(W, b, one_each) < 0.75)
 
 
 def _fresh_batch(config: TrainConfig, step: int) -> SparseExamples:

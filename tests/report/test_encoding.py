@@ -22,9 +22,14 @@ def test_decode_gives_back_what_was_encoded(dtype):
 
 
 def test_bytes_are_little_endian_whatever_the_array_is():
-    assert encode(np.array([1], dtype=">u2"), "u2") == encode(np.array([1], dtype="<u2"), "u2") == {
-        "type": "u2", "data": "AQA=",
-    }
+    assert (
+        encode(np.array([1], dtype=">u2"), "u2")
+        == encode(np.array([1], dtype="<u2"), "u2")
+        == {
+            "type": "u2",
+            "data": "AQA=",
+        }
+    )
 
 
 @pytest.mark.parametrize("value", [-1, 65_536])

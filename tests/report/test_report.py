@@ -33,9 +33,15 @@ def made_up(digest="", device="a processor", test_loss=1.5, **fields):
     steps = np.linspace(0, config.n_steps, 101).astype(int)
     logged = {name: rng.random(len(steps)) + 0.5 for name in ("train_loss", "W_norm", "b_norm")}
     metrics = {
-        "train_loss": 0.25, "test_loss": test_loss, "test_loss_se": None if test_loss is None else 0.01,
-        "W_norm": 2.0, "b_norm": 3.0, "n_features_represented": 1.0,
-        "feature_dimensionality_max": 0.3, "example_dimensionality_max": 0.4, "example_dimensionality_mean": 0.1,
+        "train_loss": 0.25,
+        "test_loss": test_loss,
+        "test_loss_se": None if test_loss is None else 0.01,
+        "W_norm": 2.0,
+        "b_norm": 3.0,
+        "n_features_represented": 1.0,
+        "feature_dimensionality_max": 0.3,
+        "example_dimensionality_max": 0.4,
+        "example_dimensionality_mean": 0.1,
     }
     repeats = np.ones(T, dtype=np.int64)
     repeats[: len(config.repeats)] = config.repeats
@@ -169,9 +175,7 @@ def test_vectors_and_dimensionalities_survive_the_page(tmp_path):
     pooled = np.repeat(decode(drawn["example_dims"]["value"]), decode(drawn["example_dims"]["count"]).astype(int))
     np.testing.assert_allclose(pooled, np.sort(expected), atol=5.001e-4)
     frames = drawn["snapshots"]
-    np.testing.assert_allclose(
-        decode(frames["examples"][1]).reshape(-1, 2), run.snapshots["hidden"][1], atol=1e-4
-    )
+    np.testing.assert_allclose(decode(frames["examples"][1]).reshape(-1, 2), run.snapshots["hidden"][1], atol=1e-4)
     curves = decode(frames["feature_curves"]).reshape(-1, len(BASE.snapshot_steps))
     shown = decode(frames["feature_curve_index"]).astype(int)
     np.testing.assert_allclose(curves[:, 2], feature_dimensionality(run.snapshots["W"][2])[shown], atol=1e-5)
@@ -206,8 +210,10 @@ def test_a_sweep_of_the_papers_size_stays_small(tmp_path):
 
 def test_other_axes_are_listed_in_order_and_every_run_knows_its_place(tmp_path):
     data = data_in(page_of(saved(VARIED["other axes"], tmp_path / "runs"), tmp_path))["report"]
-    assert data["axes"] == [{"name": "n_hidden", "values": ["1", "2", "4"]},
-                            {"name": "weight_decay", "values": ["0.0", "0.01", "1.0"]}]
+    assert data["axes"] == [
+        {"name": "n_hidden", "values": ["1", "2", "4"]},
+        {"name": "weight_decay", "values": ["0.0", "0.01", "1.0"]},
+    ]
     places = {tuple(run["group"]) for run in data["runs"]}
     assert places == {(0, 0), (2, 1), (1, 2), (2, 2)}
 

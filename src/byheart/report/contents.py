@@ -123,7 +123,7 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
     """Return what page.js draws of one run, as JSON values; arrays are encoded."""
     config = run.config
     # At infinite T the hidden vectors are of test examples, which no one trained on: each counts once.
-    repeats = None if config.n_examples == "inf" else run.repeats
+    repeats = run.repeats
     features, examples = feature_dimensionality(run.W), example_dimensionality(run.hidden, repeats)
     axes, share = principal_axes(run.hidden)
     return {
