@@ -14,7 +14,7 @@ from byheart.kernels import AdamW, reference
 from byheart.model import Reduction, loss_scale
 
 # name: n_hidden, n_features, n_examples, sparsity, repeats. The kernel's pieces are 1,024 features, and 2,048 (n_hidden
-# 2) or 512 examples in up to four groups: the last ones have several blocks, or several groups and passes, and skip tiles.
+# 2) or 512 examples in up to four groups; from 1,000 examples on, tiles are skipped. The last have several of each.
 _SHAPES: dict[str, tuple[int, int, int, float, tuple[int, ...]]] = {
     "one of everything": (1, 1, 1, 0.0, ()),
     "one hidden unit": (1, 37, 7, 0.8, ()),
@@ -62,7 +62,7 @@ def terms(problem: Case, reduction: Reduction) -> tuple[float, float, float]:
     """Return how large loss, gradient of W and gradient of b would be if none of their terms cancelled.
 
     Times one ulp, that is what rounding every term of the sums once does to them at most, in any order of summation:
-    the error of a pre-activation z = W_f . h + b_f is about an ulp of Z = |W_f| . |h| + |b_f| + |x|, however small z is.
+    the error of a pre-activation z = W_f . h + b_f is about an ulp of Z = |W_f| . |h| + |b_f| + |x|, small as z may be.
     """
     (W, b), X = problem.weights(np.float64), problem.dense()
     z = X @ W.T @ W + b

@@ -20,23 +20,23 @@ def fields(draw: st.DrawFn) -> dict[str, Any]:
     n_steps = draw(st.integers(1, 300))
     n_examples = draw(st.one_of(st.integers(1, 10**6), st.just("inf")))
     repeats = [] if n_examples == "inf" else draw(st.lists(st.integers(1, 9), max_size=min(n_examples, 4)))
-    return dict(
-        n_examples=n_examples,
-        n_features=draw(st.integers(10, 10**5)),
-        sparsity=draw(st.floats(0, 0.999)),
-        n_hidden=draw(st.integers(1, 99)),
-        n_steps=n_steps,
-        learning_rate=draw(st.floats(1e-9, 1e9)),
-        warmup_steps=draw(st.one_of(st.none(), st.integers(0, n_steps))),
-        weight_decay=draw(st.floats(0, 9)),
-        decay_bias=draw(st.booleans()),
-        reduction=draw(st.sampled_from(["sum", "mean"])),
-        initialization=draw(st.sampled_from(["xavier_normal", "xavier_uniform"])),
-        n_inits=draw(st.integers(1, 9)),
-        repeats=tuple(repeats),
-        snapshot_steps=tuple(sorted(draw(st.sets(st.integers(0, n_steps), max_size=4)))),
-        seed=draw(st.integers(0, 2**70)),
-    )
+    return {
+        "n_examples": n_examples,
+        "n_features": draw(st.integers(10, 10**5)),
+        "sparsity": draw(st.floats(0, 0.999)),
+        "n_hidden": draw(st.integers(1, 99)),
+        "n_steps": n_steps,
+        "learning_rate": draw(st.floats(1e-9, 1e9)),
+        "warmup_steps": draw(st.one_of(st.none(), st.integers(0, n_steps))),
+        "weight_decay": draw(st.floats(0, 9)),
+        "decay_bias": draw(st.booleans()),
+        "reduction": draw(st.sampled_from(["sum", "mean"])),
+        "initialization": draw(st.sampled_from(["xavier_normal", "xavier_uniform"])),
+        "n_inits": draw(st.integers(1, 9)),
+        "repeats": tuple(repeats),
+        "snapshot_steps": tuple(sorted(draw(st.sets(st.integers(0, n_steps), max_size=4)))),
+        "seed": draw(st.integers(0, 2**70)),
+    }
 
 
 @given(fields())

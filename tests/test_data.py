@@ -43,7 +43,8 @@ def test_every_row_has_unit_norm_and_distinct_sorted_positive_features(size):
     for start, end in zip(examples.indptr, examples.indptr[1:], strict=False):
         assert end > start, "a row is all zero"
         assert (np.diff(examples.indices[start:end]) > 0).all()
-        assert 0 <= examples.indices[start] and examples.indices[end - 1] < n_features
+        assert examples.indices[start] >= 0
+        assert examples.indices[end - 1] < n_features
         assert (examples.values[start:end] > 0).all()
         norm = np.sqrt(np.square(examples.values[start:end], dtype=np.float64).sum())
         assert abs(norm - 1) < 1e-7  # each value is off by at most 2^-24 of itself
@@ -296,7 +297,7 @@ def test_own_examples_with_nan_or_infinity_are_refused(value, convert):
 
 @pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array])
 def test_own_examples_beyond_float32_are_refused_and_not_made_infinite(convert):
-    with pytest.raises(ValueError, match="examples: received .*accepted: finite float32"):
+    with pytest.raises(ValueError, match=r"examples: received .*accepted: finite float32"):
         SparseExamples.from_matrix(convert(np.array([[1e300, 1.0]])))
 
 
@@ -312,5 +313,5 @@ def test_own_examples_beyond_float32_are_refused_and_not_made_infinite(convert):
     ids=["complex", "str", "object", "datetime", "sparse complex"],
 )
 def test_own_examples_that_are_no_real_numbers_are_refused(matrix):
-    with pytest.raises(ValueError, match="examples: received dtype .*, accepted: real numbers"):
+    with pytest.raises(ValueError, match=r"examples: received dtype .*, accepted: real numbers"):
         SparseExamples.from_matrix(matrix)

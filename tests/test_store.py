@@ -174,9 +174,9 @@ def test_a_directory_that_cannot_be_written_is_told_before_any_work(tmp_path):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     for directory in (in_the_way, in_the_way / "runs", Path("/proc/byheart")):
-        with pytest.raises(OSError, match="file|proc"):
+        with pytest.raises(OSError, match=r"file|proc"):
             prepare_directory(directory)
-        with pytest.raises(OSError, match="file|proc"):
+        with pytest.raises(OSError, match=r"file|proc"):
             make_run().save(directory)
     assert prepare_directory(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert list((tmp_path / "a" / "b").iterdir()) == []
@@ -196,7 +196,7 @@ def test_a_directory_is_opened_without_reading_any_array(tmp_path):
 
 def test_opening_what_is_no_directory_is_refused(tmp_path):
     for path in (tmp_path / "missing", make_run().save(tmp_path)):
-        with pytest.raises(ValueError, match="runs: received .*, accepted: a directory"):
+        with pytest.raises(ValueError, match=r"runs: received .*, accepted: a directory"):
             open_runs(path)
 
 

@@ -306,7 +306,7 @@ def test_a_default_warm_up_follows_the_number_of_steps():
 def test_axes_and_workers_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"axes: received \['n_hiden'\], accepted: \["):
         grid(_BASE, {"n_hiden": [2]})
-    with pytest.raises(ValueError, match="sparsity: received 1.5"):
+    with pytest.raises(ValueError, match=r"sparsity: received 1\.5"):
         grid(_BASE, {"sparsity": [0.9, 1.5]})
     with pytest.raises(ValueError, match="n_workers: received 0, accepted: an integer >= 1"):
         sweep([_BASE], tmp_path, n_workers=0)

@@ -131,8 +131,8 @@ def test_the_relu_has_no_slope_at_zero_as_in_torch():
     [
         ("three hidden units, dense: large bias", 1e-8),
         ("nine hidden units: small random", 1e-8),
-        # This set is learned by heart within 100 steps; then AdamW divides vanishing gradients by vanishing moments, and
-        # a default eps would blow up the last bit to 1e-4 in any two implementations.
+        # It is learned by heart within 100 steps. AdamW then divides vanishing gradients by vanishing moments, and
+        # with the default eps the last bit would grow to 1e-4 in any two implementations.
         ("repeats: small random", 1e-5),
     ],
 )
@@ -168,7 +168,7 @@ def test_everything_is_computed_in_the_precision_of_the_weights(dtype):
 
 @pytest.mark.parametrize("n_examples", [3, 4, 5, 10, 30])
 def test_the_polygon_of_the_papers_theory_answers_without_error(n_examples):
-    # Disjoint examples on a circle of radius r, r^2 = 1 / (1 - cos(2 pi / T)) and b = -r^2 cos(2 pi / T): each answer is
+    # Disjoint examples on a circle of radius r, r^2 = 1 / (1 - cos(2 pi / T)), b = -r^2 cos(2 pi / T): the answer is
     # 1 at the example, 0 at its neighbours and negative, hence 0, farther off.
     angles = 2 * np.pi * np.arange(n_examples) / n_examples
     squared_radius = 1 / (1 - np.cos(angles[1]))
