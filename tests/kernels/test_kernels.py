@@ -215,7 +215,7 @@ def test_changing_the_examples_in_training_keeps_weights_moments_and_step(kernel
 
 @every_kernel
 @pytest.mark.parametrize("n_hidden", [1, 2, 3, 8, 9, 17])
-@pytest.mark.parametrize(("n_examples", "n_features"), [(9, 5), (9, 1100), (1300, 50)])
+@pytest.mark.parametrize(("n_examples", "n_features"), [(9, 5), (9, 1100), (1300, 50), (1300, 48)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("place", [3, -1])
 @pytest.mark.parametrize("where", ["W", "b"])
