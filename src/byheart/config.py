@@ -75,6 +75,10 @@ class TrainConfig:
         for name in ("sparsity", "learning_rate", "weight_decay", "beta1", "beta2", "eps"):
             self._require(name, isinstance(getattr(self, name), numbers.Real), "a number")
             object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are the same run
+        for name in ("repeats", "snapshot_steps"):
+            self._require(name, isinstance(getattr(self, name), (tuple, list)), "a tuple of integers")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._require("decay_bias", isinstance(self.decay_bias, bool), "True or False")
         if self.warmup_steps is None:
             object.__setattr__(self, "warmup_steps", round(0.05 * self.n_steps))
         self._require(

@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int32, Int64
 
 # Expected nonzeros drawn at a time: bounds the temporary memory; part of the definition of the random stream.
 _NONZEROS_PER_BLOCK = 4_000_000
+_MAX_FEATURES = 2**31 - 1  # indices are int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,14 @@ class SparseExamples:
         """
         if not scipy.sparse.issparse(matrix):
             matrix = np.asarray(matrix)
-            if matrix.dtype.kind not in "fiub":
-                raise ValueError(f"examples: received dtype {matrix.dtype}, accepted: real numbers")
+        if matrix.dtype.kind not in "fiub":
+            raise ValueError(f"examples: received dtype {matrix.dtype}, accepted: real numbers")
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise ValueError(f"examples: received shape {matrix.shape}, accepted: (n_examples, n_features), both >= 1")
-        csr = scipy.sparse.csr_array(matrix, dtype=np.float32, copy=True)
+        if matrix.shape[1] > _MAX_FEATURES:
+            raise ValueError(f"examples: received {matrix.shape[1]} features, accepted: at most {_MAX_FEATURES}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            csr = scipy.sparse.csr_array(matrix, dtype=np.float32, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
         if not np.isfinite(csr.data).all():
@@ -118,8 +122,8 @@ def check_sampling(n_examples: int, n_features: int, sparsity: float) -> None:
     """Raise a ValueError that says what is accepted if examples of these sizes cannot be drawn."""
     if n_examples < 1:
         raise ValueError(f"n_examples: received {n_examples}, accepted: an integer >= 1")
-    if n_features < 1:
-        raise ValueError(f"n_features: received {n_features}, accepted: an integer >= 1")
+    if not 1 <= n_features <= _MAX_FEATURES:
+        raise ValueError(f"n_features: received {n_features}, accepted: an integer >= 1, at most {_MAX_FEATURES}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity: received {sparsity}, accepted: 0 <= sparsity < 1")
     if n_features * (1 - sparsity) < 0.01:
@@ -163,7 +167,7 @@ def _bernoulli_positions(
 
 
 def _repeats(repeats: Sequence[int], n_examples: int) -> Int64[np.ndarray, " n_examples"]:
-    if len(repeats) > n_examples or any(count < 1 for count in repeats):
+    if len(repeats) > n_examples or any(count < 1 or count != int(count) for count in repeats):
         raise ValueError(f"repeats: received {tuple(repeats)}, accepted: at most n_examples = {n_examples} counts >= 1")
     counts = np.ones(n_examples, dtype=np.int64)
     counts[: len(repeats)] = repeats

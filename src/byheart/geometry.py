@@ -32,12 +32,12 @@ def example_dimensionality(
             an example that occurs R times has at most 1/R.
 
     Raises:
-        ValueError: If ``hidden`` is not a finite matrix.
+        ValueError: If ``hidden`` is not a finite matrix, or ``repeats`` not a count >= 1 for each of its rows.
 
     References:
         Henighan et al. 2023, "Superposition, Memorization, and Double Descent".
     """
-    hidden = _checked(hidden, "hidden")
+    hidden = _checked(hidden, "hidden", repeats)
     second_moment = np.zeros((hidden.shape[1], hidden.shape[1]))
     for rows, weights in _blocks(hidden, repeats):
         second_moment += rows.T @ (rows * weights[:, None])
@@ -70,12 +70,12 @@ def maximal_dimensionality(
         repeats: How often each example occurs in the training set; default once.
 
     Raises:
-        ValueError: If ``hidden`` is not a finite matrix.
+        ValueError: If ``hidden`` is not a finite matrix, or ``repeats`` not a count >= 1 for each of its rows.
 
     References:
         C. Olah, MNIST comment in Henighan et al. 2023.
     """
-    hidden = _checked(hidden, "hidden")
+    hidden = _checked(hidden, "hidden", repeats)
     R: Float64[np.ndarray, "n_kept n_hidden"] = np.zeros((0, hidden.shape[1]))
     for rows, weights in _blocks(hidden, repeats):
         R = np.asarray(np.linalg.qr(np.vstack([R, rows * np.sqrt(weights)[:, None]]), mode="r"))
@@ -107,10 +107,14 @@ def _blocks(
         yield rows, weights
 
 
-def _checked(matrix: Float[np.ndarray, "rows columns"], name: str) -> Float[np.ndarray, "rows columns"]:
+def _checked(
+    matrix: Float[np.ndarray, "rows columns"], name: str, repeats: Int64[np.ndarray, " counts"] | None = None
+) -> Float[np.ndarray, "rows columns"]:
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name}: received shape {matrix.shape}, accepted: a matrix with at least one row and column")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name}: received NaN or infinite values, accepted: finite values only")
+    if repeats is not None and (np.shape(repeats) != matrix.shape[:1] or np.min(repeats) < 1):
+        raise ValueError(f"repeats: received {repeats!r}, accepted: a count >= 1 for each of {len(matrix)} rows")
     return matrix

@@ -163,21 +163,21 @@ class _Board:
 def _train_all(
     configs: list[TrainConfig], out: Path, n_workers: int, n_threads: int, kernel: str, board: _Board
 ) -> list[Failure]:
-    """Train the configs in worker processes. If a worker is killed, what was in flight is tried once more."""
+    """Train the configs in worker processes. If a worker is killed, each run in flight is tried once more, alone."""
     failures: list[Failure] = []
     crashes: Counter[TrainConfig] = Counter()
     while configs:
-        executor = loky.ProcessPoolExecutor(
-            min(n_workers, len(configs)), initializer=_start_worker, initargs=(n_threads,)
-        )
+        suspects = [config for config in configs if crashes[config]]
+        batch, configs = suspects or configs, [config for config in configs if suspects and not crashes[config]]
+        size = 1 if suspects else min(n_workers, len(batch))
+        executor = loky.ProcessPoolExecutor(size, initializer=_start_worker, initargs=(n_threads,))
         try:
             futures = {
                 executor.submit(
                     _train_one, config, out, kernel, board.path, board.rows[config.run_id()], os.getpid()
                 ): config
-                for config in configs
+                for config in batch
             }
-            configs = []
             while futures:
                 ended, _ = wait(futures, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED)
                 for future in ended:

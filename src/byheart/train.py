@@ -51,7 +51,8 @@ def train(
         initial: Own initial (W, b) instead of drawn ones.
         test_examples: Own test examples; without them, own training examples have no test loss.
         kernel: "cpu" (fast, float32) or "reference" (NumPy, float64, dense).
-        out: Directory in which the run is kept; if it is there already it is loaded and not trained again.
+        out: Directory in which the run is kept; if it is there already, from whatever kernel, it is loaded and not
+            trained again.
         on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
             train loss measured.
 
@@ -196,7 +197,9 @@ def _measure(
     return {
         "train_loss": trained.train_loss,
         "test_loss": None if test_losses is None else float(test_losses.mean()),
-        "test_loss_se": None if test_losses is None else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
+        "test_loss_se": None
+        if test_losses is None or len(test_losses) < 2
+        else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
         "W_norm": float(np.linalg.norm(W)),
         "b_norm": float(np.linalg.norm(b)),
         "n_features_represented": float(len(represented_features(W, b, kernel))),
@@ -277,11 +280,9 @@ def _own_weights(
 def _data_digest(
     examples: SparseExamples | None, test: SparseExamples | None, initial: tuple[np.ndarray, np.ndarray] | None
 ) -> str:
-    arrays: list[np.ndarray] = []
-    for given in (examples, test):
-        arrays += [] if given is None else [given.indptr, given.indices, given.values, given.repeats]
-    arrays += initial or ()
-    return digest(*arrays) if arrays else ""
+    parts = {name: (x.indptr, x.indices, x.values, x.repeats) for name, x in (("X", examples), ("test", test)) if x}
+    named = {**parts, "initial": initial} if initial is not None else parts
+    return " ".join(f"{name} {digest(*arrays)}" for name, arrays in named.items())
 
 
 def _provenance(kernel: str, started: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How the CPU kernels are compiled.
 
-Reassociation is allowed so that loops can be vectorised; NaN and infinity are honoured.
+Reassociation is allowed so that loops can be vectorised. NaN and infinity are honoured, but for ``np.isfinite``, which
+the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _add_column_corrections(  # type: ignore[no-untyped-def]
         if column_ptr[f] == column_ptr[f + 1]:
             continue
         correction[:] = _ZERO
-        correction_b = _ZERO
+        correction_b = np.float64(0)
         for entry in range(column_ptr[f], column_ptr[f + 1]):
             i, x = rows[entry], values[entry]
             z = b[f]
@@ -273,19 +273,19 @@ def _gradient(unrolled, examples, W, b, scale, scratch, skipping, renew, skips, 
 
 
 @serial
-def _adamw_block(p, g, m, v, keep, step_size, beta1, beta2, root_bias2, eps):  # type: ignore[no-untyped-def]
-    one = np.float32(1)
+def _adamw_block(p, g, m, v, keep, step_size, root_bias2, constants):  # type: ignore[no-untyped-def]
+    one_less_beta1, one_less_beta2, eps = constants
     for j in range(p.shape[0]):
-        m[j] += (one - beta1) * (g[j] - m[j])
-        v[j] = beta2 * v[j] + (one - beta2) * (g[j] * g[j])
+        m[j] += one_less_beta1 * (g[j] - m[j])
+        v[j] += one_less_beta2 * (g[j] * g[j] - v[j])
         p[j] = p[j] * keep - step_size * (m[j] / (np.sqrt(v[j]) * root_bias2 + eps))
 
 
 @parallel
-def _adamw(p, g, m, v, keep, step_size, beta1, beta2, root_bias2, eps):  # type: ignore[no-untyped-def]
+def _adamw(p, g, m, v, keep, step_size, root_bias2, constants):  # type: ignore[no-untyped-def]
     for block in numba.prange(-(-p.size // _FEATURES_PER_BLOCK)):
         lo, hi = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, p.size)
-        _adamw_block(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi], keep, step_size, beta1, beta2, root_bias2, eps)
+        _adamw_block(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi], keep, step_size, root_bias2, constants)
 
 
 @serial
@@ -298,7 +298,8 @@ def _steps(  # type: ignore[no-untyped-def]
     """
     grad_W, grad_b = grads
     m_W, v_W, m_b, v_b = moments
-    beta1, beta2 = np.float32(betas[0]), np.float32(betas[1])
+    # 1 - beta in float64: 1 - float32(0.999) is off by 5e-5.
+    constants = np.float32(1 - betas[0]), np.float32(1 - betas[1]), eps
     skippable = pays.shape[0] > 0
     for s in range(learning_rates.shape[0]):
         renew = skippable and (step + s) % _STEPS_PER_ORDER == 0
@@ -309,14 +310,14 @@ def _steps(  # type: ignore[no-untyped-def]
         total = _ZERO
         for f in range(b.shape[0]):
             total += grad_b[f]  # NaN or infinite as soon as any pre-activation is
-        if not np.isfinite(total):
+        if not abs(total) < np.inf:  # as isfinite may be folded away where reassociation is allowed
             return s
         rate = learning_rates[s]
         step_size = np.float32(rate / (1 - betas[0] ** (step + s + 1)))
         root_bias2 = np.float32(1 / np.sqrt(1 - betas[1] ** (step + s + 1)))
         keep_W, keep_b = np.float32(1 - rate * decays[0]), np.float32(1 - rate * decays[1])
-        _adamw(W.reshape(-1), grad_W.reshape(-1), m_W, v_W, keep_W, step_size, beta1, beta2, root_bias2, eps)
-        _adamw(b, grad_b, m_b, v_b, keep_b, step_size, beta1, beta2, root_bias2, eps)
+        _adamw(W.reshape(-1), grad_W.reshape(-1), m_W, v_W, keep_W, step_size, root_bias2, constants)
+        _adamw(b, grad_b, m_b, v_b, keep_b, step_size, root_bias2, constants)
     return learning_rates.shape[0]
 
 
@@ -409,7 +410,7 @@ class _Problem:
             _empty(tile),
             _empty(tile),
             _empty((n_threads, _EXAMPLES_PER_TILE, n_hidden) if blas else (0, 0, 0)),
-            _empty((n_threads, n_hidden)),
+            _empty((n_threads, n_hidden), np.float64),
         )
 
 

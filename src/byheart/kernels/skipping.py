@@ -83,7 +83,7 @@ def reorder(W, b, h, features, examples):  # type: ignore[no-untyped-def]
     h_t = np.ascontiguousarray(h.T)
     scales = np.ones(3, np.float32)
     scales[0], scales[1] = np.abs(h_t[0]).max(), np.abs(h_t[1]).max()
-    if np.isfinite(points.sum()) and np.isfinite(h_t.sum()):
+    if abs(points.sum()) < np.inf and abs(h_t.sum()) < np.inf:
         _compact_order(points, scales, _FEATURES, features)
         _compact_order(h_t, np.ones(2, np.float32), _EXAMPLES, examples)
 
@@ -115,7 +115,7 @@ def _feature_tiles(W, b, order, w, boxes, moments):  # type: ignore[no-untyped-d
             s1 += c * y
         moments[0, tile], moments[1, tile], moments[2, tile] = s00, s01, s11
         moments[3, tile], moments[4, tile] = s0, s1
-        if not np.isfinite(s00 + s01 + s11 + s0 + s1):
+        if not abs(s00 + s01 + s11 + s0 + s1) < np.inf:
             boxes[:, tile] = np.float32(np.nan)
             moments[:, tile] = 0.0
 
@@ -140,14 +140,14 @@ def _classify(h, w_boxes, active, cut):  # type: ignore[no-untyped-def]
         low0, high0 = _low(low0, h[e, 0]), _high(high0, h[e, 0])
         low1, high1 = _low(low1, h[e, 1]), _high(high1, h[e, 1])
         total += h[e, 0] + h[e, 1]
-    if not np.isfinite(total):
+    if not abs(total) < np.inf:
         low0 = np.float32(np.nan)
     for t in range(w_boxes.shape[1]):
         a, b, c, d = w_boxes[0, t] * low0, w_boxes[0, t] * high0, w_boxes[1, t] * low0, w_boxes[1, t] * high0
         i, j, k, m = w_boxes[2, t] * low1, w_boxes[2, t] * high1, w_boxes[3, t] * low1, w_boxes[3, t] * high1
         low = _low(_low(a, b), _low(c, d)) + (_low(_low(i, j), _low(k, m)) + w_boxes[4, t])
         high = _high(_high(a, b), _high(c, d)) + (_high(_high(i, j), _high(k, m)) + w_boxes[5, t])
-        finite = a + d == a + d  # minimum and maximum may drop a NaN
+        finite = abs(a + d) < np.inf  # minimum and maximum may drop a NaN
         surely_active = finite and low >= 0
         active[t] = np.float32(1) if surely_active else _ZERO
         cut[t] = _ZERO if surely_active or (finite and high <= 0) else np.float32(1)
