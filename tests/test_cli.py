@@ -120,8 +120,8 @@ def test_an_unwritable_directory_is_named_before_anything_is_trained(capsys, tmp
 
 
 def test_ctrl_c_is_answered_within_a_second_and_keeps_finished_runs(tmp_path):
-    command = [sys.executable, "-m", "byheart", "sweep", "--n-examples", "3", "2000", "--n-steps", "200"]
-    command += ["--n-steps", "300000", "--n-features", "1000", "--sparsity", "0.99", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "byheart", "sweep", "--n-examples", "100", "2000"]
+    command += ["--n-steps", "3000000", "--n-features", "1000", "--sparsity", "0.99", "--out", str(tmp_path)]
     quick = [sys.executable, "-m", "byheart", "train", "--n-examples", "3", *SMALL, "--out", str(tmp_path)]
     subprocess.run(quick, check=True, capture_output=True)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

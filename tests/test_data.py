@@ -1,5 +1,8 @@
+"""Finite sets of sparse examples: distribution, form, cost, and what is refused."""
+
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import tracemalloc
@@ -315,3 +318,22 @@ def test_own_examples_beyond_float32_are_refused_and_not_made_infinite(convert):
 def test_own_examples_that_are_no_real_numbers_are_refused(matrix):
     with pytest.raises(ValueError, match=r"examples: received dtype .*, accepted: real numbers"):
         SparseExamples.from_matrix(matrix)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("indices", np.array([0, 3], np.int32), "index outside 0 to 2"),
+        ("indices", np.array([0, -1], np.int32), "index outside 0 to 2"),
+        ("indices", np.array([0], np.int32), "accepted: the arrays of a CSR matrix"),
+        ("indptr", np.array([0, 2, 1]), "accepted: the arrays of a CSR matrix"),
+        ("indptr", np.array([0]), "accepted: the arrays of a CSR matrix"),
+        ("values", np.array([1, np.nan], np.float32), "received NaN"),
+        ("repeats", np.array([0, 1]), "received a count below 1"),
+        ("repeats", np.array([1]), "accepted: the arrays of a CSR matrix"),
+    ],
+)
+def test_arrays_that_compiled_code_could_not_rely_on_are_refused(unchecked, field, value, message):
+    whole = SparseExamples.from_matrix(np.eye(2, 3))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(whole, **{field: value})

@@ -221,7 +221,7 @@ def test_runs_are_found_by_id_and_by_what_they_were_trained_with(tmp_path):
     assert len(runs.where(seed=7)) == 0
     with pytest.raises(KeyError):
         runs["0" * 16]
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match=r"where: received \['n_hiden'\], accepted: .*n_hidden"):
         runs.where(n_hiden=2)
 
 
@@ -260,12 +260,32 @@ def test_a_single_run_and_an_empty_directory_have_a_table_too(tmp_path):
     assert runs.dataset["train_loss"].size == 1
 
 
-def test_runs_that_differ_only_in_their_own_data_cannot_be_a_dataset(tmp_path):
+def test_runs_that_differ_in_their_own_data_have_an_axis_for_it(tmp_path):
     for data_digest in ("a", "b"):
         dataclasses.replace(make_run(), data_digest=data_digest).save(tmp_path)
+    assert open_runs(tmp_path).dataset.sizes["data_digest"] == 2
+    assert len(open_runs(tmp_path).table) == 2
+
+
+def test_runs_that_no_axis_tells_apart_cannot_be_a_dataset(tmp_path):
+    run = make_run()
+    for steps in ((), (0,)):
+        dataclasses.replace(run, config=dataclasses.replace(run.config, snapshot_steps=steps)).save(tmp_path)
     with pytest.raises(ValueError, match="dataset: received several runs with the same"):
         _ = open_runs(tmp_path).dataset
-    assert len(open_runs(tmp_path).table) == 2
+
+
+def test_a_default_warm_up_is_no_axis_of_its_own(tmp_path):
+    run = make_run()
+    for n_steps in (40, 80):
+        config = dataclasses.replace(run.config, n_steps=n_steps, warmup_steps=None, snapshot_steps=())
+        dataclasses.replace(run, config=config).save(tmp_path)
+    assert open_runs(tmp_path).axes == ["n_steps"]
+
+
+def test_an_empty_directory_has_no_dataset(tmp_path):
+    with pytest.raises(ValueError, match="dataset: received no runs"):
+        _ = open_runs(tmp_path).dataset
 
 
 def test_the_digest_tells_shape_type_and_content_apart():

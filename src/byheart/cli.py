@@ -32,6 +32,7 @@ from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.train import train
 
 _out = Console(soft_wrap=True, highlight=False)
+_WIDE = 200  # columns of a table that is not printed in a terminal
 _err = Console(stderr=True, soft_wrap=True, highlight=False)
 _VERDICT_STYLE = {"reproduced": "green", "differs": "red", "inconclusive": "yellow"}
 _METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
@@ -61,6 +62,7 @@ class TrainCommand:
     def run(self) -> None:
         """Train, and print the metrics."""
         total = self.config.n_steps * self.config.n_inits
+        known = (self.out / f"{self.config.run_id()}.safetensors").exists()
         with _bar("train") as advance:
             run = train(
                 self.config,
@@ -72,7 +74,7 @@ class TrainCommand:
         for name, value in run.metrics.items():
             table.add_row(name, "not measured" if value is None else f"{value:.6g}")
         _out.print(table)
-        _out.print(f"kept as {self.out / run.id}.safetensors", markup=False)
+        _out.print(f"{'was there already' if known else 'kept'} as {self.out / run.id}.safetensors", markup=False)
 
 
 def _axes_class() -> type:
@@ -211,6 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         _err.print(f"byheart: {error}", markup=False)
         return 2
+    except MemoryError as error:
+        _err.print(f"byheart: {error or 'out of memory'}; accepted: sizes that fit in memory", markup=False)
+        return 2
     return 0
 
 
@@ -235,11 +240,11 @@ def _parse(arguments: list[str] | None) -> Command:
 
 
 def _print_runs(runs: pd.DataFrame, axes: list[str]) -> None:
-    table = Table(*axes, *_METRICS)
+    table = Table(*axes, *(name.replace("_", " ") for name in _METRICS))
     for _, row in runs.iterrows():
         cells = [row[name] for name in (*axes, *_METRICS)]
-        table.add_row(*(f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in cells))
-    _out.print(table)
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,9 @@ class TrainConfig:
     """Seed, at least 0, of the dataset, the test set and the initial weights (three independent streams)."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), np.generic):
+                object.__setattr__(self, field.name, value.item())
         for name in ("n_features", "n_hidden", "n_steps", "n_inits", "batch_size"):
             self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer >= 1")
         for name in ("sparsity", "learning_rate", "weight_decay", "beta1", "beta2", "eps"):
@@ -162,7 +165,13 @@ def learning_rates(config: TrainConfig) -> Float64[np.ndarray, " n_steps"]:
 
 
 def log_spaced_steps(n_steps: int, count: int) -> tuple[int, ...]:
-    """Return up to ``count`` snapshot steps, 0 and ``n_steps`` among them, evenly spaced on a log scale."""
+    """Return up to ``count`` snapshot steps, 0 and ``n_steps`` among them, evenly spaced on a log scale.
+
+    Raises:
+        ValueError: If ``n_steps`` or ``count`` is below 1.
+    """
+    if n_steps < 1 or count < 1:
+        raise ValueError(f"log_spaced_steps: received {n_steps} steps and count {count}, accepted: both >= 1")
     return tuple(sorted({0, n_steps, *np.geomspace(1, n_steps, max(count - 1, 1)).round().astype(int).tolist()}))
 
 

@@ -34,6 +34,32 @@ class SparseExamples:
     n_features: int
     repeats: Int64[np.ndarray, " n_examples"]
 
+    def __post_init__(self) -> None:
+        """Check what compiled code will rely on.
+
+        Raises:
+            ValueError: If the arrays are not those of finite rows of ``n_features`` columns, each repeated >= 1 times.
+        """
+        sizes_fit = (
+            self.indptr.ndim == 1
+            and len(self.indptr) >= 2
+            and self.indptr[0] == 0
+            and self.indptr[-1] == len(self.indices) == len(self.values)
+            and (np.diff(self.indptr) >= 0).all()
+            and len(self.repeats) == len(self.indptr) - 1
+        )
+        if not sizes_fit:
+            raise ValueError(
+                f"examples: received indptr {self.indptr.shape}, indices {self.indices.shape}, values"
+                f" {self.values.shape}, repeats {self.repeats.shape}, accepted: the arrays of a CSR matrix of >= 1 row"
+            )
+        if len(self.indices) and not (self.indices.min() >= 0 and self.indices.max() < self.n_features):
+            raise ValueError(f"examples: received an index outside 0 to {self.n_features - 1}, accepted: features only")
+        if not np.isfinite(self.values).all():
+            raise ValueError("examples: received NaN or infinite values, accepted: finite float32 values only")
+        if (self.repeats < 1).any():
+            raise ValueError("repeats: received a count below 1, accepted: counts >= 1")
+
     @property
     def n_examples(self) -> int:
         """Number of distinct rows (repeats not counted)."""
@@ -62,8 +88,6 @@ class SparseExamples:
             csr = scipy.sparse.csr_array(matrix, dtype=np.float32, copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()
-        if not np.isfinite(csr.data).all():
-            raise ValueError("examples: received NaN or infinite values, accepted: finite float32 values only")
         n_examples, n_features = csr.shape
         return cls(
             csr.indptr.astype(np.int64),

@@ -113,6 +113,8 @@ def _checked(
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name}: received shape {matrix.shape}, accepted: a matrix with at least one row and column")
+    if matrix.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: received dtype {matrix.dtype}, accepted: real numbers")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name}: received NaN or infinite values, accepted: finite values only")
     if repeats is not None and (np.shape(repeats) != matrix.shape[:1] or np.min(repeats) < 1):

@@ -128,13 +128,21 @@ class Runs:
 
     def where(self, **fields: Any) -> Runs:
         """Return the runs whose config has these values, e.g. ``runs.where(n_examples=5, seed=0)``."""
+        if unknown := set(fields) - set(TrainConfig.__dataclass_fields__):
+            raise ValueError(f"where: received {sorted(unknown)}, accepted: {sorted(TrainConfig.__dataclass_fields__)}")
         return Runs([h for h in self.headers if all(getattr(h.config, k) == v for k, v in fields.items())])
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
         """One row per run: id, config, metrics and wall time; an infinite n_examples is ``inf``."""
         rows = [
-            {"id": h.id, **h.config.to_dict(), **h.metrics, "wall_seconds": h.provenance.get("wall_seconds")}
+            {
+                "id": h.id,
+                "data_digest": h.data_digest,
+                **h.config.to_dict(),
+                **h.metrics,
+                "wall_seconds": h.provenance.get("wall_seconds"),
+            }
             for h in self.headers
         ]
         table = pd.DataFrame(rows)
@@ -146,18 +154,22 @@ class Runs:
     def axes(self) -> list[str]:
         """The config fields in which the runs differ."""
         names = [name for name in TrainConfig.__dataclass_fields__ if name != "snapshot_steps"]
+        if all(h.config.warmup_steps == round(0.05 * h.config.n_steps) for h in self.headers):
+            names.remove("warmup_steps")  # the default follows n_steps
         return [name for name in names if len({getattr(h.config, name) for h in self.headers}) > 1]
 
     @functools.cached_property
     def dataset(self) -> xr.Dataset:
-        """The metrics as arrays over the swept axes; NaN where a combination was not run.
+        """The metrics as arrays over the swept axes (and the user's own data sets); NaN where one was not run.
 
         Raises:
             ValueError: If two runs differ in nothing but their own data, so that no axis tells them apart.
         """
-        axes = self.axes or ["seed"]
+        if not self.headers:
+            raise ValueError("dataset: received no runs, accepted: at least one")
         table = self.table
-        metrics = [c for c in table.columns if c not in TrainConfig.__dataclass_fields__ and c != "id"]
+        axes = [*self.axes, *(["data_digest"] if len(set(table["data_digest"])) > 1 else [])] or ["seed"]
+        metrics = [c for c in table if c not in {*TrainConfig.__dataclass_fields__, "id", "data_digest"}]
         if table.duplicated(axes).any():
             raise ValueError(f"dataset: received several runs with the same {axes}, accepted: one run per combination")
         return table.set_index(axes)[metrics].astype(float).to_xarray()

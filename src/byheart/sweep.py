@@ -78,6 +78,8 @@ def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]], seeds: Iterable[i
     fields = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed"}
     if unknown := set(axes) - fields:
         raise ValueError(f"axes: received {sorted(unknown)}, accepted: {sorted(fields)}")
+    if single := [name for name, values in axes.items() if isinstance(values, str) or not isinstance(values, Iterable)]:
+        raise ValueError(f"axes: received one value for {single}, accepted: a list of values for each")
     # A warm-up that was left to its default follows n_steps.
     follow = "n_steps" in axes and "warmup_steps" not in axes and base.warmup_steps == round(0.05 * base.n_steps)
     fixed: dict[str, Any] = {"warmup_steps": None} if follow else {}
@@ -106,7 +108,7 @@ def sweep(
         on_progress: Called a few times a second.
 
     Raises:
-        ValueError: If ``n_workers`` is below 1, or a run file in the way is damaged.
+        ValueError: If ``n_workers`` is below 1, or the header of a run file in the way is damaged.
         OSError: If ``out`` cannot be written.
         SweepError: After all other runs are finished, if some failed.
         KeyboardInterrupt: On Ctrl-C, at once; finished runs are kept.
@@ -184,7 +186,7 @@ def _train_all(
                     config = futures.pop(future)
                     error = future.exception()
                     if isinstance(error, BrokenProcessPool):
-                        crashes[config] += board.started(config)
+                        crashes[config] += board.started(config) or not any(map(board.started, batch))
                         if crashes[config] < 2:
                             board.values[board.rows[config.run_id()]] = 0
                             configs.append(config)
@@ -220,7 +222,7 @@ def _train_one(config: TrainConfig, out: Path, kernel: str, board: Path, row: in
 
 
 def _pairs_per_step(config: TrainConfig) -> float:
-    rows = config.batch_size if config.n_examples == "inf" else config.n_examples + sum(config.repeats)
+    rows = config.batch_size if config.n_examples == "inf" else config.n_examples + sum(r - 1 for r in config.repeats)
     return float(rows * config.n_features)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def train(
     """
     chosen = choose(kernel)
     own = None if examples is None else _own_examples(examples, config, "examples")
-    own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples")
+    own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
     if initial is not None:
         initial = _own_weights(initial, config)
     if own is not None and config.n_examples == "inf":
@@ -74,7 +75,7 @@ def train(
         if path.exists():
             return load_run(path)
 
-    started = time.time()
+    provenance, started = _provenance(kernel), time.time()
     drawn = own or draw_examples(config)
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
@@ -96,7 +97,7 @@ def train(
         history=best.history,
         snapshots=best.snapshots,
         metrics=_measure(config, chosen, best, drawn, test),
-        provenance=_provenance(kernel, started),
+        provenance=provenance | {"wall_seconds": time.time() - started},
         data_digest=data_digest,
     )
     if out is not None:
@@ -255,10 +256,10 @@ def _own_examples(examples: Any, config: TrainConfig, name: str) -> SparseExampl
         raise ValueError("repeats: received other counts in examples than in the config, accepted: in one of the two")
     rows_fit = not training or config.n_examples in ("inf", result.n_examples)
     if not rows_fit or result.n_features != config.n_features:
-        rows = config.n_examples if training else "any number"
+        accepted = f"(n_examples, n_features) = ({config.n_examples}, {config.n_features}) as in the config"
         raise ValueError(
             f"{name}: received shape {(result.n_examples, result.n_features)},"
-            f" accepted: (n_examples, n_features) = ({rows}, {config.n_features}) as in the config"
+            f" accepted: {accepted if training else f'rows of n_features = {config.n_features} as in the config'}"
         )
     return result
 
@@ -266,6 +267,8 @@ def _own_examples(examples: Any, config: TrainConfig, name: str) -> SparseExampl
 def _own_weights(
     initial: tuple[Any, Any], config: TrainConfig
 ) -> tuple[Float[np.ndarray, "n_hidden n_features"], Float[np.ndarray, " n_features"]]:
+    if len(initial) != 2:
+        raise ValueError(f"initial: received {len(initial)} arrays, accepted: the two arrays (W, b)")
     W, b = (np.asarray(array, dtype=np.float64) for array in initial)
     accepted = (config.n_hidden, config.n_features), (config.n_features,)
     if (W.shape, b.shape) != accepted:
@@ -285,7 +288,7 @@ def _data_digest(
     return " ".join(f"{name} {digest(*arrays)}" for name, arrays in named.items())
 
 
-def _provenance(kernel: str, started: float) -> dict[str, Any]:
+def _provenance(kernel: str) -> dict[str, Any]:
     return {
         "byheart": version("byheart"),
         "git_revision": _git_revision(),
@@ -295,8 +298,7 @@ def _provenance(kernel: str, started: float) -> dict[str, Any]:
         "kernel": kernel,
         "device": _device(),
         "n_threads": numba.get_num_threads(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "wall_seconds": time.time() - started,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
@@ -314,7 +316,7 @@ def _device() -> str:
 def _git_revision() -> str | None:
     """The revision of the source tree, with "+" if it has uncommitted changes; None if installed without git."""
     source = Path(__file__).parent
-    if not (source.parents[1] / ".git").exists():
+    if not (source.parents[1] / ".git").exists() or shutil.which("git") is None:
         return None
     described = subprocess.run(
         ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--match", ""],

@@ -94,7 +94,9 @@ def reproduce(
 def write_results(study: Study, runs: Runs, out: Path) -> pd.DataFrame:
     """Write tables (runs, verdicts, cost, the study's own) and figures of finished runs to ``out``; return verdicts."""
     out.mkdir(parents=True, exist_ok=True)
-    runs.table.drop(columns="snapshot_steps").to_csv(out / "runs.csv", index=False, float_format="%.7g")
+    runs.table.drop(columns=["snapshot_steps", "data_digest"]).to_csv(
+        out / "runs.csv", index=False, float_format="%.7g"
+    )
     verdicts = judge(study, runs)
     for name, table in {"verdicts": verdicts, "cost": cost(runs), **study.tables(runs)}.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
