@@ -28,7 +28,7 @@ from jaxtyping import Float, Float32, Float64
 from byheart.data import SparseExamples
 from byheart.kernels import AdamW, DivergedError
 from byheart.kernels.compile import parallel, relu, serial
-from byheart.kernels.dense import dense_pair
+from byheart.kernels.dense import dense_pair, dense_tiles
 from byheart.kernels.skipping import reorder, skip
 from byheart.kernels.skipping import scratch as skipping_scratch
 from byheart.model import Reduction, loss_scale
@@ -44,31 +44,6 @@ _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than thi
 _SMALL_N_HIDDEN = 8  # up to here scalar loops evaluate the loss faster than BLAS
 
 _ZERO = np.float32(0)
-
-
-@serial
-def _dense_tiles(h, W, bias, grad_W, grad_b, grad_h, d, weights, products, hidden_products):  # type: ignore[no-untyped-def]
-    """Any number of hidden units: tiles of examples against one block of features, products by BLAS."""
-    n_examples, n_features = h.shape[0], W.shape[1]
-    W_block = weights.reshape(-1)[: W.size].reshape(W.shape)
-    W_block[:] = W
-    product = products.reshape(-1)[: W.size].reshape(W.shape)
-    for start in range(0, n_examples, d.shape[0]):
-        h_tile = h[start : start + d.shape[0]]
-        d_tile = d.reshape(-1)[: h_tile.shape[0] * n_features].reshape(h_tile.shape[0], n_features)
-        np.dot(h_tile, W_block, d_tile)
-        for i in range(d_tile.shape[0]):
-            for f in range(n_features):
-                p = relu(d_tile[i, f] + bias[f])
-                d_tile[i, f] = p
-                grad_b[f] += p
-        np.dot(h_tile.T, d_tile, product)
-        for k in range(W.shape[0]):
-            for f in range(n_features):
-                grad_W[k, f] += product[k, f]
-        hidden_product = hidden_products[: h_tile.shape[0]]
-        np.dot(d_tile, W_block.T, hidden_product)
-        grad_h[start : start + d.shape[0]] = hidden_product
 
 
 @serial
@@ -129,7 +104,7 @@ def _dense(W, b, h, grad_W, grad_b, grad_h, d, weights, products, hidden_product
             )
         else:
             thread = numba.get_thread_id()
-            _dense_tiles(
+            dense_tiles(
                 h[lo:hi],
                 W[:, left:right],
                 b[left:right],

@@ -1,4 +1,4 @@
-"""The dense part of a step for two hidden units, as if every target were 0: all sums in registers."""
+"""The dense part of a step, as if every target were 0: in registers for two hidden units, by BLAS for any number."""
 
 from __future__ import annotations
 
@@ -49,3 +49,28 @@ def dense_pair(h, w0, w1, bias, grad_w0, grad_w1, grad_b, grad_h):  # type: igno
             grad_w1[f] += p * p1
             grad_b[f] += p
         grad_h[i, 0], grad_h[i, 1] = gp0, gp1
+
+
+@serial
+def dense_tiles(h, W, bias, grad_W, grad_b, grad_h, d, weights, products, hidden_products):  # type: ignore[no-untyped-def]
+    """Any number of hidden units: tiles of examples against one block of features, products by BLAS."""
+    n_examples, n_features = h.shape[0], W.shape[1]
+    W_block = weights.reshape(-1)[: W.size].reshape(W.shape)
+    W_block[:] = W
+    product = products.reshape(-1)[: W.size].reshape(W.shape)
+    for start in range(0, n_examples, d.shape[0]):
+        h_tile = h[start : start + d.shape[0]]
+        d_tile = d.reshape(-1)[: h_tile.shape[0] * n_features].reshape(h_tile.shape[0], n_features)
+        np.dot(h_tile, W_block, d_tile)
+        for i in range(d_tile.shape[0]):
+            for f in range(n_features):
+                p = relu(d_tile[i, f] + bias[f])
+                d_tile[i, f] = p
+                grad_b[f] += p
+        np.dot(h_tile.T, d_tile, product)
+        for k in range(W.shape[0]):
+            for f in range(n_features):
+                grad_W[k, f] += product[k, f]
+        hidden_product = hidden_products[: h_tile.shape[0]]
+        np.dot(d_tile, W_block.T, hidden_product)
+        grad_h[start : start + d.shape[0]] = hidden_product
