@@ -125,6 +125,12 @@ class TrainConfig:
         if not holds:
             raise ValueError(f"{name}: received {getattr(self, name)!r}, accepted: {accepted}")
 
+    @property
+    def has_paper_sizes(self) -> bool:
+        """Whether model, data and loss are those of the paper's main figure, so that its values may stand beside."""
+        sizes = (self.n_features, self.sparsity, self.n_hidden, self.reduction, self.repeats)
+        return sizes == (10_000, 0.999, 2, "sum", ())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return dataclasses.asdict(self)

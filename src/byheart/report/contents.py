@@ -31,8 +31,6 @@ _SNAPSHOTS_PER_RUN = 48
 _CURVES = 100  # dimensionality over steps: so many examples, a fifth as many features
 _DIMENSIONALITY_STEP = 1e-3  # less than half a pixel of the main figure
 
-PAPER_SETUP = {"n_features": 10_000, "sparsity": 0.999, "n_hidden": 2, "reduction": "sum", "repeats": ()}
-
 
 def collect(runs: Runs) -> dict[str, Any]:
     """Return what page.js draws, as JSON values.
@@ -135,7 +133,7 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
         "n_hidden": config.n_hidden,
         "n_shown_examples": len(run.hidden),
         "n_steps": config.n_steps,
-        "paper_setup": not run.data_digest and all(getattr(config, k) == v for k, v in PAPER_SETUP.items()),
+        "paper_setup": config.has_paper_sizes and not run.data_digest,
         "zero_loss": None if run.data_digest else loss_scale(config.n_features, config.reduction),
         "metrics": run.metrics
         | {

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
+from byheart.plots import is_paper_setup
 from byheart.store import Runs
 from byheart.sweep import OnProgress, sweep
 
@@ -117,10 +118,7 @@ def cost(runs: Runs) -> pd.DataFrame:
 
 def judge(study: Study, runs: Runs) -> pd.DataFrame:
     """Test every claim of a study that applies at these runs' sizes."""
-    at_paper_setup = all(
-        (h.config.n_features, h.config.sparsity, h.config.n_hidden, h.config.n_steps) == (10_000, 0.999, 2, 50_000)
-        for h in runs.headers
-    )
+    at_paper_setup = is_paper_setup(runs) and all(h.config.n_steps == 50_000 for h in runs.headers)
     rows = []
     for claim in study.claims:
         if claim.paper_setup_only and not at_paper_setup:
