@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all test-gpu bench check format clean
 
 demo: .venv/base
 	$(BIN)/byheart reproduce double-descent --scale quick --out demo
@@ -12,7 +12,13 @@ test: check
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: check
-	$(BIN)/pytest -n 2 --dist loadfile -m ""
+	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
+
+test-gpu: .venv/dev
+	$(BIN)/pytest -m gpu tests/kernels
+
+bench: .venv/bench
+	$(BIN)/byheart bench --out benchmarks --readme README.md
 
 check: .venv/dev
 	$(BIN)/ruff format --check
@@ -31,6 +37,10 @@ format: .venv/dev
 
 .venv/dev: .venv/base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv/bench: .venv/base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
 clean:

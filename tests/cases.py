@@ -13,8 +13,10 @@ from byheart.data import SparseExamples, sample_examples
 from byheart.kernels import AdamW, reference
 from byheart.model import Reduction, loss_scale
 
-# name: n_hidden, n_features, n_examples, sparsity, repeats. The kernel's pieces are 1,024 features, and 2,048 (n_hidden
-# 2) or 512 examples in up to four groups; from 1,000 examples on, tiles are skipped. The last have several of each.
+# name: n_hidden, n_features, n_examples, sparsity, repeats. Up to eight hidden units the pieces of work are tiles of 16
+# features, blocks of 1,024, chunks of 128 examples, and groups of them: one of fewer than 256 examples, then two (from
+# there on pairs are skipped), and eight from 1,024 examples on. With more hidden units they are blocks of 1,024
+# features and passes of up to 4,096 examples. The last piece is a whole one, a part, or a single example or feature.
 _SHAPES: dict[str, tuple[int, int, int, float, tuple[int, ...]]] = {
     "one of everything": (1, 1, 1, 0.0, ()),
     "one hidden unit": (1, 37, 7, 0.8, ()),
@@ -29,7 +31,11 @@ _SHAPES: dict[str, tuple[int, int, int, float, tuple[int, ...]]] = {
     "two blocks, 17 hidden units": (17, 1100, 50, 0.99, (2,)),
     "three blocks": (2, 2500, 30, 0.99, ()),
     "many examples": (2, 23, 9001, 0.7, ()),
-    "many examples, nine hidden units": (9, 23, 9001, 0.7, ()),
+    "many examples, one hidden unit": (1, 48, 257, 0.7, ()),
+    "many examples, three hidden units": (3, 33, 1025, 0.7, ()),
+    "many examples, eight hidden units": (8, 64, 600, 0.9, (3,)),
+    "many examples, nine hidden units": (9, 23, 8193, 0.7, ()),
+    "many examples, two blocks": (2, 1040, 300, 0.99, ()),
     "many sparse examples": (2, 150, 2111, 0.97, (2,)),
 }
 _REGIMES = ("small random", "large bias", "all inactive", "all active", "memorised")
@@ -99,7 +105,7 @@ def _weights(
             return W, rng.normal(0, 1e-3, n_features)
         training = reference.start(W, np.zeros(n_features), examples, AdamW(weight_decay=0), "sum")
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            training.advance(np.full(60 if examples.n_examples > 1000 else 600, 0.02))
+            training.advance(np.full(60 if examples.n_examples * n_features > 100_000 else 600, 0.02))
         return training.W, training.b
     W = rng.normal(0, 1, (n_hidden, n_features))
     if regime == "large bias":

@@ -23,10 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from byheart.benchmark import BenchConfig, ChildError, Results, benchmark, page, put_in_readme, summary
+from byheart.benchmark.table import check_readme
 from byheart.config import TrainConfig
 from byheart.kernels import DivergedError
 from byheart.report import write_report
-from byheart.store import open_runs
+from byheart.store import open_runs, prepare_directory
 from byheart.studies import STUDIES, Scale, reproduce
 from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.train import train
@@ -38,8 +40,8 @@ _VERDICT_STYLE = {"reproduced": "green", "differs": "red", "inconclusive": "yell
 _METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
 _SINGLE = ("repeats", "snapshot_steps", "seed")  # fields that are not swept by listing values
 
-KernelName = Literal["cpu", "reference"]
-Advance = Callable[[float, float | None, float | None], None]
+KernelName = Literal["cpu", "gpu", "reference"]
+Advance = Callable[[float, float | None, str], None]
 
 
 class Command(Protocol):
@@ -57,7 +59,7 @@ class TrainCommand:
     out: Path = Path("runs")
     """Directory of the run file."""
     kernel: KernelName = "cpu"
-    """"cpu" is fast; "reference" is plain NumPy in float64."""
+    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64."""
 
     def run(self) -> None:
         """Train, and print the metrics."""
@@ -68,7 +70,7 @@ class TrainCommand:
                 self.config,
                 kernel=self.kernel,
                 out=self.out,
-                on_progress=lambda steps, loss: advance(steps, total, loss),
+                on_progress=lambda steps, loss: advance(steps, total, f"loss {loss:.4g}"),
             )
         table = Table("metric", "value")
         for name, value in run.metrics.items():
@@ -107,7 +109,7 @@ class SweepCommand:
     n_workers: int | None = None
     """Cores to use; default all."""
     kernel: KernelName = "cpu"
-    """"cpu" is fast; "reference" is plain NumPy in float64."""
+    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64."""
     out: Path = Path("runs")
     """Directory of the run files."""
 
@@ -187,11 +189,45 @@ class ReportCommand:
         _out.print(f"wrote {page}, {len(open_runs(self.runs))} runs", markup=False)
 
 
+@dataclass
+class BenchCommand:
+    """Time byheart beside PyTorch and JAX, after checking that they agree; print and keep the tables."""
+
+    config: Annotated[BenchConfig, tyro.conf.arg(name="")]
+    out: Path = Path("benchmarks")
+    """Directory of results.json and README.md, written anew after every size."""
+    readme: Path | None = None
+    """A file whose table, between the marks that it holds, is also written."""
+    tables_only: bool = False
+    """Measure nothing; write the tables of the results.json that is there."""
+
+    def run(self) -> None:
+        """Measure, and print the page."""
+        if self.readme is not None:
+            check_readme(self.readme)
+        if self.tables_only:
+            results = Results.load(self.out / "results.json")
+            (self.out / "README.md").write_text(page(results))
+        else:
+            prepare_directory(self.out)
+            try:
+                with _bar("bench") as advance:
+                    for results in benchmark(self.config, advance):
+                        results.save(self.out / "results.json")
+                        (self.out / "README.md").write_text(page(results))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; the sizes measured so far are kept in {self.out}") from None
+        if self.readme is not None:
+            put_in_readme(self.readme, summary(results))
+        _out.print(page(results), markup=False)
+
+
 _COMMANDS: dict[str, Any] = {
     "train": TrainCommand,
     "sweep": SweepCommand,
     "reproduce": ReproduceCommand,
     "report": ReportCommand,
+    "bench": BenchCommand,
 }
 
 
@@ -199,15 +235,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     try:
         _parse(arguments).run()
-    except KeyboardInterrupt:
-        _err.print("interrupted; finished runs are kept, and the same command goes on from them")
+    except KeyboardInterrupt as interrupt:
+        _err.print(str(interrupt) or "interrupted; finished runs are kept, and the same command goes on from them")
         return 130
     except SweepError as error:
         for failure in error.failures:
             _err.print(f"failed: {brief(failure.config)}: {failure.reason}", markup=False)
         _err.print(f"byheart: {len(error.failures)} run(s) failed, all others are kept", markup=False)
         return 1
-    except DivergedError as error:
+    except (DivergedError, ChildError) as error:
         _err.print(f"byheart: {error}", markup=False)
         return 1
     except (ValueError, OSError) as error:
@@ -266,12 +302,11 @@ def _bar(what: str) -> Iterator[Advance]:
     with progress:
         task = progress.add_task(what, total=None, note="")
 
-        def advance(done: float, total: float | None, loss: float | None) -> None:
-            note = "" if loss is None else f"loss {loss:.4g}"
+        def advance(done: float, total: float | None, note: str) -> None:
             progress.update(task, completed=done, total=total, note=note)
 
         yield advance
 
 
 def _follow(advance: Advance) -> OnProgress:
-    return lambda p: advance(p.work_done, p.work_total or None, p.loss)
+    return lambda p: advance(p.work_done, p.work_total or None, "" if p.loss is None else f"loss {p.loss:.4g}")

@@ -25,6 +25,7 @@ import numba
 import numpy as np
 
 from byheart.config import TrainConfig
+from byheart.kernels import choose
 from byheart.store import SUFFIX, Runs, prepare_directory, read_header
 from byheart.train import train
 
@@ -104,11 +105,12 @@ def sweep(
         configs: What to train; ``grid`` makes them.
         out: Directory of the run files, made if missing.
         n_workers: Cores to use, at least 1; default all.
-        kernel: "cpu" or "reference".
+        kernel: "cpu", "gpu" (one model at a time; ``kernels.gpu.Batch`` trains many at once) or "reference".
         on_progress: Called a few times a second.
 
     Raises:
-        ValueError: If ``n_workers`` is below 1, or the header of a run file in the way is damaged.
+        ValueError: If ``n_workers`` is below 1, the kernel cannot run here, or the header of a run file in the way is
+            damaged.
         OSError: If ``out`` cannot be written.
         SweepError: After all other runs are finished, if some failed.
         KeyboardInterrupt: On Ctrl-C, at once; finished runs are kept.
@@ -122,9 +124,12 @@ def sweep(
     for run_id in [run_id for run_id, path in paths.items() if path.exists()]:
         read_header(paths[run_id])
         del jobs[run_id]
+    if jobs:
+        choose(kernel)  # a kernel that cannot run here fails once, not once per run
     longest_first = sorted(jobs.values(), key=_work, reverse=True)
-    large = [config for config in longest_first if _pairs_per_step(config) >= _LARGE_PAIRS_PER_STEP]
-    small = [config for config in longest_first if _pairs_per_step(config) < _LARGE_PAIRS_PER_STEP]
+    least = 0 if kernel == "gpu" else _LARGE_PAIRS_PER_STEP  # a GPU is one large core
+    large = [config for config in longest_first if _pairs_per_step(config) >= least]
+    small = [config for config in longest_first if _pairs_per_step(config) < least]
     with tempfile.TemporaryDirectory(prefix="byheart-") as directory:
         board = _Board(Path(directory) / "progress", longest_first, len(paths), on_progress)
         failures = _train_all(large, out, 1, n_workers, kernel, board)

@@ -51,7 +51,7 @@ def train(
             Their shape must be (config.n_examples, config.n_features).
         initial: Own initial (W, b) instead of drawn ones.
         test_examples: Own test examples; without them, own training examples have no test loss.
-        kernel: "cpu" (fast, float32) or "reference" (NumPy, float64, dense).
+        kernel: "cpu" (fast, float32), "gpu" (the same on a CUDA device) or "reference" (NumPy, float64, dense).
         out: Directory in which the run is kept; if it is there already, from whatever kernel, it is loaded and not
             trained again.
         on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
@@ -75,7 +75,7 @@ def train(
         if path.exists():
             return load_run(path)
 
-    provenance, started = _provenance(kernel), time.time()
+    made_by, started = provenance(kernel), time.time()
     drawn = own or draw_examples(config)
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
@@ -97,7 +97,7 @@ def train(
         history=best.history,
         snapshots=best.snapshots,
         metrics=_measure(config, chosen, best, drawn, test),
-        provenance=provenance | {"wall_seconds": time.time() - started},
+        provenance=made_by | {"wall_seconds": time.time() - started},
         data_digest=data_digest,
     )
     if out is not None:
@@ -288,7 +288,8 @@ def _data_digest(
     return " ".join(f"{name} {digest(*arrays)}" for name, arrays in named.items())
 
 
-def _provenance(kernel: str) -> dict[str, Any]:
+def provenance(kernel: str) -> dict[str, Any]:
+    """Return what makes a result here and now: versions, git revision, kernel, device, threads, and when."""
     return {
         "byheart": version("byheart"),
         "git_revision": _git_revision(),
@@ -296,14 +297,18 @@ def _provenance(kernel: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "numba": numba.__version__,
         "kernel": kernel,
-        "device": _device(),
+        "device": _device(kernel),
         "n_threads": numba.get_num_threads(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 @functools.cache
-def _device() -> str:
+def _device(kernel: str) -> str:
+    if kernel == "gpu":
+        from byheart.kernels.gpu import device_name
+
+        return device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

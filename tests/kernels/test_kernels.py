@@ -14,12 +14,18 @@ from byheart.kernels import KERNELS, AdamW, DivergedError, Kernel, choose, refer
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
-FAST = [name for name in KERNELS if name != "reference"]
-every_fast_kernel = pytest.mark.parametrize("kernel", [choose(name) for name in FAST], ids=FAST)
-every_kernel = pytest.mark.parametrize("kernel", [choose(name) for name in KERNELS], ids=KERNELS)
+# The GPU's are run by test_gpu.py in Triton's interpreter, and by make test-gpu.
+NAMES = [pytest.param(name, marks=pytest.mark.gpu if name == "gpu" else ()) for name in KERNELS]
+every_kernel = pytest.mark.parametrize("kernel", NAMES, indirect=True)
+every_fast_kernel = pytest.mark.parametrize("kernel", NAMES[:-1], indirect=True)  # all but the reference
 both_reductions = pytest.mark.parametrize("reduction", ["sum", "mean"])
 
 _ULP = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return choose(request.param)
 
 
 def tolerance(exact: np.ndarray, numpy32: np.ndarray, scale: float) -> float:
@@ -298,8 +304,8 @@ def test_an_unknown_kernel_is_refused_with_those_there_are():
         choose("gpuu")
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_has_what_the_protocol_asks_for(name):
+@every_kernel
+def test_a_kernel_has_what_the_protocol_asks_for(kernel):
     wanted = [attribute for attribute in vars(Kernel) if not attribute.startswith("_")]
     assert set(wanted) == {"start", "example_losses", "loss_and_gradient"}
-    assert all(callable(getattr(choose(name), attribute)) for attribute in wanted)
+    assert all(callable(getattr(kernel, attribute)) for attribute in wanted)

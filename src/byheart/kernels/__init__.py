@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from byheart.data import SparseExamples
 from byheart.model import Reduction
 
-KERNELS = ("cpu", "reference")
+KERNELS = ("cpu", "gpu", "reference")
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,19 @@ def choose(name: str) -> Kernel:
     """Return the kernel of that name.
 
     Raises:
-        ValueError: If there is no such kernel.
+        ValueError: If there is no such kernel, or nothing here that it runs on.
     """
     if name == "cpu":
         from byheart.kernels import cpu
 
         return cpu
+    if name == "gpu":
+        try:
+            from byheart.kernels import gpu
+        except ModuleNotFoundError as error:
+            raise ValueError(f'kernel: received "gpu" without {error.name}; run pip install "byheart[gpu]"') from None
+        gpu.device()
+        return gpu
     if name == "reference":
         from byheart.kernels import reference
 

@@ -6,17 +6,45 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numba
 import numpy as np
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-serial = numba.njit(**_OPTIONS)
-parallel = numba.njit(parallel=True, **_OPTIONS)
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
+# Only loops over prange: looking for more takes the compiler seconds.
+_ONLY_PRANGE = {"comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False}
+_ONLY_PRANGE |= {"stencil": False, "fusion": False, "prange": True}
+parallel = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, parallel=_ONLY_PRANGE)
+# For loops over nonzeros: vectorised sums would gather, which is slower than one entry after the other.
+in_order = numba.njit(**_OPTIONS, fastmath={"contract", "nsz"})
 
 _ZERO = np.float32(0)
+_CACHE_LINE = 64  # bytes
 
 
 @serial
 def relu(z):  # type: ignore[no-untyped-def]
     """Return max(z, 0), and NaN for NaN."""
     return _ZERO if _ZERO > z else z  # noqa: SIM300 - this way round a NaN passes through
+
+
+def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """Return scratch memory that begins on a cache line, as vectors that straddle two lines are read twice."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+@contextmanager
+def threads(n_threads: int | None) -> Iterator[None]:
+    """Use at most this many threads; None: as many as numba is given."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads or before, before))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

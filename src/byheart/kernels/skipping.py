@@ -1,29 +1,66 @@
-"""Exact skipping for two hidden units: most (example, feature) pairs are surely inactive or surely active.
+"""Exact skipping: most (example, feature) pairs are surely inactive or surely active.
 
-Features with similar (w, b) and examples with similar h are put side by side, in tiles of 32 x 16 pairs. Over a tile
-the pre-activation z = w . h + b lies between bounds from the boxes around its features and its examples:
+Examples with similar h, and features whose (W_f, b_f) point in similar directions, are put side by side in tiles. Only
+the direction of (W_f, b_f) decides where z = W_f . h + b_f is positive, so boxes are put around directions. Over a tile z
+lies between bounds from the boxes around its features and its examples:
 
-- below 0 everywhere: the tile contributes nothing;
-- above 0 everywhere: the ReLU is the identity, so the tile's sums follow from moments of its two sides, e.g.
-  sum_i z_i h_i = (sum_i h_i h_i^T) w + b sum_i h_i. Moments are added in float64: their terms cancel;
-- otherwise the tile is computed pair by pair.
+- at most 0 everywhere: the tile contributes nothing;
+- at least 0 everywhere: the ReLU is the identity, so the tile's sums follow from moments of its two sides, e.g.
+  sum_i z_i h_i = (sum_i h_i h_i^T) W_f + b_f sum_i h_i. Moments are added in float64: their terms cancel;
+- otherwise the tile is cut, and computed pair by pair.
 
-The result is that of the dense computation up to rounding, for any weights. Tiles whose bounds are not finite are
-computed pair by pair, so NaN and infinity pass through.
+Tiles of 128 examples are tried first, and of those that are cut the parts of 32 examples.
+
+The result is that of the dense computation up to rounding, for any weights: where rounding of the bounds errs, z is
+zero up to rounding. Bounds that are not finite count as cut, so NaN and infinity pass through.
 """
 
 from __future__ import annotations
 
-import numba
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float32, Int32
+from numba.cpython.unsafe.tuple import tuple_setitem
 
-from byheart.kernels.compile import parallel, serial
-from byheart.kernels.dense import dense_pair
+from byheart.kernels.compile import empty, serial
+from byheart.kernels.dense import FEATURES, dense, row
 
-_FEATURES = 16  # per tile
-_EXAMPLES = 32  # per tile
-N_GROUPS = 8  # parts of the examples, whose sums are added in order
-_ZERO = np.float32(0)
+EXAMPLES = 32  # per tile
+TILES = 4  # of examples, tried together
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+class Tiles(NamedTuple):
+    """What is known of each tile of features.
+
+    boxes: lowest (W, b), scaled to directions, then highest; (2 n_hidden + 2, n_tiles)
+    moments: sums of W_k W_l for k <= l, then of b W_k; (n_sums - 1, n_tiles), float64
+    sums: by group, of the examples for which all the tile is active: sums of h_k h_l for k <= l, then of h_k, then
+        their number; (n_groups, n_sums, n_tiles), float64
+    width: ``FEATURES``, unknown to the compiler, as it unrolls loops of known length instead of vectorising them
+    """
+
+    boxes: np.ndarray
+    moments: np.ndarray
+    sums: np.ndarray
+    width: int
+
+
+def n_sums(n_hidden: int) -> int:
+    """Return how many sums of the examples a surely active tile needs."""
+    return n_hidden * (n_hidden + 1) // 2 + n_hidden + 1
+
+
+def tiles(n_hidden: int, n_features: int, n_groups: int) -> Tiles:
+    """Return memory for the tiles of features."""
+    n_tiles, n = -(-n_features // FEATURES), n_sums(n_hidden)
+    return Tiles(
+        empty((2 * n_hidden + 2, n_tiles)),
+        empty((n - 1, n_tiles), np.float64),
+        empty((n_groups, n, n_tiles), np.float64),
+        FEATURES,
+    )
 
 
 @serial
@@ -51,11 +88,14 @@ def _select(keys, order, lo, hi, middle):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _compact_order(points, scales, size, order):  # type: ignore[no-untyped-def]
-    """Order points (dimensions x n) so that runs of ``size`` are compact: k-d splits along the widest side."""
-    stack = [(np.int64(0), np.int64(order.shape[0]))]
-    while len(stack) > 0:
-        lo, hi = stack.pop()
+def _compact_order(points, size):  # type: ignore[no-untyped-def]
+    """Return an order of points (dimensions x n) in which runs of ``size`` are compact: k-d splits of the widest side."""
+    order = np.arange(points.shape[1]).astype(np.int32)
+    stack, depth = np.empty((64, 2), np.int64), 1  # halves: it is never deeper than the logarithm of their number
+    stack[0] = 0, order.shape[0]
+    while depth > 0:
+        depth -= 1
+        lo, hi = stack[depth]
         if hi - lo <= size:
             continue
         widest, axis = np.float32(-1), 0
@@ -65,59 +105,77 @@ def _compact_order(points, scales, size, order):  # type: ignore[no-untyped-def]
                 x = points[d, order[i]]
                 low = x if x < low else low
                 high = x if x > high else high
-            width = (high - low) * scales[d]
-            if width > widest:
-                widest, axis = width, d
+            if high - low > widest:
+                widest, axis = high - low, d
         middle = lo + ((hi - lo) // size + 1) // 2 * size
         _select(points[axis], order, lo, hi, middle)
-        stack.append((lo, middle))
-        stack.append((middle, hi))
+        stack[depth] = lo, middle
+        stack[depth + 1] = middle, hi
+        depth += 2
+    return order
+
+
+def compact_orders(
+    weights: Float32[np.ndarray, "n_hidden_and_bias n_features"],
+    h: Float32[np.ndarray, "n_examples n_hidden"],
+    scales: Float32[np.ndarray, " n_hidden"],
+) -> tuple[Int32[np.ndarray, " n_features"], Int32[np.ndarray, " n_examples"]]:
+    """Return orders of features (W and, in the last row, b) and of examples in which tiles are compact.
+
+    ``scales`` are the largest |h_k|, or any other numbers for which W_k scales_k compares with b.
+    """
+    directions = weights * np.append(scales, np.float32(1))[:, None]
+    size = np.abs(directions).max(axis=0)
+    directions /= np.where(size > 0, size, 1)
+    return _compact_order(directions, FEATURES), _compact_order(np.ascontiguousarray(h.T), EXAMPLES)
 
 
 @serial
-def reorder(W, b, h, features, examples):  # type: ignore[no-untyped-def]
-    """Renew both orders, unless a value is not finite (then any order serves)."""
-    points = np.empty((3, W.shape[1]), np.float32)
-    points[:2] = W
-    points[2] = b
-    h_t = np.ascontiguousarray(h.T)
-    scales = np.ones(3, np.float32)
-    scales[0], scales[1] = np.abs(h_t[0]).max(), np.abs(h_t[1]).max()
-    if abs(points.sum()) < np.inf and abs(h_t.sum()) < np.inf:
-        _compact_order(points, scales, _FEATURES, features)
-        _compact_order(h_t, np.ones(2, np.float32), _EXAMPLES, examples)
-
-
-@serial
-def _feature_tiles(W, b, order, w, boxes, moments):  # type: ignore[no-untyped-def]
-    """Gather (w0, w1, b) in order, padded with features that are never active; their boxes and moments by tile."""
-    n = order.shape[0]
-    for j in range(w.shape[1]):
-        f = order[j] if j < n else 0
-        w[0, j] = W[0, f] if j < n else _ZERO
-        w[1, j] = W[1, f] if j < n else _ZERO
-        w[2, j] = b[f] if j < n else np.float32(-1)
-    for tile in range(boxes.shape[1]):
-        first = tile * _FEATURES
-        for d in range(3):
-            low = high = w[d, first]
-            for j in range(first + 1, first + _FEATURES):
-                low = w[d, j] if w[d, j] < low else low
-                high = w[d, j] if w[d, j] > high else high
-            boxes[2 * d, tile], boxes[2 * d + 1, tile] = low, high
-        s00 = s01 = s11 = s0 = s1 = 0.0
-        for j in range(first, first + _FEATURES):
-            x, y, c = np.float64(w[0, j]), np.float64(w[1, j]), np.float64(w[2, j])
-            s00 += x * x
-            s01 += x * y
-            s11 += y * y
-            s0 += c * x
-            s1 += c * y
-        moments[0, tile], moments[1, tile], moments[2, tile] = s00, s01, s11
-        moments[3, tile], moments[4, tile] = s0, s1
-        if not abs(s00 + s01 + s11 + s0 + s1) < np.inf:
+def describe(zeros, theta, scales, tiles, first_tile, last_tile):  # type: ignore[no-untyped-def]
+    """Set the boxes and moments of these tiles of features."""
+    n_hidden, boxes, moments, width = len(zeros), tiles.boxes, tiles.moments, np.uint64(tiles.width)
+    size = np.empty(FEATURES, np.float32)
+    for tile in range(first_tile, last_tile):
+        first = np.uint64(tile * (n_hidden + 1) * FEATURES)
+        bias = first + np.uint64(n_hidden * FEATURES)
+        for j in range(width):
+            largest = abs(theta[bias + j])
+            for k in range(n_hidden):
+                largest = _high(largest, abs(theta[first + np.uint64(k * FEATURES) + j]) * scales[k])
+            size[j] = largest if largest != 0 else _ONE
+        for k in range(n_hidden + 1):
+            low, high = np.float32(np.inf), np.float32(-np.inf)
+            for j in range(width):
+                x = theta[first + np.uint64(k * FEATURES) + j] / size[j]
+                low, high = _low(x, low), _high(x, high)
+            boxes[k, tile], boxes[n_hidden + 1 + k, tile] = low, high
+        q, finite = 0, np.float64(0)
+        for k in range(n_hidden + 1):
+            for other in range(k if k < n_hidden else 0, n_hidden):
+                total = np.float64(0)
+                for j in range(width):
+                    x = theta[first + np.uint64(k * FEATURES) + j]
+                    y = theta[first + np.uint64(other * FEATURES) + j]
+                    total += np.float64(x) * np.float64(y)
+                moments[q, tile] = total
+                finite += total
+                q += 1
+        if not abs(finite) < np.inf:
             boxes[:, tile] = np.float32(np.nan)
             moments[:, tile] = 0.0
+
+
+@serial
+def _moments(zeros, h, sums):  # type: ignore[no-untyped-def]
+    n_hidden, q = len(zeros), 0
+    for k in range(n_hidden + 1):
+        for other in range(k if k < n_hidden else 0, n_hidden):
+            total = np.float64(0)
+            for i in range(h.shape[0]):
+                total += (np.float64(h[i, k]) if k < n_hidden else np.float64(1)) * np.float64(h[i, other])
+            sums[q] = total
+            q += 1
+    sums[q] = h.shape[0]
 
 
 @serial
@@ -131,158 +189,136 @@ def _high(a, b):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _classify(h, w_boxes, active, cut):  # type: ignore[no-untyped-def]
-    """Of one tile of examples against every tile of features: active[t] = 1 if surely active, cut[t] if undecided."""
-    low0 = high0 = h[0, 0]
-    low1 = high1 = h[0, 1]
-    total = _ZERO
-    for e in range(_EXAMPLES):
-        low0, high0 = _low(low0, h[e, 0]), _high(high0, h[e, 0])
-        low1, high1 = _low(low1, h[e, 1]), _high(high1, h[e, 1])
-        total += h[e, 0] + h[e, 1]
-    if not abs(total) < np.inf:
-        low0 = np.float32(np.nan)
-    for t in range(w_boxes.shape[1]):
-        a, b, c, d = w_boxes[0, t] * low0, w_boxes[0, t] * high0, w_boxes[1, t] * low0, w_boxes[1, t] * high0
-        i, j, k, m = w_boxes[2, t] * low1, w_boxes[2, t] * high1, w_boxes[3, t] * low1, w_boxes[3, t] * high1
-        low = _low(_low(a, b), _low(c, d)) + (_low(_low(i, j), _low(k, m)) + w_boxes[4, t])
-        high = _high(_high(a, b), _high(c, d)) + (_high(_high(i, j), _high(k, m)) + w_boxes[5, t])
-        finite = abs(a + d) < np.inf  # minimum and maximum may drop a NaN
-        surely_active = finite and low >= 0
-        active[t] = np.float32(1) if surely_active else _ZERO
-        cut[t] = _ZERO if surely_active or (finite and high <= 0) else np.float32(1)
-
-
-@serial
-def _example_tile(h, w, boxes, moments, active, cut, where, g, sums, w_cut, g_cut, grad_h):  # type: ignore[no-untyped-def]
-    """All features for one tile of examples; return how many of its tiles were cut."""
-    _classify(h, boxes, active, cut)
-    s00 = s01 = s11 = s0 = s1 = 0.0
-    for e in range(_EXAMPLES):
-        x, y = np.float64(h[e, 0]), np.float64(h[e, 1])
-        s00 += x * x
-        s01 += x * y
-        s11 += y * y
-        s0 += x
-        s1 += y
-    m00 = m01 = m11 = m0 = m1 = 0.0
-    for t in range(active.shape[0]):
-        on = np.float64(active[t])
-        sums[0, t] += on * s00
-        sums[1, t] += on * s01
-        sums[2, t] += on * s11
-        sums[3, t] += on * s0
-        sums[4, t] += on * s1
-        sums[5, t] += on
-        m00 += on * moments[0, t]
-        m01 += on * moments[1, t]
-        m11 += on * moments[2, t]
-        m0 += on * moments[3, t]
-        m1 += on * moments[4, t]
-    n_cut = np.int64(0)
-    for t in range(cut.shape[0]):  # without a branch: it would be mispredicted
-        where[n_cut] = t
-        n_cut += np.int64(cut[t])
-    width = n_cut * _FEATURES
-    for d in range(3):  # the undecided tiles side by side, for one dense computation
-        for place in range(n_cut):
-            to, first = place * _FEATURES, where[place] * _FEATURES
-            for k in range(_FEATURES):
-                w_cut[d, to + k] = w[d, first + k]
-    g_cut[:, :width] = _ZERO
-    dense_pair(
-        h,
-        w_cut[0, :width],
-        w_cut[1, :width],
-        w_cut[2, :width],
-        g_cut[0, :width],
-        g_cut[1, :width],
-        g_cut[2, :width],
-        grad_h,
-    )
-    for d in range(3):
-        for place in range(n_cut):
-            at, first = place * _FEATURES, where[place] * _FEATURES
-            for k in range(_FEATURES):
-                g[d, first + k] += g_cut[d, at + k]
-    for e in range(_EXAMPLES):
-        x, y = np.float64(h[e, 0]), np.float64(h[e, 1])
-        grad_h[e, 0] = np.float32(grad_h[e, 0] + (m00 * x + m01 * y + m0))
-        grad_h[e, 1] = np.float32(grad_h[e, 1] + (m01 * x + m11 * y + m1))
-    return n_cut
-
-
-@serial
-def _group(h, w, boxes, moments, order, scratch, g, sums, cut_scratch, grad_h):  # type: ignore[no-untyped-def]
-    """One group of examples, given by their places in the order; those that do not fill a tile go pair by pair."""
-    g[:] = _ZERO
-    sums[:] = 0.0
-    n_tiles = boxes.shape[1]
-    active, cut = scratch[0, :n_tiles], scratch[1, :n_tiles]
-    h_tile, grad_tile = np.empty((_EXAMPLES, 2), np.float32), np.empty((_EXAMPLES, 2), np.float32)
-    where = np.empty(n_tiles + 1, np.int64)
-    n_cut, n = 0, order.shape[0]
-    for first in range(0, n, _EXAMPLES):
-        size = min(_EXAMPLES, n - first)
-        for e in range(size):
-            h_tile[e] = h[order[first + e]]
-        if size == _EXAMPLES:
-            w_cut, g_cut = cut_scratch[0], cut_scratch[1]
-            n_cut += _example_tile(h_tile, w, boxes, moments, active, cut, where, g, sums, w_cut, g_cut, grad_tile)
-        else:
-            dense_pair(h_tile[:size], w[0], w[1], w[2], g[0], g[1], g[2], grad_tile)
-        for e in range(size):
-            grad_h[order[first + e]] = grad_tile[e]
-    return n_cut
-
-
-@parallel
-def skip(W, b, h, features, examples, w, boxes, moments, scratch, parts, sums, cut, grad_W, grad_b, grad_h):  # type: ignore[no-untyped-def]
-    """Set the sums of the dense pass: grad_W and grad_b over examples, grad_h over features.
+def _classify(zeros, h, boxes, n_tiles, active, where):  # type: ignore[no-untyped-def]
+    """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list the cut ones.
 
     Returns:
-        The share of tiles that were computed pair by pair.
+        How many are cut.
     """
-    _feature_tiles(W, b, features, w, boxes, moments)
-    n_examples, n_tiles = h.shape[0], boxes.shape[1]
-    per_group = -(-n_examples // (N_GROUPS * _EXAMPLES)) * _EXAMPLES
-    n_cut = np.zeros(N_GROUPS, np.int64)
-    for group in numba.prange(N_GROUPS):
-        lo, hi = min(group * per_group, n_examples), min((group + 1) * per_group, n_examples)
-        n_cut[group] = _group(
-            h, w, boxes, moments, examples[lo:hi], scratch[group], parts[group], sums[group], cut[group], grad_h
-        )
-    for tile in numba.prange(n_tiles):
-        total = sums[0, :, tile].copy()
-        for group in range(1, N_GROUPS):
-            total += sums[group, :, tile]
-        for j in range(tile * _FEATURES, min((tile + 1) * _FEATURES, features.shape[0])):
-            g0 = g1 = gb = 0.0
-            if total[5] > 0:
-                x, y, c = np.float64(w[0, j]), np.float64(w[1, j]), np.float64(w[2, j])
-                g0 = total[0] * x + total[1] * y + total[3] * c
-                g1 = total[1] * x + total[2] * y + total[4] * c
-                gb = total[3] * x + total[4] * y + total[5] * _EXAMPLES * c
-            for group in range(N_GROUPS):
-                g0 += parts[group, 0, j]
-                g1 += parts[group, 1, j]
-                gb += parts[group, 2, j]
-            f = features[j]
-            grad_W[0, f], grad_W[1, f], grad_b[f] = np.float32(g0), np.float32(g1), np.float32(gb)
-    return n_cut.sum() / max(1, (n_examples // _EXAMPLES) * n_tiles)
+    n_hidden = len(zeros)
+    low = high = row(zeros, h, 0)
+    total = _ZERO
+    for i in range(h.shape[0]):
+        x = row(zeros, h, i)
+        for k in range(n_hidden):
+            low = tuple_setitem(low, k, _low(low[k], x[k]))
+            high = tuple_setitem(high, k, _high(high[k], x[k]))
+            total += x[k]
+    finite = abs(total) < np.inf  # minimum and maximum may drop a NaN
+    n_cut = np.int64(0)
+    for t in range(n_tiles):
+        z_low, z_high = boxes[n_hidden, t], boxes[2 * n_hidden + 1, t]
+        for k in range(n_hidden):
+            p, q = boxes[k, t] * low[k], boxes[k, t] * high[k]
+            r, s = boxes[n_hidden + 1 + k, t] * low[k], boxes[n_hidden + 1 + k, t] * high[k]
+            z_low += _low(_low(p, q), _low(r, s))
+            z_high += _high(_high(p, q), _high(r, s))
+        bounded = finite and abs(z_low) + abs(z_high) < np.inf
+        active[t] = 1.0 if bounded and z_low >= 0 else (0.0 if bounded and z_high <= 0 else -1.0)
+    for t in range(n_tiles):  # without a branch: it would be mispredicted
+        where[n_cut] = t
+        n_cut += np.int64(active[t] < 0)
+        active[t] = max(active[t], 0.0)
+    return n_cut
 
 
-def scratch(n_examples: int, n_features: int) -> tuple[np.ndarray, ...]:
-    """Return the two orders (of features and of examples) and the scratch memory that ``skip`` takes."""
-    n_tiles = -(-n_features // _FEATURES)
-    shapes = [
-        ((3, n_tiles * _FEATURES), np.float32),
-        ((6, n_tiles), np.float32),
-        ((5, n_tiles), np.float64),
-        ((N_GROUPS, 2, n_tiles), np.float32),
-        ((N_GROUPS, 3, n_tiles * _FEATURES), np.float32),
-        ((N_GROUPS, 6, n_tiles), np.float64),
-        ((N_GROUPS, 2, 3, n_tiles * _FEATURES), np.float32),
-    ]
-    orders = np.arange(n_features, dtype=np.int32), np.arange(n_examples, dtype=np.int32)
-    return *orders, *(np.full(shape, np.nan, dtype) for shape, dtype in shapes)
+@serial
+def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):  # type: ignore[no-untyped-def]
+    """Add the examples' sums to each active tile of features, and the active tiles' moments to the examples'."""
+    for q in range(sums.shape[0]):
+        s = example_sums[q]
+        for t in range(n_tiles):
+            sums[q, t] += active[t] * s
+    for q in range(feature_moments.shape[0]):
+        total = np.float64(0)
+        for t in range(n_tiles):
+            total += active[t] * feature_moments[q, t]
+        moments[q] += total
+
+
+@serial
+def _add_linear(zeros, h, moments, grad_h):  # type: ignore[no-untyped-def]
+    """Add to grad_h what the surely active features give: (sum of W_f W_f^T) h + sum of b_f W_f."""
+    n_hidden = len(zeros)
+    for i in range(h.shape[0]):
+        for k in range(n_hidden):
+            total = moments[n_hidden * (n_hidden + 1) // 2 + k]
+            for other in range(n_hidden):
+                total += moments[_pair(k, other, n_hidden)] * np.float64(h[i, other])
+            grad_h[i, k] = np.float32(grad_h[i, k] + total)
+
+
+@serial
+def skip(zeros, h, theta, tiles, sums, grad, grad_h):  # type: ignore[no-untyped-def]
+    """Do for some examples against all features what ``dense`` does: add to grad and grad_h, and to ``sums``.
+
+    Returns:
+        How many tiles were computed pair by pair.
+    """
+    n_sums, n_tiles = sums.shape
+    boxes, moments = np.empty(tiles.boxes.shape, np.float32), np.empty(tiles.moments.shape)
+    active, where, here = np.empty(n_tiles), np.empty(n_tiles + 1, np.int64), np.empty(n_tiles + 1, np.int64)
+    cut_sums, example_sums = np.empty(sums.shape), np.empty(n_sums)
+    large, small = np.empty(n_sums - 1), np.empty(n_sums - 1)
+    total_cut = np.int64(0)
+    for first in range(0, h.shape[0], EXAMPLES * TILES):
+        last = min(first + EXAMPLES * TILES, h.shape[0])
+        n_cut = _classify(zeros, h[first:last], tiles.boxes, n_tiles, active, where)
+        _moments(zeros, h[first:last], example_sums)
+        large[:] = 0.0
+        _add_active(active, n_tiles, example_sums, tiles.moments, sums, large)
+        for q in range(n_sums):
+            for place in range(n_cut):
+                cut_sums[q, place] = 0.0
+        for q in range(boxes.shape[0]):
+            for place in range(n_cut):
+                boxes[q, place] = tiles.boxes[q, where[place]]
+        for q in range(moments.shape[0]):
+            for place in range(n_cut):
+                moments[q, place] = tiles.moments[q, where[place]]
+        for start in range(first, last, EXAMPLES):
+            stop = min(start + EXAMPLES, last)
+            n_here = _classify(zeros, h[start:stop], boxes, n_cut, active, here)
+            _moments(zeros, h[start:stop], example_sums)
+            for q in range(n_sums - 1):
+                small[q] = large[q]
+            _add_active(active, n_cut, example_sums, moments, cut_sums, small)
+            for place in range(n_here):
+                here[place] = where[here[place]]
+            dense(zeros, h[start:stop], theta, grad, grad_h[start:stop], here[:n_here])
+            _add_linear(zeros, h[start:stop], small, grad_h[start:stop])
+            total_cut += n_here
+        for q in range(n_sums):
+            for place in range(n_cut):
+                sums[q, where[place]] += cut_sums[q, place]
+    return total_cut
+
+
+@serial
+def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):  # type: ignore[no-untyped-def]
+    """Add to the gradient of these tiles what surely active examples give: (sum of h h^T) W_f + b_f sum of h."""
+    n_hidden, sums, width = len(zeros), tiles.sums, np.uint64(tiles.width)
+    linear = n_hidden * (n_hidden + 1) // 2
+    total = np.empty(sums.shape[1], np.float64)
+    for tile in range(first_tile, last_tile):
+        for q in range(sums.shape[1]):
+            total[q] = 0.0
+            for group in range(sums.shape[0]):
+                total[q] += sums[group, q, tile]
+        if total[linear + n_hidden] == 0:
+            continue
+        first = np.uint64(tile * (n_hidden + 1) * FEATURES)
+        for k in range(n_hidden + 1):
+            for j in range(width):
+                g = total[linear + k] * np.float64(theta[first + np.uint64(n_hidden * FEATURES) + j])
+                for other in range(n_hidden):
+                    q = _pair(k, other, n_hidden) if k < n_hidden else linear + other
+                    g += total[q] * np.float64(theta[first + np.uint64(other * FEATURES) + j])
+                grad[first + np.uint64(k * FEATURES) + j] += np.float32(g)
+
+
+@serial
+def _pair(k, other, n_hidden):  # type: ignore[no-untyped-def]
+    """Return where sums over k <= l hold that of k and ``other``."""
+    lo, hi = min(k, other), max(k, other)
+    return lo * n_hidden - lo * (lo - 1) // 2 + hi - lo

@@ -1,0 +1,161 @@
+"""What a benchmark measures, as kept in ``results.json``: raw numbers only; tables and verdicts follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Size:
+    """A problem that contenders are timed on."""
+
+    n_hidden: int
+    """Hidden width m."""
+    n_examples: int
+    """Training examples T."""
+    n_features: int
+    """Features per example n."""
+    sparsity: float
+    """Probability S that a feature of an example is 0."""
+    trained_steps: int = 0
+    """Steps that the weights were trained for; 0 is the initial weights."""
+
+    @property
+    def pairs(self) -> float:
+        """(Example, feature) pairs per step."""
+        return float(self.n_examples) * self.n_features
+
+    @property
+    def product_flop(self) -> float:
+        """Floating-point operations that the three products of a step need, two per multiply-add.
+
+        Per pair m multiply-adds each for z = W_f . h, for the gradient of h and for that of W_f. Not counted: a maximum
+        and two additions per pair (b_f and its gradient), what the nonzero targets change, and AdamW.
+        """
+        return 6.0 * self.n_hidden * self.pairs
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contender at one size."""
+
+    size: Size
+    contender: str
+    """Its name, of ``CONTENDERS``."""
+    seconds: tuple[float, ...] = ()
+    """Time per step, AdamW included, in each round; empty if it was not timed."""
+    steps_per_round: int = 0
+    errors: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Largest error of each checked quantity, as a multiple of what is tolerated."""
+    peak_bytes: int = 0
+    """Largest resident memory of its process, interpreter and libraries included."""
+    base_bytes: int = 0
+    """Resident memory of its process before the problem was loaded."""
+    idle_cpu_seconds: float = 0.0
+    """Processor time its process used in the rounds while others had their turn."""
+    problem: str = ""
+    """Why it was not timed; empty if it was."""
+
+    @property
+    def median(self) -> float | None:
+        """Median time per step in seconds; None if it was not timed."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the machine can do at most, on the threads the contenders have."""
+
+    fma: float
+    """Fused multiply-adds of float32, two floating-point operations each, in FLOP/s."""
+    sgemm: float
+    """NumPy's product of float32 matrices, in FLOP/s."""
+    copy: float
+    """Copying memory, reading and writing counted, in bytes/s."""
+
+
+@dataclass(frozen=True)
+class SweepTiming:
+    """Many small runs as ``byheart sweep`` trains them, against what their steps alone cost."""
+
+    n_runs: int
+    n_steps: int
+    n_examples: tuple[int, ...]
+    """Training examples of the runs."""
+    n_workers: int
+    wall_seconds: float
+    """From the call to the last file."""
+    kernel_seconds: float
+    """Sum over the runs of steps times the time per step of the same problem, alone on one thread."""
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the workers' time that went into steps."""
+        return self.kernel_seconds / self.n_workers / self.wall_seconds
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything one run of the benchmark measured."""
+
+    machine: dict[str, Any]
+    """Versions, git revision, device, threads, date."""
+    measurements: tuple[Measurement, ...] = ()
+    ceilings: tuple[Ceilings, ...] = ()
+    """Measured anew before every size."""
+    sweep: SweepTiming | None = None
+
+    def best_ceilings(self) -> Ceilings:
+        """Return the highest value of each ceiling: the one it is hardest to come close to."""
+        return Ceilings(*(max(getattr(c, f.name) for c in self.ceilings) for f in dataclasses.fields(Ceilings)))
+
+    def find(self, contender: str, n_hidden: int, n_examples: int, trained: bool = False) -> Measurement | None:
+        """Return what was measured of a contender at a size, if anything."""
+        for measurement in self.measurements:
+            size = measurement.size
+            key = (measurement.contender, size.n_hidden, size.n_examples, size.trained_steps > 0)
+            if key == (contender, n_hidden, n_examples, trained):
+                return measurement
+        return None
+
+    def sizes(self, trained: bool = False) -> list[Size]:
+        """Return the sizes measured, at initial or at trained weights, in the order of m and T."""
+        sizes = {m.size for m in self.measurements if (m.size.trained_steps > 0) == trained}
+        return sorted(sizes, key=lambda size: (size.n_hidden, size.n_examples))
+
+    def contenders(self, names: Sequence[str]) -> list[str]:
+        """Return those of ``names`` that took part, in their order."""
+        present = {m.contender for m in self.measurements}
+        return [name for name in names if name in present]
+
+    def save(self, path: Path) -> None:
+        """Write the results as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: If the file is not the results of a benchmark.
+        """
+        try:
+            fields = json.loads(path.read_text())
+            sweep = fields["sweep"]
+            return cls(
+                machine=fields["machine"],
+                measurements=tuple(
+                    Measurement(**{**m, "size": Size(**m["size"]), "seconds": tuple(m["seconds"])})
+                    for m in fields["measurements"]
+                ),
+                ceilings=tuple(Ceilings(**c) for c in fields["ceilings"]),
+                sweep=None if sweep is None else SweepTiming(**{**sweep, "n_examples": tuple(sweep["n_examples"])}),
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"results: received {path} ({error}), accepted: what byheart bench wrote") from error
