@@ -175,7 +175,7 @@ print("ready", flush=True)
 try:
     training.advance(rates)
 except KeyboardInterrupt:
-    print(training.step, flush=True)
+    print(training.step)
 """
 
 
@@ -188,14 +188,13 @@ def test_ctrl_c_is_answered_within_a_second_during_a_long_step(size):
     if ready != "ready\n":
         pytest.fail(process.communicate()[1])
     time.sleep(1)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    steps = process.stdout.readline()
-    taken = time.monotonic() - began
-    process.kill()
-    process.communicate()
-    assert steps.strip().isdigit()
-    assert taken < 2  # a second, and one for a busy machine
+    try:
+        steps, _ = process.communicate(timeout=2)  # a second, and one for a busy machine
+    finally:
+        process.kill()
+        process.wait()
+    assert int(steps) < 1000
 
 
 _MILLION = """

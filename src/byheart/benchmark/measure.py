@@ -54,7 +54,11 @@ def benchmark(config: BenchConfig, on_progress: OnProgress | None = None) -> Ite
     with tempfile.TemporaryDirectory(prefix="byheart-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         machine = stack.enter_context(Process("", n_threads, False, directory))
-        for part, (size, contenders) in enumerate(plan):
+        if config.sweep_runs:
+            report(0, n_parts, "sweep")
+            results = dataclasses.replace(results, sweep=_time_sweep(config, n_threads, directory))
+            yield results
+        for part, (size, contenders) in enumerate(plan, start=n_parts - len(plan)):
             report(part, n_parts, f"m = {size.n_hidden}, T = {size.n_examples:,}")
             size, problem = _problem(config, size, functools.partial(_report_training, report, part, n_parts))
             ceilings = Ceilings(**machine.ask("ceilings"))
@@ -65,10 +69,7 @@ def benchmark(config: BenchConfig, on_progress: OnProgress | None = None) -> Ite
                 ceilings=(*results.ceilings, ceilings),
             )
             yield results
-        if config.sweep_runs:
-            report(len(plan), n_parts, "sweep")
-            yield dataclasses.replace(results, sweep=_time_sweep(config, n_threads, directory))
-            report(n_parts, n_parts, "")
+        report(n_parts, n_parts, "")
 
 
 def measure(
@@ -159,17 +160,24 @@ def _steps_per_turn(child: Process, size: Size, config: BenchConfig) -> int:
 
 
 def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:
-    """The sizes and who is timed at each, without repeats; for now, all trained weights have ``trained_steps`` 1."""
+    """The sizes and who is timed at each, without repeats; for now, all trained weights have ``trained_steps`` 1.
+
+    First comes what the bar is about: byheart alone, then two edges of the grid. An interrupted benchmark then has it.
+    """
     ours = [name for name in config.contenders if name in OURS]
     plan: dict[Size, list[str]] = {}
-    for m, T in itertools.product(config.n_hidden, config.n_examples):
-        plan[Size(m, T, config.n_features, config.sparsity)] = list(config.contenders)
+    sizes = list(itertools.product(config.n_hidden, config.n_examples))
+    edges = [(m, T) for m, T in sizes if m == min(config.n_hidden) or max(config.n_examples) == T]
+    at_edges = {Size(m, T, config.n_features, config.sparsity): list(config.contenders) for m, T in edges}
     trained = [(2, T) for T in config.trained_examples]
     trained += [(m, config.trained_hidden_examples) for m in config.trained_hidden]
     for m, T in trained:
         plan.setdefault(Size(m, T, config.n_features, config.sparsity, trained_steps=1), ours)
     for T in config.large_examples:
         plan.setdefault(Size(2, T, config.n_features, config.sparsity), ours)
+    plan |= at_edges
+    for m, T in sizes:
+        plan.setdefault(Size(m, T, config.n_features, config.sparsity), list(config.contenders))
     return [(size, names) for size, names in plan.items() if names]
 
 

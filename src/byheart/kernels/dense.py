@@ -3,14 +3,13 @@
 Weights and their gradients are kept in tiles of ``FEATURES`` features, one vector register wide: the rows
 W_0, ..., W_{m-1}, b of a tile follow each other, and so do tiles.
 
-``zeros`` is a tuple of n_hidden zeros: as its length is known to the compiler, loops over hidden units are unrolled, and
-tuples like it are kept in registers. The innermost loop is written in the compiler's own instructions, since no loop
-that numba accepts keeps the accumulators of several examples in vector registers while it follows a list of tiles.
+``zeros`` is a tuple of n_hidden zeros: as its length is known to the compiler, loops over hidden units are unrolled,
+and tuples like it are kept in registers. The innermost loop is written in the compiler's own instructions, since no
+loop that numba accepts keeps the accumulators of several examples in vector registers while it follows a list of tiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -59,7 +58,7 @@ def add_scaled(total, x, theta, at):  # type: ignore[no-untyped-def]
     return total
 
 
-def _against_tiles(n_at_once: int) -> Callable[..., None]:
+def _against_tiles(n_at_once: int) -> Any:
     """Return the innermost loop: examples i, ..., i + n_at_once - 1 against a list of tiles of features.
 
     For each tile: z = W^T h + b; p = ReLU(z); grad_W += h p^T; grad_b += p; grad_h += W p, summed over features.

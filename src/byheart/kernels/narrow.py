@@ -1,11 +1,12 @@
 """Training with up to eight hidden units, where all that is known of a pair fits in registers.
 
-A step has two parallel parts. ``_examples_part``: each group of examples adds its share of the gradient to a copy of its
-own. ``_features_part``: each block of features adds up the groups' shares and takes the step of AdamW. A few examples
-make one group; the blocks of features go side by side instead.
+A step has two parallel parts. ``_examples_part``: each group of examples adds its share of the gradient to a copy of
+its own. ``_features_part``: each block of features adds up the groups' shares and takes the step of AdamW. A few
+examples make one group; the blocks of features go side by side instead.
 
-The weights are kept in tiles of features (see ``dense``), 64 of which make a block. If pairs are skipped (see ``skipping``), features and examples are in the
-order of their tiles. A nonzero entry of an example holds the place of its feature in the tiles.
+The weights are kept in tiles of features (see ``dense``), 64 of which make a block. If pairs are skipped (see
+``skipping``), features and examples are in the order of their tiles. A nonzero entry of an example holds the place of
+its feature in the tiles.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from byheart.model import Reduction, loss_scale
 MAX_HIDDEN = 8
 _TILES_PER_BLOCK = 64  # of features
 _CHUNK = skipping.EXAMPLES * skipping.TILES  # of examples
+_CHUNKS_PER_SUM = 32  # that are added in float32 before they are added to the rest
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 _EXAMPLES_PER_GROUP = _CHUNK  # at least, if there are several groups
 _CHECK_ORDER_EVERY = 64  # steps
@@ -56,6 +58,7 @@ class State(NamedTuple):
     second: np.ndarray
     tiles: np.ndarray  # 0, 1, 2, ...
     shares: np.ndarray  # of the gradient: by group, in tiles
+    sums: np.ndarray  # likewise, of some chunks: for many examples, or rounding errors would add up
     h: np.ndarray
     grad_h: np.ndarray
     grad_h_of_blocks: np.ndarray  # for one group
@@ -140,14 +143,18 @@ def _tiles_of(block, n_tiles):  # type: ignore[no-untyped-def]
 def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):  # type: ignore[no-untyped-def]
     """Some chunks of one group of examples, against all features; every n_groups-th chunk is of this group."""
     n_examples, n_groups = state.h.shape[0], state.shares.shape[0]
-    share = state.shares[group]
+    many = state.sums.shape[0] > 0
+    share = state.sums[group] if many else state.shares[group]
     if first_chunk == 0:
         share[:] = _ZERO
+        if many:
+            state.shares[group] = _ZERO
         state.cut[group] = 0
         if skips:
             tiles.sums[group] = 0.0
     step = n_groups * _CHUNK
-    for lo in range(first_chunk * step + group * _CHUNK, min(last_chunk * step, n_examples), step):
+    for chunk in range(first_chunk, min(last_chunk, -(-n_examples // step))):
+        lo = min(chunk * step + group * _CHUNK, n_examples)
         hi = min(lo + _CHUNK, n_examples)
         h, grad_h, starts = state.h[lo:hi], state.grad_h[lo:hi], rows.starts[lo : hi + 1]
         _hidden(zeros, state.theta, starts, rows.places, rows.values, h)
@@ -159,6 +166,11 @@ def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):  #
                 first, last = _tiles_of(block, state.tiles.shape[0])
                 dense(zeros, h, state.theta, share, grad_h, state.tiles[first:last])
         _correct(zeros, state.theta, starts, rows.places, rows.values, h, grad_h, share)
+        if many and ((chunk + 1) % _CHUNKS_PER_SUM == 0 or (chunk + 1) * step >= n_examples):
+            total = state.shares[group]
+            for j in range(total.shape[0]):
+                total[j] += share[j]
+                share[j] = _ZERO
 
 
 @serial
@@ -292,7 +304,7 @@ class Training:
         """Take W and b, and the moments of AdamW, with features in their own order."""
         self.features: Int32[np.ndarray, " n_features"] = np.arange(self.n_features, dtype=np.int32)
         size = -(-self.n_features // FEATURES) * (self.n_hidden + 1) * FEATURES
-        self.in_tiles = tuple(empty((size,)) for _ in rows)
+        self.in_tiles: tuple[np.ndarray, np.ndarray, np.ndarray] = (empty((size,)), empty((size,)), empty((size,)))
         for in_tiles, values in zip(self.in_tiles, rows, strict=True):
             in_tiles[:] = 0  # also beyond the last feature, where all stays 0
             _to_tiles(self.zeros, values, self.features, in_tiles)
@@ -313,6 +325,7 @@ class Training:
             *self.in_tiles,
             np.arange(n_tiles),
             empty((n_groups, self.in_tiles[0].size)),
+            empty((n_groups if n_examples > n_groups * _CHUNKS_PER_SUM * _CHUNK else 0, self.in_tiles[0].size)),
             empty((n_examples, n_hidden)),
             empty((n_examples, n_hidden)),
             empty((n_blocks if n_groups == 1 else 0, n_examples, n_hidden)),
@@ -343,8 +356,8 @@ class Training:
 
     @property
     def cut_share(self) -> float:
-        """Of the tiles in the last step that skipped, the share that was computed pair by pair."""
-        n_tiles = self.tiles.boxes.shape[1] * -(-len(self.examples) // skipping.EXAMPLES)
+        """Of all tiles, the share that the last step computed pair by pair because they are cut; 0 if it did not skip."""
+        n_tiles = len(self.state.tiles) * -(-len(self.examples) // skipping.EXAMPLES)
         return float(self.state.cut.sum() / n_tiles)
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
@@ -377,9 +390,7 @@ class Training:
         for s, rate in enumerate(learning_rates):
             self._examples_part(skips)
             now = self.step + s
-            if not _features_part(
-                self.zeros, self.state, skips, self.tiles, self.scale, rate, now, self.constants
-            ):
+            if not _features_part(self.zeros, self.state, skips, self.tiles, self.scale, rate, now, self.constants):
                 return s
         return len(learning_rates)
 
@@ -390,9 +401,7 @@ class Training:
         n_groups, n_examples = len(self.state.shares), len(self.examples)
         at_once = max(1, int(_WORK_PER_CALL / (self.work / n_examples * n_groups * _CHUNK)))
         for first in range(0, -(-n_examples // (n_groups * _CHUNK)), at_once):
-            _examples_part(
-                self.zeros, self.rows, self.state, skips, self.tiles, first, first + at_once
-            )
+            _examples_part(self.zeros, self.rows, self.state, skips, self.tiles, first, first + at_once)
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
@@ -411,7 +420,7 @@ class Training:
         return True
 
     def _renew_order(self) -> bool:
-        """Order features and examples by tiles; return whether the weights are finite, so that there is such an order."""
+        """Order features and examples by tiles; return whether the weights are finite, or there is no such order."""
         rows = tuple(_to_rows(self.zeros, in_tiles, self.features) for in_tiles in self.in_tiles)
         _hidden(self.zeros, self.state.theta, *self.rows, self.state.h)
         if not (np.isfinite(rows[0]).all() and np.isfinite(self.state.h).all()):

@@ -1,8 +1,8 @@
 """Exact skipping: most (example, feature) pairs are surely inactive or surely active.
 
 Examples with similar h, and features whose (W_f, b_f) point in similar directions, are put side by side in tiles. Only
-the direction of (W_f, b_f) decides where z = W_f . h + b_f is positive, so boxes are put around directions. Over a tile z
-lies between bounds from the boxes around its features and its examples:
+the direction of (W_f, b_f) decides where z = W_f . h + b_f is positive, so boxes are put around directions. Over a tile
+z lies between bounds from the boxes around its features and its examples:
 
 - at most 0 everywhere: the tile contributes nothing;
 - at least 0 everywhere: the ReLU is the identity, so the tile's sums follow from moments of its two sides, e.g.
@@ -89,7 +89,7 @@ def _select(keys, order, lo, hi, middle):  # type: ignore[no-untyped-def]
 
 @serial
 def _compact_order(points, size):  # type: ignore[no-untyped-def]
-    """Return an order of points (dimensions x n) in which runs of ``size`` are compact: k-d splits of the widest side."""
+    """Return an order of points (dimensions x n) in which runs of ``size`` are compact: by k-d splits."""
     order = np.arange(points.shape[1]).astype(np.int32)
     stack, depth = np.empty((64, 2), np.int64), 1  # halves: it is never deeper than the logarithm of their number
     stack[0] = 0, order.shape[0]
@@ -190,7 +190,7 @@ def _high(a, b):  # type: ignore[no-untyped-def]
 
 @serial
 def _classify(zeros, h, boxes, n_tiles, active, where):  # type: ignore[no-untyped-def]
-    """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list the cut ones.
+    """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list cut tiles.
 
     Returns:
         How many are cut.

@@ -1,8 +1,8 @@
 """Training with more than eight hidden units: products by BLAS, everything else on tiles that stay in cache.
 
-A step has three parallel parts. ``_dense``: each piece, a group of examples against a block of features, adds its share of
-the gradients of W, b and h as if every target were 0. ``_correct_hidden`` takes off what the nonzero targets change for h.
-``_features_part`` adds up the shares, does the same for W and b, and takes the step of AdamW.
+A step has three parallel parts. ``_dense``: each piece, a group of examples against a block of features, adds its share
+of the gradients of W, b and h as if every target were 0. ``_correct_hidden`` takes off what the nonzero targets change
+for h. ``_gradient`` adds up the shares and does the same for W and b; ``_update`` takes the step of AdamW.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ class Training:
     ) -> None:
         self.W: Float32[np.ndarray, "n_hidden n_features"] = np.array(W, dtype=np.float32, order="C")
         self.b: Float32[np.ndarray, " n_features"] = np.array(b, dtype=np.float32)
-        self.moments = tuple(np.zeros_like(a) for a in (self.W, self.b, self.W, self.b))
+        self.moments = np.zeros_like(self.W), np.zeros_like(self.b), np.zeros_like(self.W), np.zeros_like(self.b)
         self.constants, self.reduction = constants(optimizer), reduction
         self.step = 0
         self.set_examples(examples)
