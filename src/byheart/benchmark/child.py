@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from byheart.benchmark import ceilings
-from byheart.benchmark.agreement import LEARNING_RATE, ask
+from byheart.benchmark.agreement import ask
 from byheart.benchmark.contenders import CONTENDERS, Problem
 from byheart.kernels import AdamW
 
@@ -45,9 +45,9 @@ class Child:
         ask(self.contender, self.problem, AdamW(**optimizer), n_steps).save(Path(path))
         return {}
 
-    def start(self) -> dict[str, Any]:
+    def start(self, learning_rate: float) -> dict[str, Any]:
         """Begin the training that is timed."""
-        self.contender.restart(AdamW(), LEARNING_RATE)
+        self.contender.restart(AdamW(), learning_rate)
         self.contender.advance(1)  # whatever is compiled or allocated once
         gc.disable()  # not in the midst of a round
         return {}

@@ -18,7 +18,15 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from byheart.benchmark.agreement import Answer, answer, check_optimizer, check_steps, disagreement, errors
+from byheart.benchmark.agreement import (
+    LEARNING_RATE,
+    Answer,
+    answer,
+    check_optimizer,
+    check_steps,
+    disagreement,
+    errors,
+)
 from byheart.benchmark.config import BenchConfig
 from byheart.benchmark.contenders import CONTENDERS, OURS, Problem
 from byheart.benchmark.machine import describe
@@ -128,7 +136,7 @@ def _time(found: dict[str, Measurement], children: dict[str, Process], config: B
             child = children[name]
             try:
                 if turn < 0:
-                    child.ask("start")
+                    child.ask("start", learning_rate=_rate(found[name].size))
                     steps[name] = _steps_per_turn(child, found[name].size, config)
                     continue
                 reply = child.ask("advance", n_steps=steps[name])
@@ -157,6 +165,11 @@ def _steps_per_turn(child: Process, size: Size, config: BenchConfig) -> int:
         if seconds >= config.seconds_per_round / 4:
             return max(fitting, at_least)
         n_steps = min(fitting, 16 * n_steps)
+
+
+def _rate(size: Size) -> float:
+    """Trained weights are timed where they are: the moments of AdamW start anew, and full steps would lead away."""
+    return LEARNING_RATE / 1000 if size.trained_steps else LEARNING_RATE
 
 
 def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:

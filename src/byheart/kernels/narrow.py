@@ -356,7 +356,7 @@ class Training:
 
     @property
     def cut_share(self) -> float:
-        """Of all tiles, the share that the last step computed pair by pair because they are cut; 0 if it did not skip."""
+        """Of all tiles, the share that the last step computed pair by pair as they are cut; 0 if it did not skip."""
         n_tiles = len(self.state.tiles) * -(-len(self.examples) // skipping.EXAMPLES)
         return float(self.state.cut.sum() / n_tiles)
 
