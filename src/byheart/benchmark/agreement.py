@@ -2,8 +2,9 @@
 
 Checked are loss and gradient at the given weights, and the weights after three AdamW steps. A float32 result may be off
 by 1e-4 of the largest entry (about a thousand roundings; half precision would be off by ten times more, a missing term
-by far more), or by four times what NumPy in float32 is off, where that is more: near a minimum the gradient is what is
-left of large terms that cancel.
+by far more), or by four times what NumPy in float32 is off, where that is more, or at trained weights by one rounding
+of the terms of its sums, as in the kernels' tests: near a minimum the gradient is what is left of large terms that
+cancel.
 
 For the three steps eps is a hundredth of the largest gradient, so that rounding in a gradient near zero does not come
 out as a whole step, but a gradient's error of 1e-4 of the largest as at most 1e-2 of a step: that much is tolerated.
@@ -13,9 +14,11 @@ The weight decay is large enough to show.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import threadpoolctl
@@ -93,19 +96,37 @@ def answer(problem: Problem, dtype: type[np.floating], optimizer: AdamW | None, 
             pool.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C
 
 
-def errors(result: Answer, exact: Answer, numpy32: Answer) -> dict[str, float]:
+def terms(problem: Problem) -> dict[str, float]:
+    """Return how large the largest entries of the gradient would be if none of their terms cancelled."""
+    W, b, X = problem.W, problem.b, problem.examples.to_scipy()
+    grad_W, grad_b = np.zeros(W.shape), np.zeros(b.shape)
+    for start in range(0, problem.examples.n_examples, _ROWS_PER_CHUNK):
+        rows = X[start : start + _ROWS_PER_CHUNK]
+        h = rows @ W.T
+        d = np.maximum(h @ W + b, 0)
+        grad_W += np.abs(h).T @ d + (rows.T @ (d @ np.abs(W).T)).T
+        grad_b += d.sum(axis=0)
+    scale = 2 / problem.examples.n_examples
+    return {"grad_W": scale * float(grad_W.max()), "grad_b": scale * float(grad_b.max())}
+
+
+def errors(
+    result: Answer, exact: Answer, numpy32: Answer, sizes_of_terms: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
     """Return the largest error of each quantity as a multiple of what is tolerated (see the module); NaN counts as inf.
 
     Args:
         result: A contender's.
         exact: The reference's, in float64.
         numpy32: The reference's, in float32.
+        sizes_of_terms: Of some of the quantities, what their entries would be without cancellation.
     """
     multiples = {}
     for field in dataclasses.fields(Answer):
         value, truth, theirs = (np.asarray(getattr(a, field.name)) for a in (result, exact, numpy32))
         relative = _RELATIVE_STEPS if field.name.startswith("change") else _RELATIVE
-        tolerated = max(relative * np.abs(truth).max(), _TIMES_NUMPY * np.abs(theirs - truth).max())
+        rounding = np.finfo(np.float32).eps * sizes_of_terms.get(field.name, 0.0)
+        tolerated = max(relative * np.abs(truth).max(), _TIMES_NUMPY * np.abs(theirs - truth).max(), rounding)
         error = np.abs(value - truth).max() if value.shape == truth.shape else np.inf
         multiple = 0.0 if error == 0 else float(error / tolerated) if tolerated > 0 else np.inf
         multiples[field.name] = multiple if multiple == multiple else np.inf

@@ -26,6 +26,7 @@ from byheart.benchmark.agreement import (
     check_steps,
     disagreement,
     errors,
+    terms,
 )
 from byheart.benchmark.config import BenchConfig
 from byheart.benchmark.contenders import CONTENDERS, OURS, Problem
@@ -96,6 +97,7 @@ def measure(
     exact = answer(problem, np.float64, None, n_threads)
     optimizer = check_optimizer(exact.grad_W) if check_steps(problem) else AdamW()
     numpy32 = answer(problem, np.float32, optimizer, n_threads)
+    sizes_of_terms = terms(problem) if size.trained_steps else {}
     problem.save(directory / "problem.npz")
     found = {name: Measurement(size, name) for name in contenders}
     with contextlib.ExitStack() as stack:
@@ -114,7 +116,7 @@ def measure(
             try:
                 base = child.receive()["base_bytes"]
                 child.receive()
-                multiples = errors(Answer.load(directory / f"{name}.npz"), exact, numpy32)
+                multiples = errors(Answer.load(directory / f"{name}.npz"), exact, numpy32, sizes_of_terms)
                 found[name] = dataclasses.replace(found[name], base_bytes=base, errors=multiples)
                 problem_found = disagreement(multiples)
             except ChildError as error:
