@@ -2,8 +2,8 @@
 
 Checked are loss and gradient at the given weights, and the weights after three AdamW steps. A float32 result may be off
 by 1e-4 of the largest entry (about a thousand roundings; half precision would be off by ten times more, a missing term
-by far more), or by four times what NumPy in float32 is off, where that is more, or at trained weights by one rounding
-of the terms of its sums, as in the kernels' tests: near a minimum the gradient is what is left of large terms that
+by far more), or by four times what NumPy in float32 is off, where that is more; at trained weights by one rounding of
+the terms of its sums besides, as in the kernels' tests: near a minimum the gradient is what is left of large terms that
 cancel.
 
 For the three steps eps is a hundredth of the largest gradient, so that rounding in a gradient near zero does not come
@@ -126,7 +126,7 @@ def errors(
         value, truth, theirs = (np.asarray(getattr(a, field.name)) for a in (result, exact, numpy32))
         relative = _RELATIVE_STEPS if field.name.startswith("change") else _RELATIVE
         rounding = np.finfo(np.float32).eps * sizes_of_terms.get(field.name, 0.0)
-        tolerated = max(relative * np.abs(truth).max(), _TIMES_NUMPY * np.abs(theirs - truth).max(), rounding)
+        tolerated = max(relative * np.abs(truth).max(), _TIMES_NUMPY * np.abs(theirs - truth).max() + rounding)
         error = np.abs(value - truth).max() if value.shape == truth.shape else np.inf
         multiple = 0.0 if error == 0 else float(error / tolerated) if tolerated > 0 else np.inf
         multiples[field.name] = multiple if multiple == multiple else np.inf

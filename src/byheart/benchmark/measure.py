@@ -177,7 +177,8 @@ def _rate(size: Size) -> float:
 def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:
     """The sizes and who is timed at each, without repeats; for now, all trained weights have ``trained_steps`` 1.
 
-    First comes what the bar is about: byheart alone, then two edges of the grid. An interrupted benchmark then has it.
+    First comes most of what the bar is about: trained weights, then two edges of the grid; so an interrupted benchmark
+    has it.
     """
     ours = [name for name in config.contenders if name in OURS]
     plan: dict[Size, list[str]] = {}
@@ -188,9 +189,9 @@ def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:
     trained += [(m, config.trained_hidden_examples) for m in config.trained_hidden]
     for m, T in trained:
         plan.setdefault(Size(m, T, config.n_features, config.sparsity, trained_steps=1), ours)
+    plan |= at_edges
     for T in config.large_examples:
         plan.setdefault(Size(2, T, config.n_features, config.sparsity), ours)
-    plan |= at_edges
     for m, T in sizes:
         plan.setdefault(Size(m, T, config.n_features, config.sparsity), list(config.contenders))
     return [(size, names) for size, names in plan.items() if names]

@@ -216,12 +216,16 @@ def _block_gradient(zeros, state, skips, tiles, block):  # type: ignore[no-untyp
     size = (len(zeros) + 1) * FEATURES
     lo, hi = first * size, last * size
     grad = state.shares[0, lo:hi]
-    for group in range(1, state.shares.shape[0]):
-        share = state.shares[group, lo:hi]
-        for j in range(grad.shape[0]):
-            grad[j] += share[j]
-    if skips:
-        skipping.add_linear_to_features(zeros, state.theta, tiles, first, last, state.shares[0])
+    if state.shares.shape[0] > 1:
+        sums = np.zeros(hi - lo)  # float64: shares, and what is linear, cancel
+        for group in range(state.shares.shape[0]):
+            share = state.shares[group, lo:hi]
+            for j in range(sums.shape[0]):
+                sums[j] += share[j]
+        if skips:
+            skipping.add_linear_to_features(zeros, state.theta, tiles, first, last, sums)
+        for j in range(sums.shape[0]):
+            grad[j] = np.float32(sums[j])
     total = _ZERO
     for j in range(grad.shape[0]):
         total += grad[j]

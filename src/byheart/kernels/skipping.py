@@ -296,10 +296,11 @@ def skip(zeros, h, theta, tiles, sums, grad, grad_h):  # type: ignore[no-untyped
 
 @serial
 def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):  # type: ignore[no-untyped-def]
-    """Add to the gradient of these tiles what surely active examples give: (sum of h h^T) W_f + b_f sum of h."""
+    """Add to ``grad`` (float64, of these tiles) what surely active examples give: (sum h h^T) W_f + b_f sum h."""
     n_hidden, sums, width = len(zeros), tiles.sums, np.uint64(tiles.width)
     linear = n_hidden * (n_hidden + 1) // 2
     total = np.empty(sums.shape[1], np.float64)
+    begin = np.uint64(first_tile * (n_hidden + 1) * FEATURES)
     for tile in range(first_tile, last_tile):
         for q in range(sums.shape[1]):
             total[q] = 0.0
@@ -314,7 +315,7 @@ def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):  #
                 for other in range(n_hidden):
                     q = _pair(k, other, n_hidden) if k < n_hidden else linear + other
                     g += total[q] * np.float64(theta[first + np.uint64(other * FEATURES) + j])
-                grad[first + np.uint64(k * FEATURES) + j] += np.float32(g)
+                grad[first + np.uint64(k * FEATURES) + j - begin] += g
 
 
 @serial
