@@ -121,10 +121,10 @@ def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit
     )
     plan = _plan(config)
     assert [(s.n_hidden, s.n_examples, bool(s.trained_steps), len(names)) for s, names in plan] == [
-        (2, 20, False, 2),
-        (16, 20, False, 2),
         (2, 30, True, 1),
         (3, 30, True, 1),
+        (2, 20, False, 2),
+        (16, 20, False, 2),
         (2, 500, False, 1),
     ]
 
@@ -147,7 +147,7 @@ def test_a_child_ends_with_its_parent_even_in_the_midst_of_a_step(tmp_path):
     given.save(tmp_path / "problem.npz")
     with Process("byheart", 1, False, tmp_path) as child:
         child.ask("build", problem=str(tmp_path / "problem.npz"))
-        child.ask("start")
+        child.ask("start", learning_rate=1e-3)
         child.send("advance", n_steps=1_000_000_000)
         time.sleep(0.5)
         assert child.process.poll() is None
