@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byheart.benchmark.agreement import Answer, answer, ask, check_optimizer, disagreement, errors
-from byheart.benchmark.contenders import CONTENDERS, OURS, Byheart, Problem, check_contenders
+from byheart.benchmark.contenders import CONTENDERS, OURS, Byheart, Problem, check_installed
 from byheart.data import SparseExamples, sample_examples
 from byheart.kernels import AdamW, reference
 from byheart.model import initial_weights
@@ -146,11 +146,11 @@ def test_examples_without_any_feature_do_not_break_the_chunks():
 
 def test_a_missing_library_is_answered_with_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    check_contenders(OURS)
+    check_installed(OURS)
     with pytest.raises(
         ValueError, match=r"received jax without jax installed, accepted: after pip install .*\[bench\]"
     ):
-        check_contenders(["byheart", "jax"])
+        check_installed(["byheart", "jax"])
 
 
 def test_the_settings_of_the_check_are_adamw_with_a_decay_that_shows():

@@ -196,7 +196,7 @@ def processes_with(variable):
         (["--n-threads", "0"], "received 0", "integer >= 1"),
         (["--seconds-per-round", "nan"], "received nan", "finite number > 0"),
         (["--contenders", "fortran"], "received fortran", "byheart-dense"),
-        (["--contenders", "byheart", "byheart"], "received ('byheart', 'byheart')", "each contender once"),
+        (["--contenders", "byheart", "byheart"], "received byheart, byheart", "each contender once"),
         (["--sweep-runs", "-1"], "received -1", "integer >= 0"),
         (["--sweep-examples"], "received ()", "at least one"),
         (["--trained-steps", "0"], "received 0", "integer >= 1"),

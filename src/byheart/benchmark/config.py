@@ -14,7 +14,7 @@ class BenchConfig:
     """Which sizes and contenders are measured. A list without values leaves its part out.
 
     Raises:
-        ValueError: If a field is outside its range, or a contender's library is not installed.
+        ValueError: If a field is outside its range.
     """
 
     n_hidden: tuple[int, ...] = (2, 4, 8, 32, 128, 512)
@@ -62,7 +62,6 @@ class BenchConfig:
         self._require("sweep_examples", self.sweep_examples or not self.sweep_runs, "at least one, with sweep_runs > 0")
         self._require("seconds_per_round", 0 < self.seconds_per_round < float("inf"), "a finite number > 0")
         self._require("n_threads", self.n_threads is None or self.n_threads >= 1, "an integer >= 1")
-        self._require("contenders", len(set(self.contenders)) == len(self.contenders), "each contender once")
         alone = set(OURS) & set(self.contenders) and self.large_examples + self.trained_examples + self.trained_hidden
         grid = self.contenders and self.n_hidden and self.n_examples
         self._require("sweep_runs", self.sweep_runs or grid or alone, ">= 1, or a size to measure for a contender")

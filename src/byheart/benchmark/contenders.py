@@ -137,9 +137,15 @@ COMPILED = tuple(name for name in CONTENDERS if name not in (*OURS, *EAGER))
 
 
 def check_contenders(names: Sequence[str]) -> None:
-    """Raise a ValueError that says what is accepted if a contender is unknown or its library is not installed."""
+    """Raise a ValueError that says what is accepted if a contender is unknown or named twice."""
     if unknown := [name for name in names if name not in CONTENDERS]:
         raise ValueError(f"contenders: received {', '.join(unknown)}, accepted: {', '.join(CONTENDERS)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"contenders: received {', '.join(names)}, accepted: each contender once")
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raise a ValueError that says what is accepted if a contender's library is not installed."""
     for name in names:
         library = CONTENDERS[name].library
         if library and importlib.util.find_spec(library) is None:

@@ -29,7 +29,7 @@ from byheart.benchmark.agreement import (
     terms,
 )
 from byheart.benchmark.config import BenchConfig
-from byheart.benchmark.contenders import CONTENDERS, OURS, Problem
+from byheart.benchmark.contenders import CONTENDERS, OURS, Problem, check_installed
 from byheart.benchmark.machine import describe
 from byheart.benchmark.processes import ChildError, Process
 from byheart.benchmark.results import Ceilings, Measurement, Results, Size, SweepTiming
@@ -51,10 +51,11 @@ def benchmark(config: BenchConfig, on_progress: OnProgress | None = None) -> Ite
     """Measure everything the config names; yields all results so far, after each part.
 
     Raises:
-        ValueError: If ``config.runs`` holds a damaged run.
+        ValueError: If a contender's library is not installed, or ``config.runs`` holds a damaged run.
         OSError: If runs cannot be written there.
         ChildError: If the machine's ceilings could not be measured.
     """
+    check_installed(config.contenders)
     n_threads = config.n_threads or numba.config.NUMBA_NUM_THREADS
     results = Results(describe(config, n_threads))
     plan = _plan(config)
