@@ -21,10 +21,10 @@ from byheart.kernels.adamw import Constants, adamw, constants, rates_of_step
 from byheart.kernels.compile import empty, parallel, relu, serial, threads
 from byheart.model import Reduction, loss_scale
 
-_FEATURES_PER_BLOCK = 1024  # columns of a BLAS product
+_FEATURES_PER_BLOCK = 1280  # columns of a BLAS product
 _EXAMPLES_PER_CHUNK = 256  # rows handled at a time where work is per example
 _FEATURES_PER_CHUNK = 128  # columns handled at a time where work is per feature
-_EXAMPLES_PER_PIECE = 512  # at most, of one group in one pass
+_EXAMPLES_PER_PIECE = 1024  # at most, of one group in one pass
 _MAX_GROUPS = 4
 _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _WORK_PER_CALL = 1e10  # likewise: a tenth of a second
