@@ -42,7 +42,8 @@ def torch_training(
     x = torch.tensor(X, dtype=dtype)
     decayed = {"params": [W, b] if config.decay_bias else [W], "weight_decay": config.weight_decay}
     groups = [decayed] if config.decay_bias else [decayed, {"params": [b], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.eps)
+    rule = torch.optim.Adam if config.weight_decay_in_gradient else torch.optim.AdamW
+    optimizer = rule(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.eps)
 
     def loss() -> torch.Tensor:
         h = x @ W.T
@@ -67,16 +68,19 @@ def torch_training(
 
 
 @pytest.mark.parametrize("decay_bias", [True, False])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("n_hidden", [2, 5])
-def test_training_is_that_of_an_independent_loop_in_torch(n_hidden, reduction, decay_bias):
+@pytest.mark.parametrize(
+    ("n_hidden", "reduction", "in_gradient"),
+    [(2, "sum", False), (2, "mean", False), (5, "sum", False), (2, "sum", True), (11, "sum", True)],
+)
+def test_training_is_that_of_an_independent_loop_in_torch(n_hidden, reduction, in_gradient, decay_bias):
     # More examples than can be learned by heart, and a large eps: at 1e-8, a gradient that rounds to one ulp instead of
     # zero is a whole step, and the order of torch's own examples changes a bias by up to 1e-3.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     config = small(
         n_examples=60, n_features=40, n_steps=400, warmup_steps=40, n_hidden=n_hidden, weight_decay=0.05,
-        reduction=reduction, decay_bias=decay_bias, repeats=(3, 1, 2), learning_rate=3e-3, eps=1e-3,
+        reduction=reduction, decay_bias=decay_bias, weight_decay_in_gradient=in_gradient, repeats=(3, 1, 2),
+        learning_rate=3e-3, eps=1e-3,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(60, 40)) * (rng.uniform(size=(60, 40)) < 0.1)

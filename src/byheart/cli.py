@@ -40,7 +40,7 @@ _VERDICT_STYLE = {"reproduced": "green", "differs": "red", "inconclusive": "yell
 _METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
 _SINGLE = ("repeats", "snapshot_steps", "seed")  # fields that are not swept by listing values
 
-KernelName = Literal["cpu", "gpu", "reference"]
+KernelName = Literal["cpu", "gpu", "reference", "torch"]
 Advance = Callable[[float, float | None, str], None]
 
 
@@ -59,7 +59,8 @@ class TrainCommand:
     out: Path = Path("runs")
     """Directory of the run file."""
     kernel: KernelName = "cpu"
-    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64."""
+    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64;
+    "torch" trains variants of the model, for which it is always taken."""
 
     def run(self) -> None:
         """Train, and print the metrics."""
@@ -109,7 +110,8 @@ class SweepCommand:
     n_workers: int | None = None
     """Cores to use; default all."""
     kernel: KernelName = "cpu"
-    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64."""
+    """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64;
+    "torch" trains variants of the model, for which it is always taken."""
     out: Path = Path("runs")
     """Directory of the run files."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from byheart.data import check_sampling
-from byheart.model import Initialization, Reduction
+from byheart.model import BUILT, BiasInitialization, Initialization, Loss, Reduction, Variant
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,23 @@ class TrainConfig:
     """Added to AdamW's denominator, above 0."""
     reduction: Reduction = "sum"
     """Squared errors are summed over features ("sum", the paper) or averaged ("mean", several reproductions)."""
+    weight_decay_in_gradient: bool = False
+    """Whether weight decay is added to the gradient (Adam with an L2 penalty) instead of being decoupled from it."""
+    loss: Loss = "squared"
+    """Of an output: "squared" error (the paper), "absolute" error, or its "fourth_power"."""
+    hidden_relu: bool = False
+    """Whether a ReLU follows the hidden layer."""
+    tied: bool = True
+    """Whether the decoder is the encoder transposed; if not, both are drawn and trained."""
+    unit_norm: bool = True
+    """Whether every example is scaled to unit norm."""
+    keep_empty: bool = False
+    """Whether examples without any active feature stay, as zeros, instead of being drawn again."""
     initialization: Initialization = "xavier_normal"
-    """Distribution of the initial W; the initial b is zero."""
+    """Initial W: drawn ("xavier_normal", "xavier_uniform"), or W and b built as a solution, at n_hidden = 2: the
+    training examples on a regular "polygon", or five features on a "pentagon"."""
+    bias_initialization: BiasInitialization = "zeros"
+    """Initial b where W is drawn: "zeros", or "uniform" on +-1/sqrt(n_hidden), as torch.nn.Linear draws it."""
     n_inits: int = 1
     """Initialisations per dataset, at least 1; the one of lowest final train loss is kept."""
     repeats: tuple[int, ...] = ()
@@ -81,7 +96,8 @@ class TrainConfig:
         for name in ("repeats", "snapshot_steps"):
             self._require(name, isinstance(getattr(self, name), (tuple, list)), "a tuple of integers")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._require("decay_bias", isinstance(self.decay_bias, bool), "True or False")
+        for name in ("decay_bias", "weight_decay_in_gradient", "hidden_relu", "tied", "unit_norm", "keep_empty"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False")
         if self.warmup_steps is None:
             object.__setattr__(self, "warmup_steps", round(0.05 * self.n_steps))
         self._require(
@@ -100,9 +116,23 @@ class TrainConfig:
             _is_int(self.warmup_steps) and 0 <= (self.warmup_steps or 0) <= self.n_steps,
             f"0 to n_steps = {self.n_steps}",
         )
-        self._require("reduction", self.reduction in get_args(Reduction), " or ".join(get_args(Reduction)))
+        for name, accepted in (
+            ("reduction", get_args(Reduction)),
+            ("loss", get_args(Loss)),
+            ("initialization", get_args(Initialization)),
+            ("bias_initialization", get_args(BiasInitialization)),
+        ):
+            self._require(name, getattr(self, name) in accepted, " or ".join(accepted))
+        built = self.initialization in BUILT
         self._require(
-            "initialization", self.initialization in get_args(Initialization), " or ".join(get_args(Initialization))
+            "initialization",
+            not built or (self.n_hidden == 2 and self.tied and self.n_features >= 5),
+            "a drawn one, unless n_hidden = 2, n_features >= 5 and weights are tied",
+        )
+        self._require(
+            "initialization",
+            self.initialization != "polygon" or (self.n_examples != "inf" and self.n_examples >= 3),
+            "a polygon only of n_examples >= 3",
         )
         at_most = self.batch_size if self.n_examples == "inf" else self.n_examples
         self._require(
@@ -128,8 +158,13 @@ class TrainConfig:
     @property
     def has_paper_sizes(self) -> bool:
         """Whether model, data and loss are those of the paper's main figure, so that its values may stand beside."""
-        sizes = (self.n_features, self.sparsity, self.n_hidden, self.reduction, self.repeats)
-        return sizes == (10_000, 0.999, 2, "sum", ())
+        sizes = (self.n_features, self.sparsity, self.n_hidden, self.reduction, self.repeats, self.unit_norm)
+        return sizes == (10_000, 0.999, 2, "sum", (), True) and self.variant == Variant()
+
+    @property
+    def variant(self) -> Variant:
+        """What of the model differs from the paper's; only the kernel "torch" can train what does."""
+        return Variant(self.loss, self.hidden_relu, self.tied)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

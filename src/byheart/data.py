@@ -111,9 +111,16 @@ class SparseExamples:
 
 
 def sample_examples(
-    n_examples: int, n_features: int, sparsity: float, rng: np.random.Generator, repeats: Sequence[int] = ()
+    n_examples: int,
+    n_features: int,
+    sparsity: float,
+    rng: np.random.Generator,
+    repeats: Sequence[int] = (),
+    *,
+    unit_norm: bool = True,
+    keep_empty: bool = False,
 ) -> SparseExamples:
-    """Draw a set of unit-norm sparse examples in O(nonzeros) time.
+    """Draw a set of sparse examples in O(nonzeros) time.
 
     The active positions of all rows laid end to end form a Bernoulli process, so the gaps between them are geometric.
     A row without any active feature has no direction to normalise: it is drawn again, until none is left.
@@ -124,6 +131,8 @@ def sample_examples(
         sparsity: Probability S in [0, 1) that a feature is 0. ``n_features * (1 - sparsity)`` must be at least 0.01.
         rng: Source of randomness.
         repeats: How often the first ``len(repeats)`` examples occur, each at least 1; the others occur once.
+        unit_norm: Whether every example is scaled to unit Euclidean norm.
+        keep_empty: Whether rows without any active feature stay as they are instead of being drawn again.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -132,13 +141,17 @@ def sample_examples(
     rows_per_block = max(1, int(_NONZEROS_PER_BLOCK / (n_features * (1 - sparsity))))
     counts, indices = [], []
     for start in range(0, n_examples, rows_per_block):
-        rows, columns = _active_positions(min(rows_per_block, n_examples - start), n_features, sparsity, rng)
-        counts.append(np.bincount(rows, minlength=min(rows_per_block, n_examples - start)))
+        n_rows = min(rows_per_block, n_examples - start)
+        draw = _bernoulli_positions if keep_empty else _active_positions
+        rows, columns = draw(n_rows, n_features, sparsity, rng)
+        counts.append(np.bincount(rows, minlength=n_rows))
         indices.append(columns)
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
     values = np.float32(1) - rng.random(indptr[-1], dtype=np.float32)  # uniform on (0, 1]
-    norms = np.sqrt(np.add.reduceat(np.square(values, dtype=np.float64), indptr[:-1]))
-    values = (values / np.repeat(norms, np.diff(indptr))).astype(np.float32)
+    if unit_norm:
+        lengths = np.diff(indptr)
+        norms = np.sqrt(np.add.reduceat(np.square(values, dtype=np.float64), indptr[:-1][lengths > 0]))
+        values = (values / np.repeat(norms, lengths[lengths > 0])).astype(np.float32)
     return SparseExamples(indptr, np.concatenate(indices), values, n_features, _repeats(repeats, n_examples))
 
 

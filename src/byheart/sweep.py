@@ -27,7 +27,7 @@ import numpy as np
 from byheart.config import TrainConfig
 from byheart.kernels import choose
 from byheart.store import SUFFIX, Runs, prepare_directory, read_header
-from byheart.train import train
+from byheart.train import kernel_of, train
 
 # From here on, (example, feature) pairs per step keep several cores busy.
 _LARGE_PAIRS_PER_STEP = 5_000_000
@@ -124,8 +124,8 @@ def sweep(
     for run_id in [run_id for run_id, path in paths.items() if path.exists()]:
         read_header(paths[run_id])
         del jobs[run_id]
-    if jobs:
-        choose(kernel)  # a kernel that cannot run here fails once, not once per run
+    for name, variant in {(kernel_of(config, kernel), config.variant) for config in jobs.values()}:
+        choose(name, variant)  # a kernel that cannot run here fails once, not once per run
     longest_first = sorted(jobs.values(), key=_work, reverse=True)
     least = 0 if kernel == "gpu" else _LARGE_PAIRS_PER_STEP  # a GPU is one large core
     large = [config for config in longest_first if _pairs_per_step(config) >= least]

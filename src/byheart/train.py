@@ -22,7 +22,8 @@ from byheart.config import TrainConfig, learning_rates
 from byheart.data import SparseExamples, sample_examples
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.kernels import AdamW, DivergedError, Kernel, Training, choose
-from byheart.model import hidden_vectors, initial_weights, loss_scale
+from byheart.model import Variant, encoder, hidden_vectors, initial_weights, loss_scale
+from byheart.solutions import pentagon, polygon
 from byheart.store import SUFFIX, Run, digest, load_run, prepare_directory
 
 # Independent random streams of a seed.
@@ -62,7 +63,8 @@ def train(
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``.
     """
-    chosen = choose(kernel)
+    kernel = kernel_of(config, kernel)
+    chosen = choose(kernel, config.variant)
     own = None if examples is None else _own_examples(examples, config, "examples")
     own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
     if initial is not None:
@@ -80,9 +82,7 @@ def train(
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
     for init in range(n_inits):
-        start = initial or initial_weights(
-            config.n_hidden, config.n_features, config.initialization, _stream(config.seed, _INIT, init)
-        )
+        start = initial or _initial_weights(config, drawn, init)
         trained = _Trained(config, chosen, kernel, start, drawn, init, on_progress)
         if best is None or trained.train_loss < best.train_loss:
             best = trained
@@ -109,14 +109,12 @@ def draw_examples(config: TrainConfig) -> SparseExamples:
     """Draw the training set of a config; where T is infinite, the batch of the first step."""
     if config.n_examples == "inf":
         return _fresh_batch(config, 0)
-    return sample_examples(
-        config.n_examples, config.n_features, config.sparsity, _stream(config.seed, _DATA), config.repeats
-    )
+    return _sample(config, config.n_examples, _stream(config.seed, _DATA), config.repeats)
 
 
 def draw_test_examples(config: TrainConfig) -> SparseExamples:
     """Draw the fresh test set of a config, from its own random stream."""
-    return sample_examples(config.n_test, config.n_features, config.sparsity, _stream(config.seed, _TEST))
+    return _sample(config, config.n_test, _stream(config.seed, _TEST))
 
 
 class _Trained:
@@ -134,7 +132,14 @@ class _Trained:
     ) -> None:
         self.config, self.kernel, self.examples, self.init = config, kernel, examples, init
         dtype = np.float64 if kernel_name == "reference" else np.float32
-        optimizer = AdamW(config.beta1, config.beta2, config.eps, config.weight_decay, config.decay_bias)
+        optimizer = AdamW(
+            config.beta1,
+            config.beta2,
+            config.eps,
+            config.weight_decay,
+            config.decay_bias,
+            config.weight_decay_in_gradient,
+        )
         W, b = start
         self.training = kernel.start(W.astype(dtype), b.astype(dtype), examples, optimizer, config.reduction)
         self.viewed = draw_test_examples(config) if config.n_examples == "inf" else examples
@@ -142,7 +147,7 @@ class _Trained:
         self._snapshots: dict[str, list[Any]] = {"step": [], "W": [], "b": [], "hidden": []}
         self._run(on_progress)
         self.W, self.b = self.training.W, self.training.b
-        self.hidden = hidden_vectors(self.W, self.viewed)
+        self.hidden = hidden_vectors(self.W, self.viewed, config.variant)
         self.train_loss = self._history["train_loss"][-1]
         self.history = {name: np.array(values) for name, values in self._history.items()}
         self.snapshots = {name: np.array(values) for name, values in self._snapshots.items() if values}
@@ -182,7 +187,12 @@ class _Trained:
         for name, value in zip(self._history, (step, loss, *norms), strict=True):
             self._history[name].append(value)
         if step in self.config.snapshot_steps:
-            snapshot = (step, training.W.copy(), training.b.copy(), hidden_vectors(training.W, self.viewed))
+            snapshot = (
+                step,
+                training.W.copy(),
+                training.b.copy(),
+                hidden_vectors(training.W, self.viewed, self.config.variant),
+            )
             for name, array in zip(self._snapshots, snapshot, strict=True):
                 self._snapshots[name].append(array)
 
@@ -204,7 +214,7 @@ def _measure(
         "W_norm": float(np.linalg.norm(W)),
         "b_norm": float(np.linalg.norm(b)),
         "n_features_represented": float(len(represented_features(W, b, kernel))),
-        "feature_dimensionality_max": float(feature_dimensionality(W).max()),
+        "feature_dimensionality_max": float(feature_dimensionality(encoder(W, config.variant)).max()),
         "example_dimensionality_max": float(example_dims.max()),
         "example_dimensionality_mean": float(np.average(example_dims, weights=repeats)),
         "init_index": float(trained.init),
@@ -224,7 +234,7 @@ def example_losses(run: Run, examples: Any) -> Float64[np.ndarray, " n_examples"
     rows = examples if isinstance(examples, SparseExamples) else SparseExamples.from_matrix(examples)
     if rows.n_features != run.W.shape[1]:
         raise ValueError(f"examples: received {rows.n_features} features, accepted: {run.W.shape[1]} as in the run")
-    return choose("cpu").example_losses(run.W, run.b, rows)
+    return choose(kernel_of(run.config, "cpu"), run.config.variant).example_losses(run.W, run.b, rows)
 
 
 def represented_features(
@@ -240,8 +250,42 @@ def represented_features(
 
 
 def _fresh_batch(config: TrainConfig, step: int) -> SparseExamples:
-    rng = _stream(config.seed, _FRESH, step)
-    return sample_examples(config.batch_size, config.n_features, config.sparsity, rng)
+    return _sample(config, config.batch_size, _stream(config.seed, _FRESH, step))
+
+
+def _sample(
+    config: TrainConfig, n_examples: int, rng: np.random.Generator, repeats: tuple[int, ...] = ()
+) -> SparseExamples:
+    return sample_examples(
+        n_examples,
+        config.n_features,
+        config.sparsity,
+        rng,
+        repeats,
+        unit_norm=config.unit_norm,
+        keep_empty=config.keep_empty,
+    )
+
+
+def _initial_weights(
+    config: TrainConfig, examples: SparseExamples, init: int
+) -> tuple[Float[np.ndarray, "n_rows n_features"], Float[np.ndarray, " n_features"]]:
+    if config.initialization == "polygon":
+        return polygon(examples)
+    if config.initialization == "pentagon":
+        return pentagon(examples)
+    rng = _stream(config.seed, _INIT, init)
+    sizes = config.n_hidden, config.n_features
+    W, b = initial_weights(*sizes, config.initialization, rng, config.bias_initialization)
+    if config.tied:
+        return W, b
+    decoder, _ = initial_weights(*sizes, config.initialization, rng)
+    return np.vstack([W, decoder]), b
+
+
+def kernel_of(config: TrainConfig, kernel: str) -> str:
+    """Return the kernel that trains a config where ``kernel`` is asked for: variants of the model need "torch"."""
+    return "torch" if config.variant != Variant() else kernel
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:

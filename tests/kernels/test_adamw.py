@@ -12,21 +12,24 @@ from byheart.kernels.adamw import adamw, constants, rates_of_step
 _ULP = float(np.finfo(np.float32).eps)
 
 
+@pytest.mark.parametrize("in_gradient", [True, False])
 @pytest.mark.parametrize("decay_bias", [True, False])
-def test_steps_from_given_gradients_are_those_of_torch(decay_bias):
+def test_steps_from_given_gradients_are_those_of_torch(decay_bias, in_gradient):
     rng, n_steps, scale = np.random.default_rng(0), 100, 0.25
-    settings = AdamW(0.85, 0.995, 1e-3, weight_decay=0.5, decay_bias=decay_bias)
+    settings = AdamW(0.85, 0.995, 1e-3, weight_decay=0.5, decay_bias=decay_bias, decay_in_gradient=in_gradient)
     gradients = rng.normal(size=(n_steps, 2, 37)).astype(np.float32)
     learning_rates = np.linspace(1e-2, 0, n_steps)
     ours = rng.normal(size=(2, 37)).astype(np.float32)
     W, b = (torch.tensor(row.astype(np.float64), requires_grad=True) for row in ours)
     groups = [{"params": [W]}, {"params": [b], "weight_decay": 0.5 if decay_bias else 0.0}]
-    torchs = torch.optim.AdamW(groups, betas=(0.85, 0.995), eps=1e-3, weight_decay=0.5)
+    torchs = (torch.optim.Adam if in_gradient else torch.optim.AdamW)(
+        groups, betas=(0.85, 0.995), eps=1e-3, weight_decay=0.5
+    )
     first, second = np.zeros_like(ours), np.zeros_like(ours)
     for step, (rate, gradient) in enumerate(zip(learning_rates.tolist(), gradients, strict=True)):
         rates = rates_of_step(rate, step, constants(settings))
-        for row, keep in ((0, rates.keep_W), (1, rates.keep_b)):
-            adamw(ours[row], gradient[row], first[row], second[row], np.float32(scale), keep, rates)
+        for row, keep, penalty in ((0, rates.keep_W, rates.penalty_W), (1, rates.keep_b, rates.penalty_b)):
+            adamw(ours[row], gradient[row], first[row], second[row], np.float32(scale), keep, penalty, rates)
         for group in torchs.param_groups:
             group["lr"] = rate
         W.grad, b.grad = torch.tensor(scale * gradient.astype(np.float64))

@@ -13,14 +13,16 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from byheart.data import SparseExamples
-from byheart.model import Reduction
+from byheart.model import Reduction, Variant
 
-KERNELS = ("cpu", "gpu", "reference")
+KERNELS = ("cpu", "gpu", "reference", "torch")
 
 
 @dataclass(frozen=True)
 class AdamW:
     """Settings of AdamW with decoupled weight decay, exactly as ``torch.optim.AdamW`` applies it.
+
+    With ``decay_in_gradient`` the decay is added to the gradient instead, as ``torch.optim.Adam`` applies it.
 
     References:
         Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
@@ -31,6 +33,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 1e-2
     decay_bias: bool = True
+    decay_in_gradient: bool = False
 
 
 class DivergedError(ArithmeticError):
@@ -103,12 +106,22 @@ class Kernel(Protocol):
         """Return the mean loss over examples (repeats counted) and its gradient with respect to W and b."""
 
 
-def choose(name: str) -> Kernel:
-    """Return the kernel of that name.
+def choose(name: str, variant: Variant = Variant()) -> Kernel:  # noqa: B008  (it is immutable)
+    """Return the kernel of that name, for a variant of the model.
 
     Raises:
-        ValueError: If there is no such kernel, or nothing here that it runs on.
+        ValueError: If there is no such kernel, nothing here that it runs on, or it cannot train the variant.
     """
+    if name == "torch":
+        try:
+            from byheart.kernels.with_torch import TorchKernel
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f'kernel: received "torch" without {error.name}; run pip install "byheart[torch]"'
+            ) from None
+        return TorchKernel(variant)
+    if variant != Variant():
+        raise ValueError(f"kernel: received {name!r} for {variant}, accepted: torch")
     if name == "cpu":
         from byheart.kernels import cpu
 

@@ -17,6 +17,8 @@ class Rates(NamedTuple):
     root_bias2: np.float32  # 1 / sqrt(1 - beta2^t)
     keep_W: np.float32  # 1 - learning rate x weight decay
     keep_b: np.float32
+    penalty_W: np.float32  # weight decay where it is part of the gradient, else 0
+    penalty_b: np.float32
     one_less_beta1: np.float32
     one_less_beta2: np.float32
     eps: np.float32
@@ -30,12 +32,16 @@ class Constants(NamedTuple):
     eps: float
     decay_W: float
     decay_b: float
+    penalty_W: float
+    penalty_b: float
 
 
 def constants(optimizer: AdamW) -> Constants:
     """Return the settings as compiled code takes them."""
-    decay_b = optimizer.weight_decay if optimizer.decay_bias else 0.0
-    return Constants(optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay, decay_b)
+    decay = optimizer.weight_decay, optimizer.weight_decay if optimizer.decay_bias else 0.0
+    none = 0.0, 0.0
+    decays = (*none, *decay) if optimizer.decay_in_gradient else (*decay, *none)
+    return Constants(optimizer.beta1, optimizer.beta2, optimizer.eps, *decays)
 
 
 @serial
@@ -46,6 +52,8 @@ def rates_of_step(learning_rate, step, constants):  # type: ignore[no-untyped-de
         np.float32(1 / np.sqrt(1 - constants.beta2 ** (step + 1))),
         np.float32(1 - learning_rate * constants.decay_W),
         np.float32(1 - learning_rate * constants.decay_b),
+        np.float32(constants.penalty_W),
+        np.float32(constants.penalty_b),
         np.float32(1 - constants.beta1),
         np.float32(1 - constants.beta2),
         np.float32(constants.eps),
@@ -53,10 +61,10 @@ def rates_of_step(learning_rate, step, constants):  # type: ignore[no-untyped-de
 
 
 @serial
-def adamw(p, gradient, first, second, scale, keep, rates):  # type: ignore[no-untyped-def]
-    """Update p and its moments from scale * gradient; ``keep`` is that of the rates for W or for b."""
+def adamw(p, gradient, first, second, scale, keep, penalty, rates):  # type: ignore[no-untyped-def]
+    """Update p and its moments from scale * gradient; ``keep`` and ``penalty`` are those of the rates for W or b."""
     for j in range(p.shape[0]):
-        g = gradient[j] * scale
+        g = gradient[j] * scale + penalty * p[j]
         first[j] += rates.one_less_beta1 * (g - first[j])
         second[j] += rates.one_less_beta2 * (g * g - second[j])
         p[j] = p[j] * keep - rates.step_size * (first[j] / (np.sqrt(second[j]) * rates.root_bias2 + rates.eps))

@@ -306,6 +306,8 @@ class Batch:
         reduction: Reduction,
         precision: Precision = "tf32x3",
     ) -> None:
+        if optimizer.decay_in_gradient:
+            raise ValueError("weight_decay_in_gradient: received True on a GPU, accepted: False, or the kernel cpu")
         self.weights = _Weights(W, b)
         self.optimizer, self.reduction, self.precision = optimizer, reduction, precision
         self.moments = [torch.zeros_like(p) for p in (self.weights.W, self.weights.W, self.weights.b, self.weights.b)]

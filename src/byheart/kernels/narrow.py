@@ -243,14 +243,16 @@ def _gradient(zeros, state, skips, tiles):  # type: ignore[no-untyped-def]
 def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, block):  # type: ignore[no-untyped-def]
     rates = rates_of_step(learning_rate, step, constants)
     lo, hi = _block_gradient(zeros, state, skips, tiles, block)
-    theta = state.theta[lo:hi]
-    if rates.keep_b != rates.keep_W:
+    theta, gradient = state.theta[lo:hi], state.shares[0, lo:hi]
+    keep, penalty = rates.keep_W, rates.penalty_W
+    if rates.keep_b != keep or rates.penalty_b != penalty:  # only W decays
         size = (len(zeros) + 1) * FEATURES
-        for start in range(size - FEATURES, theta.shape[0], size):
-            for j in range(start - size + FEATURES, start + FEATURES):
-                theta[j] *= rates.keep_W if j < start else rates.keep_b
-    keep = np.float32(1) if rates.keep_b != rates.keep_W else rates.keep_W
-    adamw(theta, state.shares[0, lo:hi], state.first[lo:hi], state.second[lo:hi], scale, keep, rates)
+        for start in range(0, theta.shape[0], size):
+            for j in range(start, start + size - FEATURES):
+                gradient[j] += penalty / scale * theta[j]
+                theta[j] *= keep
+        keep, penalty = np.float32(1), _ZERO
+    adamw(theta, gradient, state.first[lo:hi], state.second[lo:hi], scale, keep, penalty, rates)
 
 
 @parallel

@@ -69,6 +69,8 @@ class _Training:
             for p, g, m, v, decay in zip(
                 (self.W, self.b), gradients, self.first_moments, self.second_moments, decays, strict=True
             ):
+                if o.decay_in_gradient:
+                    g, decay = g + decay * p, 0.0
                 m += (1 - o.beta1) * (g - m)
                 v += (1 - o.beta2) * (g * g - v)
                 m_hat = m / (1 - o.beta1**self.step)

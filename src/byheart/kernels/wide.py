@@ -248,9 +248,9 @@ def _gradient(state, examples, scale):  # type: ignore[no-untyped-def]
 @serial
 def _update_row(state, learning_rate, step, constants, k):  # type: ignore[no-untyped-def]
     rates, one = rates_of_step(learning_rate, step, constants), np.float32(1)
-    adamw(state.W[k], state.grad_W[k], state.first_W[k], state.second_W[k], one, rates.keep_W, rates)
+    adamw(state.W[k], state.grad_W[k], state.first_W[k], state.second_W[k], one, rates.keep_W, rates.penalty_W, rates)
     if k == 0:
-        adamw(state.b, state.grad_b, state.first_b, state.second_b, one, rates.keep_b, rates)
+        adamw(state.b, state.grad_b, state.first_b, state.second_b, one, rates.keep_b, rates.penalty_b, rates)
 
 
 @parallel
