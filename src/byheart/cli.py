@@ -29,7 +29,7 @@ from byheart.config import TrainConfig
 from byheart.kernels import DivergedError
 from byheart.report import write_report
 from byheart.store import open_runs, prepare_directory
-from byheart.studies import STUDIES, Scale, reproduce
+from byheart.studies import STUDIES, Scale, Study, reproduce
 from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.train import train
 
@@ -137,17 +137,18 @@ class ReproduceCommand:
     """Re-run a study of the paper: its runs, figures, page, and a verdict on every claim."""
 
     study: tyro.conf.Positional[str] = ""
-    """Name of the study."""
+    """Name of the study, or "all"."""
     list: bool = False
     """Only list the studies."""
     scale: Scale = "quick"
-    """"quick": minutes on a laptop; "paper": the paper's sizes."""
+    """"quick": two minutes on a laptop; "medium": n = 1,000, four seeds; "paper": the paper's sizes."""
     max_examples: int | None = None
     """Leave out larger training sets."""
     n_workers: int | None = None
     """Cores to use; default all."""
     out: Path | None = None
-    """Directory for runs, tables, figures and page; default STUDY-SCALE in the current directory."""
+    """Directory for runs, tables, figures and page; default STUDY-SCALE in the current directory. With "all", a
+    directory per study in it."""
 
     def run(self) -> None:
         """Reproduce, and print the table of verdicts."""
@@ -155,25 +156,41 @@ class ReproduceCommand:
             for name, known in STUDIES.items():
                 _out.print(f"[bold]{name}[/bold]  {known.question}")
             return
-        if self.study not in STUDIES:
-            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(STUDIES)}")
+        if self.study != "all" and self.study not in STUDIES:
+            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(STUDIES)}, all")
         out = self.out or Path(f"{self.study}-{self.scale}")
-        with _bar(self.study) as advance:
+        if self.study != "all":
+            _print_verdicts(self._reproduce(STUDIES[self.study], out))
+            _out.print(f"tables and figures in {out}; open {out / 'report.html'} in a browser", markup=False)
+            return
+        chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
+        for study in chosen.values():
+            self._reproduce(study, out / study.name)
+        _print_verdicts(pd.concat({name: pd.read_csv(out / name / "verdicts.csv") for name in chosen}, names=["study"]))
+        _out.print(f"tables, figures and pages in {out}", markup=False)
+
+    def _reproduce(self, study: Study, out: Path) -> pd.DataFrame:
+        with _bar(study.name) as advance:
             verdicts = reproduce(
-                STUDIES[self.study],
+                study,
                 self.scale,
                 out,
                 max_examples=self.max_examples,
                 n_workers=self.n_workers,
                 on_progress=_follow(advance),
             )
-        page = write_report(out / "runs", out / "report.html")
-        table = Table("claim", "paper", "ours", "verdict", show_lines=True)
-        for row in verdicts.itertuples():
-            style = _VERDICT_STYLE[str(row.verdict)]
-            table.add_row(str(row.statement), str(row.paper), str(row.ours), f"[{style}]{row.verdict}[/{style}]")
-        Console(highlight=False).print(table)
-        _out.print(f"tables and figures in {out}; open {page} in a browser", markup=False)
+        write_report(out / "runs", out / "report.html")
+        return verdicts
+
+
+def _print_verdicts(verdicts: pd.DataFrame) -> None:
+    several = "study" in verdicts.index.names
+    table = Table(*(["study"] if several else []), "claim", "paper", "ours", "verdict", show_lines=True)
+    for row in verdicts.reset_index().itertuples():
+        style = _VERDICT_STYLE[str(row.verdict)]
+        words = (*([row.study] if several else []), row.statement, row.paper, row.ours)
+        table.add_row(*map(str, words), f"[{style}]{row.verdict}[/{style}]")
+    Console(highlight=False).print(table)
 
 
 @dataclass

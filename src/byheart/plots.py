@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -243,6 +244,74 @@ def norms_and_scales(runs: Runs, shown: Sequence[float]) -> Figure:
         ax.set_xlabel("training examples T")
         _geometry_panes(figure, panes[1], runs, shown, common_scale=True)
     return figure
+
+
+def curves(table: pd.DataFrame, value: str, by: str, ax: Axes, axis: str = "n_examples", label: str = "{}") -> Axes:
+    """Draw a column against an axis, a line per value of another: means over seeds with their standard errors.
+
+    Args:
+        table: A row per run.
+        value: The column drawn.
+        by: The column whose values are the lines.
+        ax: Where to draw.
+        axis: The column along x, on a log scale.
+        label: Of a line, made from its value.
+    """
+    groups = sorted(set(table[by]))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
+    for group, color in zip(groups, colors, strict=True):
+        grouped = table[table[by] == group].groupby(axis)[value]
+        mean, error = grouped.mean(), grouped.sem()
+        ax.errorbar(
+            mean.index, mean, yerr=error, color=color, lw=1.3, capsize=2, marker="o", ms=3, label=label.format(group)
+        )
+    ax.set_xscale("log")
+    ax.set_ylabel(value.replace("_", " "))
+    return ax
+
+
+def map_of(table: pd.DataFrame, value: str, x: str, y: str, ax: Axes, **options: Any) -> QuadMesh:
+    """Draw the mean over seeds of a column over two others, one cell per pair of values, and return the mesh."""
+    mean = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
+    mesh = ax.pcolormesh(np.arange(mean.shape[1] + 1), np.arange(mean.shape[0] + 1), mean.to_numpy(), **options)
+    ax.set_xticks(np.arange(mean.shape[1]) + 0.5, [_tick(float(t)) for t in mean.columns], fontsize=7.5)
+    ax.set_yticks(np.arange(mean.shape[0]) + 0.5, [_tick(t) for t in mean.index], fontsize=7.5)
+    return mesh
+
+
+def figure_of(n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.5, 3.6), **options: Any) -> Any:
+    """Return a figure in the style of this module, and its axes."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(n_rows, n_columns, **options)
+
+
+def training_history(run: Run, ax: Axes, followed: Sequence[int] = (0,), n_features: int = 8) -> Axes:
+    """Draw the dimensionality of the best features and of some examples over the snapshots of a run.
+
+    Args:
+        run: A run with snapshots.
+        ax: Where to draw.
+        followed: Examples that are drawn, in black.
+        n_features: How many features, those that are ever the largest, are drawn.
+
+    References:
+        A. Jermyn, comment on repeated data points in Henighan et al. 2023.
+    """
+    steps = np.maximum(run.snapshots["step"], 1)
+    features = np.array([feature_dimensionality(W) for W in run.snapshots["W"]])
+    examples = np.array([example_dimensionality(hidden) for hidden in run.snapshots["hidden"]])
+    for f in np.argsort(-features.max(axis=0))[:n_features]:
+        ax.plot(steps, features[:, f], color=FEATURES, lw=1, alpha=0.8)
+    others = np.delete(examples, list(followed), axis=1)
+    if others.shape[1]:
+        ax.plot(steps, others.max(axis=1), color=EXAMPLES, lw=1, ls="--", label="largest other example")
+    ax.plot(steps, examples[:, list(followed)], color="black", lw=1.6)
+    ax.plot([], [], color=FEATURES, lw=1, label="features")
+    ax.plot([], [], color="black", lw=1.6, label="repeated examples")
+    ax.set_xscale("log")
+    ax.set(xlabel="step", ylabel="dimensionality")
+    return ax
 
 
 def _geometry_panes(figure: Figure, place: SubplotSpec, runs: Runs, shown: Sequence[float], common_scale: bool) -> None:

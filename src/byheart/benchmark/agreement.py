@@ -8,7 +8,8 @@ cancel.
 
 For the three steps eps is a hundredth of the largest gradient, so that rounding in a gradient near zero does not come
 out as a whole step, but a gradient's error of 1e-4 of the largest as at most 1e-2 of a step: that much is tolerated.
-The weight decay is large enough to show.
+One entry in a thousand may be off by more: of 100,000 pre-activations at nonzero targets, one may round to the other
+side of zero at a later step, which changes the weights of its feature. The weight decay is large enough to show.
 """
 
 from __future__ import annotations
@@ -127,10 +128,15 @@ def errors(
         relative = _RELATIVE_STEPS if field.name.startswith("change") else _RELATIVE
         rounding = np.finfo(np.float32).eps * sizes_of_terms.get(field.name, 0.0)
         tolerated = max(relative * np.abs(truth).max(), _TIMES_NUMPY * np.abs(theirs - truth).max() + rounding)
-        error = np.abs(value - truth).max() if value.shape == truth.shape else np.inf
+        error = _largest(np.abs(value - truth), field.name) if value.shape == truth.shape else np.inf
         multiple = 0.0 if error == 0 else float(error / tolerated) if tolerated > 0 else np.inf
         multiples[field.name] = multiple if multiple == multiple else np.inf
     return multiples
+
+
+def _largest(error: np.ndarray, name: str) -> float:
+    """The largest error; of the weights after three steps, the largest but for one entry in a thousand."""
+    return float(np.quantile(error, 0.999, method="lower") if name.startswith("change") else error.max())
 
 
 def disagreement(multiples: dict[str, float]) -> str:

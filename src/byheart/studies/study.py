@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,24 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import is_paper_setup
 from byheart.store import Runs
+from byheart.studies.readme import write_readme
 from byheart.sweep import OnProgress, sweep
 
-Scale = Literal["quick", "paper"]
+Scale = Literal["quick", "medium", "paper"]
 Verdict = Literal["reproduced", "differs", "inconclusive"]
+
+
+N_SEEDS: dict[Scale, int] = {"quick": 2, "medium": 4, "paper": 4}
+
+
+def setup(scale: Scale, **fields: Any) -> TrainConfig:
+    """Return the paper's setup, or below its scale n = 1,000, S = 0.99 and 15,000 steps, with these fields changed.
+
+    References:
+        M. Hobbhahn, comment in Henighan et al. 2023 (sizes); the ARENA 3.0 exercise on it (steps).
+    """
+    small = {"n_features": 1_000, "sparsity": 0.99, "n_steps": 15_000}
+    return TrainConfig(**({"n_examples": 3} | ({} if scale == "paper" else small) | fields))
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,8 @@ class Claim:
     test: Callable[[Runs], Finding]
     paper_setup_only: bool = False
     """Whether the value holds only at the paper's n, S, m and number of steps."""
+    refuted_if: str = "our mean, with its interval of two standard errors, lies outside the tolerance"
+    """What the runs would have to show for the verdict "differs"."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,14 @@ class Study:
     claims: Sequence[Claim]
     figures: Callable[[Runs], dict[str, Figure]]
     tables: Callable[[Runs], dict[str, pd.DataFrame]]
+
+    def configs_up_to(self, scale: Scale, max_examples: int | None) -> list[TrainConfig]:
+        """Return the configs of a scale, without larger training sets if ``max_examples`` is given."""
+        return [
+            config
+            for config in self.configs(scale)
+            if max_examples is None or (config.n_examples != "inf" and config.n_examples <= max_examples)
+        ]
 
 
 def reproduce(
@@ -68,41 +92,39 @@ def reproduce(
 
     Args:
         study: What to reproduce.
-        scale: "quick" (minutes on a laptop) or "paper" (the paper's sizes).
+        scale: "quick" (two minutes on a laptop), "medium" (n = 1,000, more seeds and values) or "paper" (its sizes).
         out: Directory for everything the study leaves.
         max_examples: Leave out larger training sets.
         n_workers: Cores to use; default all.
         on_progress: Called a few times a second while runs are trained.
 
     Returns:
-        The table of verdicts: claim, statement, source, paper, ours, verdict.
+        The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
 
     Raises:
         ValueError: If ``max_examples`` leaves nothing to run.
         SweepError: If runs failed; the others are kept, and the same call tries again.
     """
-    configs = [
-        config
-        for config in study.configs(scale)
-        if max_examples is None or (config.n_examples != "inf" and config.n_examples <= max_examples)
-    ]
+    configs = study.configs_up_to(scale, max_examples)
     if not configs:
         raise ValueError(f"max_examples: received {max_examples}, accepted: at least the study's smallest T")
     runs = sweep(configs, out / "runs", n_workers=n_workers, on_progress=on_progress)
-    return write_results(study, runs, out)
+    return write_results(study, scale, runs, out)
 
 
-def write_results(study: Study, runs: Runs, out: Path) -> pd.DataFrame:
-    """Write tables (runs, verdicts, cost, the study's own) and figures of finished runs to ``out``; return verdicts."""
+def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataFrame:
+    """Write tables, figures and README.md of finished runs to ``out``; return the table of verdicts."""
     out.mkdir(parents=True, exist_ok=True)
     runs.table.drop(columns=["snapshot_steps", "data_digest"]).to_csv(
         out / "runs.csv", index=False, float_format="%.7g"
     )
-    verdicts = judge(study, runs)
-    for name, table in {"verdicts": verdicts, "cost": cost(runs), **study.tables(runs)}.items():
+    verdicts, spent, tables = judge(study, runs), cost(runs), study.tables(runs)
+    for name, table in {"verdicts": verdicts, "cost": spent, **tables}.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    for name, figure in study.figures(runs).items():
+    figures = study.figures(runs)
+    for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=200)
+    write_readme(study, scale, runs, verdicts, spent, list(figures), list(tables), out / "README.md")
     return verdicts
 
 
@@ -124,8 +146,9 @@ def judge(study: Study, runs: Runs) -> pd.DataFrame:
         if claim.paper_setup_only and not at_paper_setup:
             continue
         finding = claim.test(runs)
-        rows.append((claim.id, claim.statement, claim.source, claim.paper, finding.ours, finding.verdict))
-    return pd.DataFrame(rows, columns=["claim", "statement", "source", "paper", "ours", "verdict"])
+        words = claim.id, claim.statement, claim.source, claim.paper
+        rows.append((*words, finding.ours, finding.verdict, claim.refuted_if))
+    return pd.DataFrame(rows, columns=["claim", "statement", "source", "paper", "ours", "verdict", "refuted_if"])
 
 
 def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float, form: str = ".4f") -> Finding:
@@ -153,6 +176,51 @@ def share(holds: Sequence[bool], what: str) -> Finding:
         return Finding(f"{sum(holds)} of {len(holds)} seeds {what}", "inconclusive")
     verdict: Verdict = "reproduced" if all(holds) else "inconclusive" if any(holds) else "differs"
     return Finding(f"{sum(holds)} of {len(holds)} seeds {what}", verdict)
+
+
+@dataclass(frozen=True)
+class Bump:
+    """The highest mean of a quantity along an axis, and how far it stands above the lowest mean on either side."""
+
+    at: float
+    """Where on the axis."""
+    mean: float
+    error: float
+    """Standard error over seeds."""
+    height: float
+    """In standard errors of the difference, above the higher of the two lowest means; 0 at an end of the axis."""
+    where: Literal["inside", "first", "last"]
+    """Whether the highest mean is inside the range, or at an end of it."""
+
+    @classmethod
+    def along(cls, table: pd.DataFrame, axis: str, value: str = "test_loss") -> Bump | None:
+        """Find the bump in a table with a row per run; None with fewer than three values of the axis or one seed."""
+        grouped = table.groupby(axis)[value]
+        mean, error, at = grouped.mean().to_numpy(), grouped.sem().to_numpy(), list(grouped.groups)
+        if len(at) < 3 or grouped.size().min() < 2:
+            return None
+        peak = int(mean.argmax())
+        where: Literal["inside", "first", "last"] = (
+            "first" if peak == 0 else "last" if peak == len(at) - 1 else "inside"
+        )
+        height = 0.0
+        if where == "inside":
+            beside = int(mean[:peak].argmin()), peak + 1 + int(mean[peak + 1 :].argmin())
+            height = min(float((mean[peak] - mean[k]) / math.hypot(error[peak], error[k])) for k in beside)
+        return cls(float(str(at[peak])), float(mean[peak]), float(error[peak]), height, where)
+
+    def __str__(self) -> str:
+        words = f"{self.mean:.4g} \N{PLUS-MINUS SIGN} {self.error:.1g} at {self.at:g}"
+        return f"{words}, {self.height:.1f} standard errors high" if self.where == "inside" else f"{words} (at an end)"
+
+
+def onsets(table: pd.DataFrame, holds: pd.Series[bool], axis: str = "n_examples") -> pd.Series[float]:
+    """Return, by seed, the smallest value of the axis from which on something holds; infinite if not at the largest."""
+    found = {}
+    for seed, rows in table.assign(holds=holds).sort_values(axis).groupby("seed"):
+        lasting = np.logical_and.accumulate(rows["holds"].to_numpy(dtype=bool)[::-1])[::-1]
+        found[seed] = float(rows[axis].to_numpy()[lasting.argmax()]) if lasting.any() else math.inf
+    return pd.Series(found, dtype=float)
 
 
 def not_run(what: str) -> Finding:

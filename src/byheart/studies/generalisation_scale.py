@@ -1,0 +1,152 @@
+"""What sets the T from which on features are learned: weight decay, or how often a feature occurs?
+
+Source: A. Jermyn's comment "What sets the generalization scale?" in Henighan et al. 2023.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig
+from byheart.plots import curves, figure_of
+from byheart.store import Runs
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, not_run, onsets, setup
+from byheart.sweep import grid
+
+_OCCURRENCES = (2, 3, 5, 7, 10, 15, 20, 30)  # T (1 - S): how often each feature occurs
+_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
+_SPARSITIES: dict[Scale, tuple[float, ...]] = {
+    "quick": (0.98, 0.99, 0.995),
+    "medium": (0.97, 0.98, 0.99, 0.995, 0.998),
+    "paper": (0.997, 0.998, 0.999, 0.9995),
+}
+_JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    seeds, configs = range(N_SEEDS[scale]), []
+    for n_hidden in (2,) if scale == "quick" else (2, 4, 8):
+        base = setup(scale, n_hidden=n_hidden)
+        for sparsity in _SPARSITIES[scale]:
+            sizes = [round(k / (1 - sparsity)) for k in _OCCURRENCES]
+            configs += grid(base, {"sparsity": (sparsity,), "n_examples": sizes}, seeds)
+        decays = [decay for decay in _DECAYS if decay != base.weight_decay]
+        if n_hidden == 2:
+            sizes = [round(k / (1 - base.sparsity)) for k in _OCCURRENCES]
+            configs += grid(base, {"weight_decay": decays, "n_examples": sizes}, seeds)
+    return configs
+
+
+def _table(runs: Runs) -> pd.DataFrame:
+    """The runs, with T (1 - S) as ``occurrences``, rounded as the grid has it."""
+    table = runs.table
+    return table.assign(occurrences=(table["n_examples"] * (1 - table["sparsity"])).round(1))
+
+
+def _jumps(runs: Runs) -> pd.DataFrame:
+    """By width, sparsity and weight decay, and seed: the T (1 - S) at which the largest feature dimensionality jumps.
+
+    From there on it stays above half of its value at the largest T.
+    """
+    rows = []
+    for key, group in _table(runs).groupby(["n_hidden", "sparsity", "weight_decay"]):
+        largest = group[group["occurrences"] == group["occurrences"].max()].set_index("seed")
+        half = group["seed"].map(largest["feature_dimensionality_max"] / 2)
+        rows += [
+            (*key, seed, jump)
+            for seed, jump in onsets(group, group["feature_dimensionality_max"] > half, "occurrences").items()
+        ]
+    return pd.DataFrame(rows, columns=["n_hidden", "sparsity", "weight_decay", "seed", "jump"])
+
+
+def _means(jumps: pd.DataFrame, by: str) -> pd.Series[float]:
+    """The geometric mean of the jump over seeds, by a column."""
+    return jumps.groupby(by)["jump"].agg(lambda jump: float(np.exp(np.log(jump).mean())))
+
+
+def _decay_does_not_matter(runs: Runs) -> Finding:
+    jumps = _jumps(runs)
+    plain = jumps[(jumps["n_hidden"] == 2) & (jumps["sparsity"] == _base_sparsity(runs))]
+    means = _means(plain, "weight_decay")
+    if len(means) < 3:
+        return not_run("three weight decays")
+    ratio = means.max() / means.min()
+    ours = f"T(1 - S) of the jump: {', '.join(f'{m:.3g} at {d:g}' for d, m in means.items())}; ratio {ratio:.2f}"
+    return Finding(ours, "reproduced" if ratio < 1.5 else "differs" if ratio > 2 else "inconclusive")
+
+
+def _base_sparsity(runs: Runs) -> float:
+    return float(runs.table.query("weight_decay != 0.01")["sparsity"].max())
+
+
+def _ten_occurrences(n_hidden: int) -> Claim:
+    def test(runs: Runs) -> Finding:
+        jumps = _jumps(runs)
+        means = _means(jumps[(jumps["n_hidden"] == n_hidden) & (jumps["weight_decay"] == 1e-2)], "sparsity")
+        if len(means) < 3:
+            return not_run(f"m = {n_hidden} at three sparsities")
+        ratio = means.max() / means.min()
+        ours = f"T(1 - S) of the jump: {', '.join(f'{m:.3g} at S = {s:g}' for s, m in means.items())}"
+        near = all(5 <= m <= 20 for m in means)
+        far = all(m < 5 or m > 20 for m in means) or ratio > 4
+        return Finding(
+            f"{ours}; ratio {ratio:.2f}", "reproduced" if near and ratio < 2 else "differs" if far else "inconclusive"
+        )
+
+    return Claim(
+        f"ten-occurrences-m{n_hidden}",
+        f"m = {n_hidden}: whatever S, features are learned once each occurs about 10 times (5 to 20; ratio below 2)",
+        _JERMYN if n_hidden == 2 else f"{_JERMYN} (curves collapse less cleanly for larger m)",
+        "about 10",
+        test,
+        refuted_if="the jumps at all S lie outside 5 to 20, or differ by a factor of 4",
+    )
+
+
+_CLAIMS = (
+    Claim(
+        "weight-decay-does-not-matter",
+        "The T of the jump does not depend on weight decay (ratio below 1.5; a thousandfold range of decay)",
+        _JERMYN,
+        "the same T",
+        _decay_does_not_matter,
+        refuted_if="the largest and smallest differ by more than a factor of 2",
+    ),
+    *(_ten_occurrences(n_hidden) for n_hidden in (2, 4, 8)),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    table = _table(runs)
+    widths = sorted(set(table["n_hidden"]))
+    figure, axes = figure_of(1, 1 + len(widths), size=(3.2 * (1 + len(widths)), 3.2), sharey=True, squeeze=False)
+    decays = table[(table["n_hidden"] == 2) & (table["sparsity"] == _base_sparsity(runs))]
+    curves(decays, "feature_dimensionality_max", "weight_decay", axes[0, 0], "occurrences", "weight decay {:g}")
+    for ax, n_hidden in zip(axes[0, 1:], widths, strict=True):
+        rows = table[(table["n_hidden"] == n_hidden) & (table["weight_decay"] == 1e-2)]
+        curves(rows, "feature_dimensionality_max", "sparsity", ax, "occurrences", "S = {:g}")
+        ax.set(title=f"m = {n_hidden}", ylabel="")
+    axes[0, 0].set(title="m = 2", ylabel="largest feature dimensionality")
+    for ax in axes[0]:
+        ax.set(xlabel="T (1 - S)", xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
+        ax.minorticks_off()
+        ax.legend(fontsize=7)
+    return {"generalisation-scale": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    return {"jumps": _jumps(runs).replace(math.inf, np.nan)}
+
+
+STUDY = Study(
+    "generalisation-scale",
+    "What sets the T from which on features are learned: weight decay, or how often a feature occurs?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)

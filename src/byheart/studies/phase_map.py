@@ -1,0 +1,154 @@
+"""Where do more data, and a bigger model, hurt? Test loss over T and m.
+
+Source: Henighan et al. 2023, Figure 5 (double descent along both axes; results more consistent for m > 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig
+from byheart.plots import figure_of, map_of
+from byheart.store import Runs
+from byheart.studies.study import Bump, Claim, Finding, Scale, Study, not_run, setup
+from byheart.sweep import grid
+
+_AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
+    "quick": {"n_hidden": (2, 3, 4, 8, 16, 32), "n_examples": (5, 10, 20, 40, 80, 160, 320, 640, 1_280)},
+    "medium": {
+        "n_hidden": (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100),
+        "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000),
+    },
+    "paper": {
+        "n_hidden": (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100, 128),
+        "n_examples": (3, 5, 10, 30, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000),
+    },
+}
+_FIGURE_5 = "Henighan et al. 2023, Figure 5"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    smaller = {"quick": {"n_features": 250, "sparsity": 0.96, "n_steps": 3_000}, "medium": {"n_steps": 5_000}}
+    return grid(setup(scale, **smaller.get(scale, {})), _AXES[scale], range(2 if scale == "quick" else 4))
+
+
+def _bumps(runs: Runs, along: str, across: str) -> dict[float, Bump]:
+    found = {float(str(value)): Bump.along(rows, along) for value, rows in runs.table.groupby(across)}
+    return {value: bump for value, bump in found.items() if bump is not None}
+
+
+def _judge(bumps: dict[float, Bump], name: str) -> Finding:
+    if not bumps:
+        return not_run("three values of the axis with two seeds")
+    high = {value: bump for value, bump in bumps.items() if bump.height > 3}
+    best = max(bumps, key=lambda value: bumps[value].height)
+    ours = f"{len(high)} of {len(bumps)} have one; the clearest, {name} = {best:g}: {bumps[best]}"
+    inside = any(bump.where == "inside" for bump in bumps.values())
+    return Finding(ours, "reproduced" if high else "inconclusive" if inside else "differs")
+
+
+def _more_data_hurts(runs: Runs) -> Finding:
+    return _judge(_bumps(runs, "n_examples", "n_hidden"), "m")
+
+
+def _bigger_model_hurts(runs: Runs) -> Finding:
+    return _judge(_bumps(runs, "n_hidden", "n_examples"), "T")
+
+
+def _ridge(runs: Runs) -> pd.DataFrame:
+    bumps = _bumps(runs, "n_examples", "n_hidden")
+    rows = [(m, b.at, b.mean, b.error, b.height) for m, b in bumps.items() if b.height > 3]
+    return pd.DataFrame(rows, columns=["n_hidden", "n_examples", "test_loss", "test_loss_se", "height"])
+
+
+def _slope(runs: Runs) -> Finding:
+    ridge = _ridge(runs)
+    if len(ridge) < 4:
+        return not_run(f"a bump at four m or more (found at {len(ridge)})")
+    x, y = np.log(ridge["n_hidden"]), np.log(ridge["n_examples"])
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    where = ", ".join(f"{t:g} at m = {m:g}" for m, t in zip(ridge["n_hidden"], ridge["n_examples"], strict=True))
+    ours = f"T of the peak: {where}; it grows as m^{slope:.2f} \N{PLUS-MINUS SIGN} {error:.2f}"
+    return Finding(ours, "reproduced" if slope > 2 * error else "differs" if slope < -2 * error else "inconclusive")
+
+
+def _consistent(runs: Runs) -> Finding:
+    table = runs.table[runs.table["n_examples"] > 15]
+    spread = table.groupby(["n_hidden", "n_examples"])["test_loss"].agg(lambda loss: np.log(loss).std(ddof=1))
+    if spread.isna().all():
+        return not_run("two seeds")
+    few, many = (spread[spread.index.get_level_values("n_hidden") <= 3], spread[spread.index.get_level_values(0) > 3])
+    if few.empty or many.empty:
+        return not_run("some m up to 3 and some above")
+    ours = f"spread of log test loss over seeds: {few.mean():.3g} for m <= 3, {many.mean():.3g} for m > 3 (means)"
+    ratio = many.mean() / few.mean()
+    return Finding(ours, "reproduced" if ratio < 1 / 2 else "differs" if ratio > 1 else "inconclusive")
+
+
+_CLAIMS = (
+    Claim(
+        "more-data-hurts",
+        "At some m, test loss has a bump along T (more than 3 standard errors high)",
+        _FIGURE_5,
+        "visible",
+        _more_data_hurts,
+        refuted_if="at every m test loss is highest at an end of the range",
+    ),
+    Claim(
+        "bigger-model-hurts",
+        "At some T, test loss has a bump along m (more than 3 standard errors high)",
+        _FIGURE_5,
+        "visible",
+        _bigger_model_hurts,
+        refuted_if="at every T test loss is highest at an end of the range",
+    ),
+    Claim(
+        "consistent-above-3",
+        "Results are much more consistent for m > 3 (less than half the spread over datasets)",
+        _FIGURE_5,
+        "much more consistent",
+        _consistent,
+        refuted_if="the spread over datasets is larger for m > 3",
+    ),
+    Claim(
+        "ridge",
+        "The T of the highest test loss grows with m",
+        f"{_FIGURE_5} (the slope is not given there)",
+        "a ridge",
+        _slope,
+        refuted_if="the slope of log T on log m is below 0 by two standard errors",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    figure, ax = figure_of(size=(6.5, 4.6))
+    table = runs.table
+    mesh = map_of(table, "test_loss", "n_examples", "n_hidden", ax, norm=LogNorm(), cmap="viridis")
+    figure.colorbar(mesh, label="test loss, mean over datasets")
+    sizes, widths = sorted(set(table["n_examples"])), sorted(set(table["n_hidden"]))
+    for row in _ridge(runs).itertuples():
+        ax.plot(sizes.index(row.n_examples) + 0.5, widths.index(row.n_hidden) + 0.5, "o", mfc="none", mec="white", ms=8)
+    ax.set(xlabel="training examples T", ylabel="hidden units m")
+    ax.set_title("circles: the highest test loss along T, where it is a bump", fontsize=9)
+    return {"phase-map": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    grouped = runs.table.groupby(["n_hidden", "n_examples"])["test_loss"]
+    cells = grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
+    return {"by-cell": cells, "ridge": _ridge(runs)}
+
+
+STUDY = Study(
+    "phase-map",
+    "Where do more data, and a bigger model, hurt?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)

@@ -1,0 +1,85 @@
+"""The README of a study's results: what was asked, what came out, what it cost. Text above the mark is a person's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from byheart.config import TrainConfig
+from byheart.store import Runs
+
+if TYPE_CHECKING:
+    from byheart.studies.study import Scale, Study
+
+MARK = "<!-- below: made by byheart reproduce -->"
+_ALWAYS = {"n_features", "sparsity", "n_hidden", "n_steps", "learning_rate", "weight_decay"}
+_LABELS = {"reproduced": "**reproduced**", "differs": "**differs**", "inconclusive": "inconclusive"}
+
+
+def write_readme(
+    study: Study,
+    scale: Scale,
+    runs: Runs,
+    verdicts: pd.DataFrame,
+    cost: pd.DataFrame,
+    figures: Sequence[str],
+    tables: Sequence[str],
+    path: Path,
+) -> None:
+    """Write claims, figures, setup and cost below the mark in ``path``; what stands above it is kept."""
+    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else ""
+    if not above:
+        above = f"# {study.name}\n\n**Question.** {study.question}"
+    parts = [
+        above,
+        MARK,
+        *(f"![{name}]({name}.png)" for name in figures),
+        f"## Claims\n\n{_claims(verdicts)}\n\nA mean is *reproduced* if its interval of two standard errors lies within the"
+        " tolerance, *differs* if the two do not touch, and is *inconclusive* otherwise; a claim about single datasets"
+        " needs all of them.",
+        f"## Setup and cost\n\n{_setup(runs)}\n\n{_cost(cost)}",
+        f"```\nbyheart reproduce {study.name} --scale {scale}\n```",
+        "Tables: " + ", ".join(f"[{name}]({name}.csv)" for name in ("verdicts", "runs", "cost", *tables)) + ".",
+    ]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _claims(verdicts: pd.DataFrame) -> str:
+    lines = ["| claim | source | value there | ours | verdict | refuted if |", "|---|---|---|---|---|---|"]
+    for row in verdicts.itertuples():
+        cells = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _setup(runs: Runs) -> str:
+    table = runs.table
+    fixed, varied = [], []
+    for field in dataclasses.fields(TrainConfig):
+        values = sorted(set(table[field.name]), key=lambda value: (str(type(value)), value))
+        words = [f"{value:g}" if isinstance(value, float) else _brief(value) for value in values]
+        if (field.name in _ALWAYS and len(values) == 1) or (len(values) == 1 and values[0] != field.default):
+            fixed += [f"{field.name} {words[0]}"] if field.name != "snapshot_steps" else []
+        elif len(values) > 1 and field.name != "snapshot_steps":
+            varied.append(f"{field.name}: {', '.join(words[:24])}{', ...' if len(words) > 24 else ''}")
+    return f"{len(runs)} runs: {', '.join(fixed)}, all else the defaults. Varied: {'; '.join(varied)}."
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        return f"{len(value)} x {value[0]}"
+    return str(value)
+
+
+def _cost(cost: pd.DataFrame) -> str:
+    rows = []
+    for row in cost.itertuples():
+        made_by = f"byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel}"
+        rows.append(
+            f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device} ({made_by})"
+        )
+    return "Cost: " + "; ".join(rows) + "."

@@ -1,0 +1,114 @@
+"""Does weight decay remove the bump of test loss? (m = 4, where optimisation fails less than at m = 2.)
+
+Source: Henighan et al. 2023, appendix (weight decay at m = 4).
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig
+from byheart.plots import curves, figure_of
+from byheart.store import Runs
+from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, not_run, setup, share
+from byheart.sweep import grid
+
+_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_T = (30, 100, 200, 300, 500, 1_000, 2_000)
+_PAPER_T = (100, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+_APPENDIX = "Henighan et al. 2023, appendix, m = 4"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    decays = _DECAYS[::2] if scale == "quick" else _DECAYS
+    axes = {"n_examples": _PAPER_T if scale == "paper" else _T, "weight_decay": decays}
+    return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
+
+
+def _bumps(runs: Runs) -> dict[float, Bump]:
+    found = {float(str(decay)): Bump.along(rows, "n_examples") for decay, rows in runs.table.groupby("weight_decay")}
+    return {decay: bump for decay, bump in found.items() if bump is not None}
+
+
+def _peaks(runs: Runs) -> pd.DataFrame:
+    """The highest test loss over T, by seed (rows) and weight decay (columns)."""
+    return runs.table.pivot_table(index="seed", columns="weight_decay", values="test_loss", aggfunc="max")
+
+
+def _less_decay_larger_bump(runs: Runs) -> Finding:
+    peaks = _peaks(runs)
+    if not {1e-4, 1e-2, 1.0} <= set(peaks):
+        return not_run("weight decays 1e-4, 1e-2 and 1")
+    holds = (peaks[1e-4] > peaks[1e-2]) & (peaks[1e-2] > peaks[1.0])
+    finding = share(holds.tolist(), "have a higher peak at 1e-4 than at 1e-2, and there than at 1")
+    means = "; ".join(f"{decay:g}: {peaks[decay].mean():.4g}" for decay in peaks)
+    return Finding(f"{finding.ours}; mean peak by weight decay: {means}", finding.verdict)
+
+
+def _present(runs: Runs) -> Finding:
+    bump = _bumps(runs).get(1e-2)
+    if bump is None:
+        return not_run("weight decay 1e-2 at three T, two seeds")
+    return Finding(
+        str(bump), "reproduced" if bump.height > 3 else "differs" if bump.where == "first" else "inconclusive"
+    )
+
+
+def _gone(runs: Runs) -> Finding:
+    bump = _bumps(runs).get(1.0)
+    if bump is None:
+        return not_run("weight decay 1 at three T, two seeds")
+    return Finding(str(bump), "differs" if bump.height > 3 else "reproduced" if bump.height < 2 else "inconclusive")
+
+
+_CLAIMS = (
+    Claim(
+        "bump",
+        "At the usual weight decay, 1e-2, test loss has a bump along T (more than 3 standard errors high)",
+        _APPENDIX,
+        "a bump",
+        _present,
+        refuted_if="test loss is highest at the smallest T",
+    ),
+    Claim(
+        "less-decay-larger-bump",
+        "The less weight decay, the larger the bump",
+        _APPENDIX,
+        "larger with less decay",
+        _less_decay_larger_bump,
+        refuted_if="no dataset's peaks are in that order",
+    ),
+    Claim(
+        "gone-at-1",
+        "Weight decay 1.0 removes the bump (less than 2 standard errors high)",
+        _APPENDIX,
+        "gone",
+        _gone,
+        refuted_if="a bump of more than 3 standard errors is left",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    figure, ax = figure_of()
+    curves(runs.table, "test_loss", "weight_decay", ax, label="weight decay {:g}")
+    ax.axhline(1, color="black", lw=0.8, ls="--")
+    ax.set(xlabel="training examples T", yscale="log")
+    ax.legend(fontsize=8)
+    return {"weight-decay": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    grouped = runs.table.groupby(["weight_decay", "n_examples"])["test_loss"]
+    return {"by-weight-decay": grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()}
+
+
+STUDY = Study(
+    "weight-decay",
+    "Does weight decay remove the bump of test loss (m = 4)?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)
