@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float, Float64, Int64
 
 _ROWS_PER_BLOCK = 65_536
@@ -105,6 +106,42 @@ def _blocks(
         rows = hidden[start : start + _ROWS_PER_BLOCK].astype(np.float64) / largest
         weights = np.ones(len(rows)) if repeats is None else repeats[start : start + _ROWS_PER_BLOCK].astype(np.float64)
         yield rows, weights
+
+
+def is_regular_polygon(points: Float[np.ndarray, "n_points 2"]) -> bool:
+    """Whether planar vectors form a regular polygon: lengths within 10 % of their mean, gaps within 10 degrees.
+
+    Raises:
+        ValueError: If the vectors are not planar, or there are fewer than three.
+    """
+    points = _checked(points, "points")
+    if points.shape[1] != 2 or len(points) < 3:
+        raise ValueError(f"points: received shape {points.shape}, accepted: (n_points >= 3, 2)")
+    lengths = np.linalg.norm(points, axis=1)
+    angles = np.sort(np.degrees(np.arctan2(points[:, 1], points[:, 0])))
+    gaps = np.diff(np.append(angles, angles[0] + 360))
+    return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(gaps - 360 / len(points)).max() < 10)
+
+
+def neighbour_overlap(
+    hidden: Float[np.ndarray, "n_examples 2"], rows: Float[np.ndarray, "n_examples n_features"]
+) -> float:
+    """Return how much more alike neighbours by angle are than any two examples: a ratio of mean inner products.
+
+    1 if planar hidden vectors are in random order, large if examples that share features are side by side; NaN if no
+    two examples share a feature.
+
+    Args:
+        hidden: Planar hidden vectors.
+        rows: The examples themselves, a scipy.sparse matrix or an array.
+    """
+    order = np.argsort(np.arctan2(hidden[:, 1], hidden[:, 0]))
+    X = scipy.sparse.csr_array(rows)[order]
+    beside = float(X.multiply(X[np.roll(np.arange(len(order)), 1)]).sum()) / len(order)
+    sums = np.asarray(X.sum(axis=0)).ravel()
+    squares = float(X.multiply(X).sum())
+    any_two = (float(sums @ sums) - squares) / (len(order) * (len(order) - 1))
+    return beside / any_two if any_two > 0 else float("nan")
 
 
 def _checked(

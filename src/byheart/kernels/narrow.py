@@ -335,7 +335,7 @@ class Training:
             empty((n_examples, n_hidden)),
             empty((n_examples, n_hidden)),
             empty((n_blocks if n_groups == 1 else 0, n_examples, n_hidden)),
-            empty((n_groups,), np.int64),
+            np.zeros(n_groups, np.int64),
             empty((n_blocks,), np.bool_),
         )
         self.source = Rows(csr.indptr, csr.indices, csr.values)

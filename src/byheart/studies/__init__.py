@@ -1,8 +1,38 @@
 """The questions of the paper, one file each; ``STUDIES`` lists them by name."""
 
-from byheart.studies import double_descent
+from byheart.studies import (
+    analytic,
+    discrepancy,
+    double_descent,
+    generalisation_scale,
+    middle_regime,
+    phase_map,
+    polygons,
+    repeats,
+    training_length,
+    two_views,
+    variants,
+    weight_decay,
+)
 from byheart.studies.study import Claim, Finding, Scale, Study, judge, reproduce, write_results
 
-STUDIES = {study.name: study for study in (double_descent.STUDY,)}
+STUDIES = {
+    study.name: study
+    for study in (
+        double_descent.STUDY,
+        double_descent.STUDY_M4,
+        phase_map.STUDY,
+        weight_decay.STUDY,
+        training_length.STUDY,
+        generalisation_scale.STUDY,
+        repeats.STUDY,
+        polygons.STUDY,
+        middle_regime.STUDY,
+        discrepancy.STUDY,
+        variants.STUDY,
+        two_views.STUDY,
+        analytic.STUDY,
+    )
+}
 
 __all__ = ["STUDIES", "Claim", "Finding", "Scale", "Study", "judge", "reproduce", "write_results"]

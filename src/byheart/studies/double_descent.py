@@ -7,6 +7,8 @@ above the polygons, so that each T there stands for a regime of its own.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -14,30 +16,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
-from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
 from byheart.plots import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
 from byheart.store import Run, Runs
-from byheart.studies.study import Claim, Finding, Scale, Study, compare, not_run, share
+from byheart.studies.study import Bump, Claim, Finding, Scale, Study, compare, not_run, setup, share
 from byheart.sweep import grid
 
 _PAPER_T = (3, 5, 6, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
-_QUICK_T = (3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 100, 300, 1_000, 3_000)
+_T: dict[Scale, tuple[int | str, ...]] = {
+    "quick": (3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 100, 300, 1_000, 3_000),
+    "medium": (3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, "inf"),
+    "paper": (*_PAPER_T, 50_000, 100_000, 200_000, 500_000, "inf"),  # the last take 10 to 60 minutes a run
+}
 _ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
 _N_SEEDS = 4
 _N_SEEDS_AT_10 = 16  # only part of them memorise all ten examples
 _MEMORISED = 1e-3  # train loss; an unmemorised example of T = 15 alone adds 1/15
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
-    if scale == "paper":
-        base = TrainConfig(n_examples=3, snapshot_steps=log_spaced_steps(50_000, 24))
-    else:
-        base = TrainConfig(
-            n_examples=3, n_features=1_000, sparsity=0.99, n_steps=15_000, snapshot_steps=log_spaced_steps(15_000, 24)
-        )
-    sizes = _PAPER_T if scale == "paper" else _QUICK_T
-    more = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10))
-    return grid(base, {"n_examples": sizes}, range(_N_SEEDS)) + more
+def _configs(n_hidden: int, scale: Scale) -> list[TrainConfig]:
+    base = setup(scale, n_hidden=n_hidden)
+    base = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, 24))
+    more = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10)) if n_hidden == 2 else []
+    return grid(base, {"n_examples": _T[scale]}, range(_N_SEEDS)) + more
+
+
+def _at_size(runs: Runs, size: float) -> Runs:
+    return runs.where(n_examples="inf" if math.isinf(size) else size)
 
 
 def _table(runs: Runs) -> pd.DataFrame:
@@ -46,32 +51,17 @@ def _table(runs: Runs) -> pd.DataFrame:
 
 
 def _bump(runs: Runs) -> Finding:
-    table = _table(runs).query("n_examples > @_ROUGH_PATCH")
-    loss = table.groupby("n_examples")["test_loss"]
-    mean, error = loss.mean().to_numpy(), loss.sem().to_numpy()
-    sizes = list(loss.groups)
-    if len(sizes) < 3:
-        return not_run(f"at least three T above {_ROUGH_PATCH}")
-    peak = int(mean.argmax())
-    ours = f"peak {mean[peak]:.4g} \N{PLUS-MINUS SIGN} {error[peak]:.1g} at T = {sizes[peak]:g}"
-    if peak in (0, len(sizes) - 1):
-        return Finding(f"{ours}, at the end of the range", "differs" if peak == 0 else "inconclusive")
-    left, right = int(mean[:peak].argmin()), peak + 1 + int(mean[peak + 1 :].argmin())
-
-    def height(other: int) -> float:
-        return float((mean[peak] - mean[other]) / math.hypot(error[peak], error[other]))
-
-    ours += (
-        f"; lowest before it {mean[left]:.4f} at {sizes[left]:g}, after it {mean[right]:.4f} at {sizes[right]:g}:"
-        f" {min(height(left), height(right)):.1f} standard errors above the nearer"
-        f" ({min(height(peak - 1), height(peak + 1)):.1f} above the nearer of the T beside it)"
-    )
-    return Finding(ours, "reproduced" if min(height(left), height(right)) > 3 else "inconclusive")
+    bump = Bump.along(_table(runs).query("n_examples > @_ROUGH_PATCH"), "n_examples")
+    if bump is None:
+        return not_run(f"at least three T above {_ROUGH_PATCH}, and two seeds")
+    if bump.where == "inside":
+        return Finding(f"peak {bump}", "reproduced" if bump.height > 3 else "inconclusive")
+    return Finding(f"peak {bump}", "differs" if bump.where == "first" else "inconclusive")
 
 
 def _exchange(runs: Runs) -> Finding:
     sizes = sorted(runs.table["n_examples"])
-    small, large = (runs.where(n_examples=size) for size in (5, sizes[-1]))
+    small, large = (_at_size(runs, size) for size in (5, sizes[-1]))
     if not len(small) or sizes[-1] < 1_000:
         return not_run("T = 5 and some T of at least 1,000")
 
@@ -101,20 +91,12 @@ def _follows_line(runs: Runs) -> Finding:
 def _decagon(runs: Runs) -> Finding:
     chosen = runs.where(n_examples=10)
     memorised = [run.hidden for run in chosen if (run.metrics["train_loss"] or 0) < _MEMORISED]
-    decagons = [hidden for hidden in memorised if _is_regular(hidden)]
+    decagons = [hidden for hidden in memorised if is_regular_polygon(hidden)]
     found = f"{len(memorised)} of {len(chosen)} seeds memorise all ten, {len(decagons)} as a regular decagon"
     if not decagons:
         return Finding(found, "differs" if len(memorised) > 1 else "inconclusive")
     finding = compare([float(np.linalg.norm(hidden, axis=1).mean()) for hidden in decagons], 2.29, 0.11, ".3f")
     return Finding(f"{found}; radius {finding.ours}", finding.verdict)
-
-
-def _is_regular(hidden: np.ndarray) -> bool:
-    """Whether planar vectors form a regular polygon: lengths within 10 % of their mean, angles within 10 degrees."""
-    lengths = np.linalg.norm(hidden, axis=1)
-    angles = np.sort(np.degrees(np.arctan2(hidden[:, 1], hidden[:, 0])))
-    gaps = np.diff(np.append(angles, angles[0] + 360))
-    return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(gaps - 360 / len(hidden)).max() < 10)
 
 
 def _ring(runs: Runs) -> Finding:
@@ -173,7 +155,7 @@ def _height(runs: Runs) -> Finding:
 def _five_features(runs: Runs) -> Finding:
     table = _table(runs)
     largest = float(table["n_examples"].max())
-    values = [np.sort(feature_dimensionality(run.W))[::-1] for run in runs.where(n_examples=largest)]
+    values = [np.sort(feature_dimensionality(run.W))[::-1] for run in _at_size(runs, largest)]
     finding = share(
         [bool(v[4] >= 0.18 and v[0] <= 0.3 and v[5] < v[4] / 2) for v in values],
         f"have exactly five features at 0.18 to 0.30 at T = {largest:g}",
@@ -211,6 +193,7 @@ _CLAIMS = (
         _FIGURE_3,
         "1.0150 at T = 2,000, 1.0006 and 0.9994 beside it",
         _bump,
+        refuted_if="test loss is highest at the smallest T of the range",
     ),
     Claim(
         "exchange",
@@ -218,6 +201,7 @@ _CLAIMS = (
         _FIGURE_3,
         "examples to about T = 1,000, features from 10,000",
         _exchange,
+        refuted_if="no dataset shows it",
     ),
     Claim(
         "pentagon",
@@ -225,6 +209,7 @@ _CLAIMS = (
         "Henighan et al. 2023, Figure 2",
         "0.38 to 0.41",
         _pentagon,
+        refuted_if="no dataset does",
     ),
     Claim(
         "m-over-T",
@@ -239,6 +224,7 @@ _CLAIMS = (
         "Henighan et al. 2023, Figure 2; the radius 1/sqrt(1 - cos 36 deg) is derived",
         "2.29 (tolerance 5 %)",
         _decagon,
+        refuted_if="no memorised set is regular, or the radii lie outside the tolerance",
     ),
     Claim(
         "ring",
@@ -258,6 +244,7 @@ _CLAIMS = (
         "2,000 on this grid (regime drawn from 700)",
         _middle,
         True,
+        refuted_if="no dataset begins there",
     ),
     Claim(
         "peak-height",
@@ -274,6 +261,7 @@ _CLAIMS = (
         "5,000",
         _generalises,
         True,
+        refuted_if="no dataset begins there",
     ),
     _at(10_000, "test_loss", 0.9989, 0.0003),
     _at(20_000, "test_loss", 0.9988, 0.0003),
@@ -284,6 +272,7 @@ _CLAIMS = (
         "five at 0.21 to 0.27",
         _five_features,
         True,
+        refuted_if="no dataset does",
     ),
     Claim(
         "hidden-peak",
@@ -292,6 +281,7 @@ _CLAIMS = (
         "near T = 30 (within a factor of 2)",
         _hidden_peak,
         True,
+        refuted_if="no dataset has its peak there",
     ),
     Claim(
         "norm-peak",
@@ -300,6 +290,7 @@ _CLAIMS = (
         "near T = 30 (within a factor of 2)",
         _norm_peak,
         True,
+        refuted_if="no dataset has its peak there",
     ),
     Claim(
         "plateau",
@@ -353,11 +344,13 @@ def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
     return {"by-size": ours.reset_index()}
 
 
-STUDY = Study(
-    "double-descent",
-    "Does test loss peak between memorising and generalising, and do examples give way to features there?",
-    _configs,
-    _CLAIMS,
+_QUESTION = "Does test loss peak between memorising and generalising, and do examples give way to features there"
+STUDY = Study("double-descent", f"{_QUESTION}?", functools.partial(_configs, 2), _CLAIMS, _figures, _tables)
+STUDY_M4 = Study(
+    "double-descent-m4",
+    f"{_QUESTION}, with four hidden units?",
+    functools.partial(_configs, 4),
+    [claim for claim in _CLAIMS if claim.id in ("bump", "exchange")],
     _figures,
     _tables,
 )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import curves, figure_of
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, not_run, onsets, setup
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup
 from byheart.sweep import grid
 
 _OCCURRENCES = (2, 3, 5, 7, 10, 15, 20, 30)  # T (1 - S): how often each feature occurs
@@ -76,7 +76,7 @@ def _decay_does_not_matter(runs: Runs) -> Finding:
         return not_run("three weight decays")
     ratio = means.max() / means.min()
     ours = f"T(1 - S) of the jump: {', '.join(f'{m:.3g} at {d:g}' for d, m in means.items())}; ratio {ratio:.2f}"
-    return Finding(ours, "reproduced" if ratio < 1.5 else "differs" if ratio > 2 else "inconclusive")
+    return judged(ours, ratio < 1.5, ratio > 2)
 
 
 def _base_sparsity(runs: Runs) -> float:
@@ -93,9 +93,7 @@ def _ten_occurrences(n_hidden: int) -> Claim:
         ours = f"T(1 - S) of the jump: {', '.join(f'{m:.3g} at S = {s:g}' for s, m in means.items())}"
         near = all(5 <= m <= 20 for m in means)
         far = all(m < 5 or m > 20 for m in means) or ratio > 4
-        return Finding(
-            f"{ours}; ratio {ratio:.2f}", "reproduced" if near and ratio < 2 else "differs" if far else "inconclusive"
-        )
+        return judged(f"{ours}; ratio {ratio:.2f}", near and ratio < 2, far)
 
     return Claim(
         f"ten-occurrences-m{n_hidden}",

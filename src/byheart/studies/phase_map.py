@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import figure_of, map_of
 from byheart.store import Runs
-from byheart.studies.study import Bump, Claim, Finding, Scale, Study, not_run, setup
+from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, not_run, setup
 from byheart.sweep import grid
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
@@ -47,7 +47,7 @@ def _judge(bumps: dict[float, Bump], name: str) -> Finding:
     best = max(bumps, key=lambda value: bumps[value].height)
     ours = f"{len(high)} of {len(bumps)} have one; the clearest, {name} = {best:g}: {bumps[best]}"
     inside = any(bump.where == "inside" for bump in bumps.values())
-    return Finding(ours, "reproduced" if high else "inconclusive" if inside else "differs")
+    return judged(ours, bool(high), not inside)
 
 
 def _more_data_hurts(runs: Runs) -> Finding:
@@ -73,7 +73,7 @@ def _slope(runs: Runs) -> Finding:
     error = float(np.sqrt(covariance[0, 0]))
     where = ", ".join(f"{t:g} at m = {m:g}" for m, t in zip(ridge["n_hidden"], ridge["n_examples"], strict=True))
     ours = f"T of the peak: {where}; it grows as m^{slope:.2f} \N{PLUS-MINUS SIGN} {error:.2f}"
-    return Finding(ours, "reproduced" if slope > 2 * error else "differs" if slope < -2 * error else "inconclusive")
+    return judged(ours, slope > 2 * error, slope < -2 * error)
 
 
 def _consistent(runs: Runs) -> Finding:
@@ -86,7 +86,7 @@ def _consistent(runs: Runs) -> Finding:
         return not_run("some m up to 3 and some above")
     ours = f"spread of log test loss over seeds: {few.mean():.3g} for m <= 3, {many.mean():.3g} for m > 3 (means)"
     ratio = many.mean() / few.mean()
-    return Finding(ours, "reproduced" if ratio < 1 / 2 else "differs" if ratio > 1 else "inconclusive")
+    return judged(ours, ratio < 1 / 2, ratio > 1)
 
 
 _CLAIMS = (

@@ -38,8 +38,8 @@ def write_readme(
         above,
         MARK,
         *(f"![{name}]({name}.png)" for name in figures),
-        f"## Claims\n\n{_claims(verdicts)}\n\nA mean is *reproduced* if its interval of two standard errors lies within the"
-        " tolerance, *differs* if the two do not touch, and is *inconclusive* otherwise; a claim about single datasets"
+        f"## Claims\n\n{_claims(verdicts)}\n\nA mean is *reproduced* if its interval of two standard errors lies within"
+        " the tolerance, *differs* if the two do not touch, and is *inconclusive* otherwise; a claim about single datasets"
         " needs all of them.",
         f"## Setup and cost\n\n{_setup(runs)}\n\n{_cost(cost)}",
         f"```\nbyheart reproduce {study.name} --scale {scale}\n```",

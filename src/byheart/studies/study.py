@@ -223,6 +223,11 @@ def onsets(table: pd.DataFrame, holds: pd.Series[bool], axis: str = "n_examples"
     return pd.Series(found, dtype=float)
 
 
+def judged(ours: str, holds: bool, refuted: bool) -> Finding:
+    """Judge by two conditions: reproduced if the claim holds, differs if it is refuted, inconclusive if neither."""
+    return Finding(ours, "reproduced" if holds else "differs" if refuted else "inconclusive")
+
+
 def not_run(what: str) -> Finding:
     """Say that the runs a claim needs are missing."""
     return Finding(f"not run: {what}", "inconclusive")

@@ -1,4 +1,4 @@
-"""Does longer training make the bump of test loss larger? (m = 4; warm-up is the first 5 % of the steps.)
+"""Does longer training make the bump of test loss larger, at m = 4, with a warm-up of 5 % of the steps?
 
 Source: Henighan et al. 2023, appendix (number of epochs at m = 4).
 """
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import curves, figure_of
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, not_run, setup, share
+from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, judged, not_run, setup, share
 from byheart.sweep import grid
 
 _STEPS: dict[Scale, tuple[int, ...]] = {
@@ -49,9 +49,7 @@ def _bump_of_longest(runs: Runs) -> Finding:
     bump = Bump.along(longest, "n_examples")
     if bump is None:
         return not_run("three T with two seeds")
-    return Finding(
-        str(bump), "reproduced" if bump.height > 3 else "differs" if bump.where == "first" else "inconclusive"
-    )
+    return judged(str(bump), bump.height > 3, bump.where == "first")
 
 
 _CLAIMS = (

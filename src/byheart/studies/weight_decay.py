@@ -1,4 +1,4 @@
-"""Does weight decay remove the bump of test loss? (m = 4, where optimisation fails less than at m = 2.)
+"""Does weight decay remove the bump of test loss, at m = 4, where optimisation fails less than at m = 2?
 
 Source: Henighan et al. 2023, appendix (weight decay at m = 4).
 """
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import curves, figure_of
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, not_run, setup, share
+from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, judged, not_run, setup, share
 from byheart.sweep import grid
 
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -50,16 +50,14 @@ def _present(runs: Runs) -> Finding:
     bump = _bumps(runs).get(1e-2)
     if bump is None:
         return not_run("weight decay 1e-2 at three T, two seeds")
-    return Finding(
-        str(bump), "reproduced" if bump.height > 3 else "differs" if bump.where == "first" else "inconclusive"
-    )
+    return judged(str(bump), bump.height > 3, bump.where == "first")
 
 
 def _gone(runs: Runs) -> Finding:
     bump = _bumps(runs).get(1.0)
     if bump is None:
         return not_run("weight decay 1 at three T, two seeds")
-    return Finding(str(bump), "differs" if bump.height > 3 else "reproduced" if bump.height < 2 else "inconclusive")
+    return judged(str(bump), bump.height < 2, bump.height > 3)
 
 
 _CLAIMS = (

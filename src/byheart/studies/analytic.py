@@ -1,0 +1,210 @@
+"""Does the theory hold: the level of infinite data, the pentagon, the norms of memorising solutions, Adam's reach?
+
+Source: Henighan et al. 2023 (pentagon; memorising needs larger weights for larger T), S. Jain 2025; the rest derived: on
+a T-gon ||W|| = sqrt(T) r and ||b|| = sqrt(T) r^2 cos(2 pi/T) with r^2 = 1/(1 - cos(2 pi/T)), so they grow as T^1.5 and
+T^2.5, and Adam moves no parameter farther than the sum of its learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig, learning_rates
+from byheart.plots import EXAMPLES, FEATURES, figure_of
+from byheart.solutions import feature_polygon_gain, infinite_data_loss, polygon_radius
+from byheart.store import Run, Runs
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, judged, not_run, setup
+from byheart.sweep import grid
+from byheart.train import draw_test_examples
+
+_GROWTH_T = (4, 5, 6, 7, 8, 10, 12)
+_REACH_T = (20, 30, 40, 60, 80, 120)
+_RATES = (3e-4, 1e-3, 3e-3)
+_MEMORISED = 1e-3  # train loss
+_DERIVED = "derived from Henighan et al. 2023"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    seeds = range({"quick": 4, "medium": 8, "paper": 8}[scale])
+    rates = _RATES if scale != "quick" else _RATES[::2]
+    growth = grid(setup(scale), {"n_examples": _GROWTH_T}, seeds)
+    reach = grid(setup(scale), {"n_examples": _REACH_T, "learning_rate": rates}, range(N_SEEDS[scale]))
+    steps = {"n_steps": 3_000} if scale == "quick" else {}
+    infinite = grid(
+        setup(scale, n_examples="inf", batch_size=1_024 if scale == "quick" else 2_048, **steps), {}, range(2)
+    )
+    return list(dict.fromkeys(growth + reach + infinite))
+
+
+def _infinite(runs: Runs) -> list[Run]:
+    return list(runs.where(n_examples="inf"))
+
+
+def _level(runs: Runs) -> Finding:
+    chosen = _infinite(runs)
+    if not chosen:
+        return not_run("T = infinity")
+    config = chosen[0].config
+    mean = float(draw_test_examples(config).to_scipy().mean())
+    expected = infinite_data_loss(config.n_features, mean)
+    finding = compare([run.metrics["test_loss"] or math.nan for run in chosen], expected, 0.25 * (1 - expected), ".5f")
+    return Finding(f"{finding.ours}; theory {expected:.5f}", finding.verdict)
+
+
+def _five(runs: Runs) -> Finding:
+    chosen = _infinite(runs)
+    if not chosen:
+        return not_run("T = infinity")
+    gains = {f: feature_polygon_gain(f, chosen[0].config.sparsity) for f in range(3, 10)}
+    best = min(gains, key=lambda f: gains[f])
+    counts = [int(run.metrics["n_features_represented"] or 0) for run in chosen]
+    holds = [count == best for count in counts]
+    return judged(f"theory: {best} features; trained, by seed: {counts}", all(holds), not any(holds))
+
+
+def _memorised(runs: Runs) -> pd.DataFrame:
+    """Memorised runs at the usual learning rate, with the norms a regular T-gon would have."""
+    table = runs.table.query("learning_rate == 0.001 and train_loss < @_MEMORISED")
+    table = table[np.isfinite(table["n_examples"]) & (table["n_examples"] >= 4)]
+    radius = table["n_examples"].map(lambda t: polygon_radius(int(t)))
+    size = table["n_examples"]
+    return table.assign(W_theory=np.sqrt(size) * radius, b_theory=np.sqrt(size) * radius**2 * np.cos(2 * np.pi / size))
+
+
+def _growth(column: str, exponent: float) -> Claim:
+    def test(runs: Runs) -> Finding:
+        table = _memorised(runs)
+        chosen = table[table["n_examples"] >= (5 if column == "b_norm" else 4)]
+        slopes = [
+            float(np.polyfit(np.log(rows["n_examples"]), np.log(rows[column] / rows[theory]), 1)[0])
+            for _, rows in chosen.groupby("seed")
+            if rows["n_examples"].nunique() >= 3
+        ]
+        if len(slopes) < 2:
+            return not_run("three memorised T in two seeds")
+        return compare(slopes, 0, 0.25, ".2f")
+
+    theory = column.replace("norm", "theory")
+    return Claim(
+        f"growth-{column[0]}",
+        f"The norm of {column[0]} of memorised sets grows with T as a T-gon's (T^{exponent}): excess exponent",
+        _DERIVED,
+        "0 (tolerance 0.25)",
+        test,
+    )
+
+
+def _size_of_W(runs: Runs) -> Finding:
+    table = _memorised(runs)
+    if table["seed"].nunique() < 2:
+        return not_run("memorised sets of two seeds")
+    ratio = table["W_norm"] / table["W_theory"]
+    words = ", ".join(f"{r:.3f} at T = {t:g}" for t, r in ratio.groupby(table["n_examples"]).mean().items())
+    finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.1, ".3f")
+    return Finding(f"{finding.ours}; {words}", finding.verdict)
+
+
+def _reach(runs: Runs) -> pd.DataFrame:
+    """By learning rate: the largest T memorised, and that whose T-gon needs a bias, 0.4 r^2, above the sum of rates."""
+    rows = []
+    table = runs.table[np.isfinite(runs.table["n_examples"])]
+    for rate, group in table.groupby("learning_rate"):
+        config = next(h.config for h in runs.headers if h.config.learning_rate == rate and h.config.n_examples != "inf")
+        total = float(learning_rates(config).sum())
+        memorised = group.groupby("n_examples")["train_loss"].median() < 0.1
+        largest = max((t for t, holds in memorised.items() if holds), default=math.nan)
+        limit = next(t for t in range(3, 100_000) if 0.4 * polygon_radius(t) ** 2 > total)
+        rows.append((rate, total, largest, limit))
+    return pd.DataFrame(rows, columns=["learning_rate", "sum_of_rates", "largest_memorised", "predicted"])
+
+
+def _reach_grows(runs: Runs) -> Finding:
+    table = _reach(runs)
+    if len(table) < 2:
+        return not_run("two learning rates")
+    ours = "; ".join(
+        f"{row.largest_memorised:g} at {row.learning_rate:g} (Adam's reach allows {row.predicted})"
+        for row in table.itertuples()
+    )
+    ours = f"largest T memorised: {ours}"
+    largest = table["largest_memorised"]
+    if largest.isna().any():
+        return Finding(f"{ours}; nan: none of the grid", "inconclusive")
+    grows, ratio = bool((largest.diff().iloc[1:] > 0).all()), largest / table["predicted"]
+    return judged(ours, grows and ratio.max() <= 1.5 and ratio.min() >= 1 / 4, not grows)
+
+
+_CLAIMS = (
+    Claim(
+        "infinite-data-level",
+        "Infinite data: test loss is 1 - 5/n - (n - 5) E[x]^2 (tolerance: a quarter of its distance from 1)",
+        "derived; Henighan et al. 2023, Figure 3, reads 0.9987",
+        "0.9988 at the paper's sizes",
+        _level,
+    ),
+    Claim(
+        "five-features",
+        "Infinite data: as many features are represented as the theory of unit polygons has it",
+        "Henighan et al. 2023, notebook; S. Jain 2025",
+        "5",
+        _five,
+        refuted_if="no seed represents that many",
+    ),
+    Claim(
+        "norm-of-W",
+        "The norm of W of memorised sets is that of a regular T-gon of least radius (ratio)",
+        _DERIVED,
+        "1 (tolerance 0.1)",
+        _size_of_W,
+    ),
+    _growth("W_norm", 1.5),
+    _growth("b_norm", 2.5),
+    Claim(
+        "reach",
+        "The largest T memorised grows with the sum of learning rates, and no farther than 1.5 times Adam's reach",
+        _DERIVED,
+        "at 1e-3 and 50,000 steps, T about 35 to 50",
+        _reach_grows,
+        refuted_if="it does not grow with the learning rate",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    table = _memorised(runs)
+    figure, axes = figure_of(1, 2, size=(8.5, 3.4))
+    sizes = np.arange(4, max(int(table["n_examples"].max()) if len(table) else 12, 12) + 1)
+    radius = np.array([polygon_radius(int(t)) for t in sizes])
+    norms = {"W": np.sqrt(sizes) * radius, "b": np.sqrt(sizes) * radius**2 * np.cos(2 * np.pi / sizes)}
+    for name, color in (("W", FEATURES), ("b", EXAMPLES)):
+        axes[0].plot(
+            sizes, np.where(norms[name] > 1e-9, norms[name], np.nan), color=color, lw=1, label=f"norm of {name}, T-gon"
+        )
+        axes[0].plot(table["n_examples"], table[f"{name}_norm"], "o", ms=3.5, color=color, alpha=0.5, mew=0)
+    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorised sets)")
+    axes[0].legend(fontsize=8)
+    for rate, group in runs.table[np.isfinite(runs.table["n_examples"])].groupby("learning_rate"):
+        loss = group.groupby("n_examples")["train_loss"].median()
+        axes[1].plot(loss.index, np.maximum(loss, 1e-7), "o-", ms=3.5, label=f"learning rate {rate:g}")
+    axes[1].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="train loss, median (at least 1e-7)")
+    axes[1].legend(fontsize=8)
+    return {"analytic": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    columns = ["n_examples", "seed", "W_norm", "W_theory", "b_norm", "b_theory", "train_loss"]
+    return {"norms": _memorised(runs)[columns], "reach": _reach(runs)}
+
+
+STUDY = Study(
+    "analytic",
+    "Does the theory hold: the level of infinite data, the norms of memorising solutions, Adam's reach?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)

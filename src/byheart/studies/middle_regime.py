@@ -1,0 +1,195 @@
+"""Which solution has the lower train loss, the memorising or the generalising one, and where do they cross?
+
+Source: Jermyn, Olah and Henighan, "Finite Data Intermediate Regime", July 2023 update: scanning learning rates, the
+memorising solution wins up to about 500,000 examples, T (1 - S) = 500; from about 1,000 on it keeps clusters of
+correlated examples instead of single ones. Here solutions are also started from one built by hand.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig
+from byheart.geometry import neighbour_overlap
+from byheart.plots import EXAMPLES, FEATURES, figure_of, vectors
+from byheart.store import Runs
+from byheart.studies.study import Claim, Finding, Scale, Study, judged, not_run, onsets, setup
+from byheart.sweep import grid
+from byheart.train import draw_examples
+
+_T: dict[Scale, tuple[int, ...]] = {
+    "quick": (30, 100, 300, 1_000, 3_000),
+    "medium": (30, 100, 300, 1_000, 3_000, 10_000, 30_000),
+    "paper": (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
+}
+_RATES: dict[Scale, tuple[float, ...]] = {
+    "quick": (1e-3, 1e-2),
+    "medium": (1e-3, 3e-3, 1e-2, 3e-2),
+    "paper": (1e-3, 3e-3, 1e-2, 3e-2),
+}
+_POLYGON_UP_TO = 1_000  # examples: beyond, float32 cannot tell neighbours on the circle apart
+_JULY = "Jermyn, Olah, Henighan, July 2023 update"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    seeds, rates = range(4 if scale == "paper" else 2), _RATES[scale]
+    axes = {"n_examples": _T[scale], "learning_rate": rates, "initialization": ("xavier_normal", "pentagon")}
+    built = {"n_examples": [t for t in _T[scale] if t <= _POLYGON_UP_TO], "learning_rate": rates}
+    return grid(setup(scale), axes, seeds) + grid(setup(scale, initialization="polygon"), built, seeds)
+
+
+def _families(runs: Runs) -> pd.DataFrame:
+    """By T and seed: the lowest train loss of memorising (test loss at least 1) and of generalising solutions."""
+    table = runs.table
+    family = np.where(table["test_loss"] < 1, "generalising", "memorising")
+    lowest = table.assign(family=family).pivot_table(
+        index=["n_examples", "seed"], columns="family", values="train_loss", aggfunc="min"
+    )
+    return lowest.reindex(columns=["generalising", "memorising"]).reset_index()
+
+
+def _crossing(runs: Runs) -> Finding:
+    table = _families(runs)
+    if table["n_examples"].nunique() < 3:
+        return not_run("three T")
+    generalising, memorising = table["generalising"].fillna(math.inf), table["memorising"].fillna(math.inf)
+    found = onsets(table, generalising < memorising)
+    per_feature = 1 - runs.headers[0].config.sparsity
+    largest = table["n_examples"].max()
+    words = ", ".join(
+        f"T = {t:g} (T(1 - S) = {t * per_feature:g})"
+        if math.isfinite(t)
+        else f"beyond {largest:g} (T(1 - S) = {largest * per_feature:g})"
+        for t in found
+    )
+    inside = [100 <= t * per_feature <= 2_500 for t in found]
+    ours = f"generalising solutions have the lower train loss from {words} on, by seed"
+    if all(math.isinf(t) for t in found):
+        return Finding(ours, "inconclusive" if largest * per_feature < 2_500 else "differs")
+    return judged(ours, all(inside), not any(inside))
+
+
+def _beyond_the_usual_rate(runs: Runs) -> Finding:
+    table = runs.table
+    middle = table[(table["n_examples"] * (1 - table["sparsity"])).between(0.999, 5)]
+    if middle["learning_rate"].nunique() < 2:
+        return not_run("two learning rates at T(1 - S) of 1 to 5")
+    drawn = middle[middle["initialization"] == "xavier_normal"]
+    usual = drawn[drawn["learning_rate"] == 1e-3].groupby(["n_examples", "seed"])["train_loss"].min()
+    best = middle.groupby(["n_examples", "seed"])["train_loss"].min().loc[usual.index]
+    words = "; ".join(
+        f"T = {t:g}: {usual[t].mean():.3g} at 1e-3, {best[t].mean():.3g} at best"
+        for t in sorted({i[0] for i in usual.index})
+    )
+    holds = (best < usual * 0.9).tolist()
+    return judged(f"train loss: {words}", all(holds), not any(holds))
+
+
+def _coexist(runs: Runs) -> Finding:
+    table = _families(runs).dropna()
+    every = _families(runs)
+    if every["n_examples"].nunique() < 3:
+        return not_run("three T")
+    both = sorted(set(table["n_examples"]))
+    ours = f"both kinds are found at T = {', '.join(f'{t:g}' for t in both)}" if both else "no T has both kinds"
+    return judged(ours, len(both) > 1, not both)
+
+
+def _clusters(runs: Runs) -> pd.DataFrame:
+    """By T and seed, in the best memorising run: how much more alike neighbours by angle are than any two examples."""
+    rows = []
+    table = runs.table[runs.table["test_loss"] >= 1]
+    for (n_examples, seed), group in table.groupby(["n_examples", "seed"]):
+        run = runs[str(group.loc[group["train_loss"].idxmin(), "id"])]
+        rows.append((n_examples, seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy())))
+    return pd.DataFrame(rows, columns=["n_examples", "seed", "neighbour_overlap"])
+
+
+def _clusters_grow(runs: Runs) -> Finding:
+    table = _clusters(runs)
+    n_features = runs.headers[0].config.n_features
+    large = table[table["n_examples"] >= n_features / 3]
+    if large.empty:
+        return not_run("a memorising solution at T of at least n/3")
+    words = ", ".join(
+        f"{v:.3g} at T = {t:g}" for t, v in table.groupby("n_examples")["neighbour_overlap"].mean().items()
+    )
+    low, high = large["neighbour_overlap"].min(), large["neighbour_overlap"].max()
+    return judged(f"neighbours overlap as {words} times any two", low > 2, high < 1.2)
+
+
+_CLAIMS = (
+    Claim(
+        "optimisation-failure",
+        "In the middle regime, T(1 - S) from 1 to 5, the usual learning rate misses a train loss lower by 10 %",
+        _JULY,
+        "an optimisation artefact",
+        _beyond_the_usual_rate,
+        refuted_if="no other rate or start lowers the train loss by 10 %",
+    ),
+    Claim(
+        "crossing",
+        "Memorising solutions have the lower train loss up to a T at which generalising ones take over",
+        _JULY,
+        "T about 500,000: T(1 - S) = 500 (within a factor of 5)",
+        _crossing,
+        refuted_if="they take over elsewhere in all datasets",
+    ),
+    Claim(
+        "sudden",
+        "The change is sudden: at two T or more both kinds of solution exist, and one replaces the other",
+        _JULY,
+        "first-order",
+        _coexist,
+        refuted_if="at no T both kinds are found",
+    ),
+    Claim(
+        "clusters",
+        "From T = n/3 on, memorising solutions put correlated examples side by side (overlap twice that of any two)",
+        _JULY,
+        "clusters, from about T = 1,000 at n = 10,000",
+        _clusters_grow,
+        refuted_if="neighbours overlap less than 1.2 times as much as any two examples",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    table = _families(runs)
+    figure, axes = figure_of(1, 2, size=(8.5, 3.4), width_ratios=[1.4, 1])
+    for name, color in (("memorising", EXAMPLES), ("generalising", FEATURES)):
+        grouped = table.groupby("n_examples")[name]
+        axes[0].plot(table["n_examples"], table[name], "o", ms=4, color=color, alpha=0.5, mew=0)
+        axes[0].plot(grouped.mean().index, grouped.mean(), color=color, label=name)
+    axes[0].set(xscale="log", xlabel="training examples T", ylabel="lowest train loss")
+    axes[0].legend(fontsize=8)
+    clusters = _clusters(runs)
+    n_features = runs.headers[0].config.n_features
+    chosen = clusters[clusters["n_examples"] >= n_features / 3]
+    axes[1].axis("off")
+    if len(chosen):
+        size = chosen["n_examples"].min()
+        group = runs.table.query("n_examples == @size and test_loss >= 1")
+        run = runs[str(group.loc[group["train_loss"].idxmin(), "id"])]
+        vectors(run.hidden, axes[1], EXAMPLES)
+        axes[1].axis("on")
+        axes[1].set_title(f"best memorising solution, T = {size:g}", fontsize=9)
+    return {"middle-regime": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    return {"families": _families(runs), "clusters": _clusters(runs)}
+
+
+STUDY = Study(
+    "middle-regime",
+    "Between memorising and generalising, which solution has the lower train loss, and where do they cross?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)

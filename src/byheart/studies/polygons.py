@@ -1,0 +1,239 @@
+"""Do few examples form a regular polygon, or two circles? How often, and what escapes the failure?
+
+Source: Henighan et al. 2023, Figure 2, and the comment on two circles there; "Optimization Failure" (Ryan 2025).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.config import TrainConfig
+from byheart.geometry import is_regular_polygon
+from byheart.plots import EXAMPLES, figure_of, vectors
+from byheart.solutions import polygon_radius
+from byheart.store import Run, Runs
+from byheart.studies.study import Claim, Finding, Scale, Study, compare, judged, not_run
+from byheart.studies.study import setup as base_setup
+from byheart.sweep import grid
+
+_T: dict[Scale, tuple[int, ...]] = {
+    "quick": (3, 4, 5, 6, 7, 8, 10, 12, 15),
+    "medium": tuple(range(3, 16)),
+    "paper": tuple(range(3, 16)),
+}
+_N_SEEDS: dict[Scale, int] = {"quick": 8, "medium": 100, "paper": 100}
+_ESCAPE_T = 8
+_ESCAPES: dict[str, tuple[object, ...]] = {
+    "learning_rate": (3e-3, 1e-2),
+    "n_inits": (5,),
+    "weight_decay": (0.0,),
+    "n_steps": (60_000,),
+}
+_MEMORISED = 1e-3  # train loss; one example of fifteen that is not memorised adds 1/15
+_FIGURE_2 = "Henighan et al. 2023, Figure 2"
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    base, seeds = base_setup(scale), range(_N_SEEDS[scale])
+    configs = grid(base, {"n_examples": _T[scale]}, seeds)
+    for field, values in _ESCAPES.items():
+        configs += grid(base, {"n_examples": (_ESCAPE_T,), field: values}, seeds)
+    return list(dict.fromkeys(configs))
+
+
+def _outcome(run: Run) -> str:
+    """A regular polygon; memorised otherwise (as on two circles); or some examples not memorised."""
+    if (run.metrics["train_loss"] or 0.0) >= _MEMORISED:
+        return "not memorised"
+    return "regular polygon" if is_regular_polygon(run.hidden) else "other memorised"
+
+
+def _plain(runs: Runs) -> Runs:
+    """The runs at the base settings."""
+    return runs.where(**_base(runs))
+
+
+def _base(runs: Runs) -> dict[str, object]:
+    table = runs.table
+    return {"learning_rate": 1e-3, "n_inits": 1, "weight_decay": 1e-2, "n_steps": int(table["n_steps"].mode()[0])}
+
+
+def _outcomes(runs: Runs) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        lengths, b = np.linalg.norm(run.hidden, axis=1), np.abs(run.b)
+        rows.append(
+            (
+                int(run.config.n_examples),
+                run.config.seed,
+                _outcome(run),
+                lengths.mean(),
+                lengths.min() / lengths.max(),
+                b.max(),
+            )
+        )
+    names = ["n_examples", "seed", "outcome", "radius", "shortest_to_longest", "largest_bias"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _small_are_regular(runs: Runs) -> Finding:
+    table = _outcomes(_plain(runs))
+    share = (table["outcome"] == "regular polygon").groupby(table["n_examples"]).mean()
+    chosen = share[share.index.isin((3, 4, 5, 6))]
+    if chosen.empty:
+        return not_run("T = 3 to 6")
+    ours = "share of regular polygons: " + ", ".join(f"{s:.0%} at T = {t}" for t, s in share.items())
+    low = chosen.min()
+    return judged(ours, low >= 0.9, chosen.max() < 0.5)
+
+
+def _eight_fails(runs: Runs) -> Finding:
+    table = _outcomes(_plain(runs)).query("n_examples == @_ESCAPE_T")
+    if len(table) < 4:
+        return not_run("four datasets at T = 8")
+    counts = table["outcome"].value_counts()
+    n = len(table)
+    failed = 1 - counts.get("regular polygon", 0) / n
+    error = float(np.sqrt(failed * (1 - failed) / n))
+    ours = f"{failed:.0%} \N{PLUS-MINUS SIGN} {error:.0%} of {n} are no regular octagon: " + ", ".join(
+        f"{count} {name}" for name, count in counts.items()
+    )
+    return judged(ours, failed - 2 * error > 0, failed == 0)
+
+
+def _two_circles(runs: Runs) -> Finding:
+    table = _outcomes(_plain(runs)).query("outcome == 'other memorised'")
+    if len(table) < 4:
+        return not_run("four runs that memorise without a regular polygon")
+    ratio = table["shortest_to_longest"].to_numpy()
+    finding = compare(ratio, 0.4, 0.2, ".2f")
+    return Finding(f"{finding.ours}; from {ratio.min():.2f} to {ratio.max():.2f}", finding.verdict)
+
+
+def _radius(runs: Runs) -> Finding:
+    table = _outcomes(_plain(runs)).query("outcome == 'regular polygon'")
+    if len(table) < 4:
+        return not_run("four regular polygons")
+    ratio = table["radius"] / table["n_examples"].map(polygon_radius)
+    by_size = ratio.groupby(table["n_examples"]).mean()
+    words = ", ".join(f"{r:.3f} at T = {t}" for t, r in by_size.items())
+    finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.05, ".3f")
+    return Finding(f"{finding.ours}; {words}", finding.verdict)
+
+
+def _escapes(runs: Runs) -> pd.DataFrame:
+    """At T = 8: the share of regular octagons, and of memorised datasets, by setting."""
+    base, rows = _base(runs), []
+    settings: list[dict[str, object]] = [
+        {},
+        *({field: value} for field, values in _ESCAPES.items() for value in values),
+    ]
+    for change in settings:
+        chosen = runs.where(n_examples=_ESCAPE_T, **(base | change))
+        if not len(chosen):
+            continue
+        outcomes = [_outcome(run) for run in chosen]
+        name = ", ".join(f"{field} {value}" for field, value in change.items()) or "the paper's settings"
+        regular = outcomes.count("regular polygon") / len(outcomes)
+        memorised = 1 - outcomes.count("not memorised") / len(outcomes)
+        rows.append((name, len(outcomes), regular, memorised))
+    return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorised"])
+
+
+def _best_of_five_escapes(runs: Runs) -> Finding:
+    table = _escapes(runs).set_index("setting")
+    if "n_inits 5" not in table.index or "the paper's settings" not in table.index:
+        return not_run("T = 8, one and five initialisations")
+    before, after, n = (
+        table.loc["the paper's settings", "memorised"],
+        table.loc["n_inits 5", "memorised"],
+        table["seeds"].min(),
+    )
+    ours = "memorised, and regular, at T = 8: " + "; ".join(
+        f"{row.memorised:.0%}, {row.regular:.0%} with {name}" for name, row in table.iterrows()
+    )
+    error = float(np.sqrt((before * (1 - before) + after * (1 - after)) / n))
+    gain = after - before
+    return judged(ours, gain > 2 * error, gain < -2 * error)
+
+
+_CLAIMS = (
+    Claim(
+        "small-T-regular",
+        "T = 3 to 6: the examples form a regular T-gon (nine of ten datasets or more)",
+        _FIGURE_2,
+        "triangle, pentagon, hexagon",
+        _small_are_regular,
+        refuted_if="at each of these T fewer than half do",
+    ),
+    Claim(
+        "eight-fails",
+        "T = 8: some datasets end without a regular octagon",
+        f"{_FIGURE_2} and the comment on two circles",
+        "6 points on a large circle, 2 on a small one",
+        _eight_fails,
+        refuted_if="all datasets form a regular octagon",
+    ),
+    Claim(
+        "two-circles",
+        "Where examples are memorised otherwise, the shortest hidden vector is 0.4 of the longest",
+        "Olah and Henighan, comment on two circles in Henighan et al. 2023",
+        "0.4 (read off; tolerance 0.2)",
+        _two_circles,
+    ),
+    Claim(
+        "radius",
+        "A regular T-gon has the least radius at which its examples can be told apart, 1/sqrt(1 - cos(2 pi/T))",
+        "derived from Henighan et al. 2023",
+        "ratio 1 (tolerance 0.05)",
+        _radius,
+    ),
+    Claim(
+        "best-of-inits-escapes",
+        "The best of five initialisations memorises all eight examples more often than one",
+        "Henighan et al. 2023 (several seeds, lowest train loss); the numbers are new",
+        "more often",
+        _best_of_five_escapes,
+        refuted_if="it does so less often by two standard errors",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    plain = _plain(runs)
+    table = _outcomes(plain)
+    sizes = sorted(set(table["n_examples"]))
+    figure, axes = figure_of(2, 1, size=(7, 5.2), height_ratios=[1.3, 1])
+    shares = pd.crosstab(table["n_examples"], table["outcome"], normalize="index")
+    bottom = np.zeros(len(shares))
+    colors = {"regular polygon": "#0072B2", "other memorised": "#E69F00", "not memorised": "#999999"}
+    for name, color in colors.items():
+        if name in shares:
+            axes[0].bar([str(t) for t in shares.index], shares[name], bottom=bottom, color=color, label=name)
+            bottom += shares[name].to_numpy()
+    axes[0].set(xlabel="training examples T", ylabel="share of datasets")
+    axes[0].legend(fontsize=8, loc="lower left")
+    axes[1].axis("off")
+    for k, t in enumerate(sizes):
+        inset = axes[1].inset_axes((k / len(sizes), 0, 0.95 / len(sizes), 1))
+        vectors(next(iter(plain.where(n_examples=t))).hidden, inset, EXAMPLES)
+        inset.set_title(f"T = {t}", fontsize=8)
+    return {"polygons": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    outcomes = _outcomes(_plain(runs))
+    counts = pd.crosstab(outcomes["n_examples"], outcomes["outcome"]).reset_index()
+    return {"outcomes": outcomes, "counts": counts, "escapes": _escapes(runs)}
+
+
+STUDY = Study(
+    "polygons",
+    "Do few examples form a regular polygon or two circles, and what escapes the failure?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)

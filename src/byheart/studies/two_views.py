@@ -1,0 +1,198 @@
+"""Messy seen as features, clean seen as examples: which of the two holds the hidden space?
+
+The budget of a set of vectors is the sum of the dimensionalities of those that the model answers well: features shown
+alone with an error below 3/4, training examples with a loss below 1/4. Both are at most m.
+
+Source: Henighan et al. 2023, Figures 2 and 3, and open question 4; A. Jermyn's comment on repeated data.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from byheart.config import TrainConfig
+from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.plots import EXAMPLES, FEATURES, figure_of
+from byheart.store import Run, Runs
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, setup
+from byheart.sweep import grid
+from byheart.train import draw_examples, example_losses, represented_features
+
+_T = (3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000)
+_PAPER_T = (3, 5, 10, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+_REPEATED = (20, 20)
+_WELL = 0.25  # train loss of an example that is known by heart; a pentagon's best example is at 0.3 or more
+
+
+def _configs(scale: Scale) -> list[TrainConfig]:
+    base, seeds = setup(scale), range(N_SEEDS[scale])
+    sizes = _PAPER_T if scale == "paper" else _T
+    mixed = grid(base, {"n_examples": sizes[-1:], "repeats": (_REPEATED,)}, seeds)
+    return grid(base, {"n_examples": sizes}, seeds) + mixed
+
+
+def _known(run: Run) -> np.ndarray:
+    """Which training examples the model knows by heart."""
+    return example_losses(run, draw_examples(run.config)) < _WELL
+
+
+def _budgets(runs: Runs) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        known, represented = _known(run), represented_features(run.W, run.b)
+        rows.append(
+            (
+                run.config.n_examples,
+                run.config.seed,
+                bool(run.config.repeats),
+                float(feature_dimensionality(run.W)[represented].sum()),
+                float(example_dimensionality(run.hidden)[known].sum()),
+                len(represented),
+                int(known.sum()),
+                run.metrics["train_loss"],
+                run.metrics["test_loss"],
+            )
+        )
+    names = [
+        "n_examples",
+        "seed",
+        "repeated",
+        "features",
+        "examples",
+        "n_features",
+        "n_known",
+        "train_loss",
+        "test_loss",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _exchange(runs: Runs) -> Finding:
+    table = _budgets(runs).query("not repeated")
+    sizes = sorted(set(table["n_examples"]))
+    if len(sizes) < 3 or sizes[0] > 10:
+        return not_run("small and large T")
+    m = runs.headers[0].config.n_hidden
+    small, large = table[table["n_examples"] <= 6], table[table["n_examples"] == sizes[-1]]
+    ours = (
+        f"at T <= 6 examples hold {small['examples'].mean():.2f} and features {small['features'].mean():.2f} of {m};"
+        f" at T = {sizes[-1]} examples hold {large['examples'].mean():.2f} and features {large['features'].mean():.2f}"
+    )
+    holds = [*(small["examples"] > small["features"]), *(large["features"] > large["examples"])]
+    return judged(ours, all(holds), not any(holds))
+
+
+def _overfit_reads_better_as_examples(runs: Runs) -> Finding:
+    table = _budgets(runs).query("not repeated")
+    if table["n_examples"].nunique() < 5:
+        return not_run("five T")
+    gap = table["test_loss"] - table["train_loss"]
+    by_seed = [
+        (float(spearmanr(gap[rows.index], rows["examples"])[0]), float(spearmanr(gap[rows.index], rows["features"])[0]))
+        for _, rows in table.groupby("seed")
+    ]
+    words = ", ".join(f"{a:+.2f} and {b:+.2f}" for a, b in by_seed)
+    holds = [a > 0.3 and b < -0.3 for a, b in by_seed]
+    ours = "rank correlation of overfitting (test less train loss) with the budgets of examples and features, by seed"
+    return judged(f"{ours}: {words}", all(holds), not any(holds))
+
+
+def _middle_is_empty(runs: Runs) -> Finding:
+    table = _budgets(runs).query("not repeated")
+    both = (table["examples"] + table["features"]).groupby(table["n_examples"]).mean()
+    if len(both) < 5:
+        return not_run("five T")
+    m, worst = runs.headers[0].config.n_hidden, both.idxmin()
+    ends = f"{both.iloc[0]:.2f} and {both.iloc[-1]:.2f}"
+    ours = f"both together hold least at T = {worst:g}: {both.min():.2f} of {m}; at the ends {ends}"
+    inside = both.index[0] < worst < both.index[-1]
+    return judged(ours, inside and both.min() < 0.25 * m, not inside)
+
+
+def _told_apart(runs: Runs) -> Finding:
+    chosen = [run for run in runs if run.config.repeats]
+    if not chosen:
+        return not_run("runs with repeated examples")
+    holds, words = [], []
+    for run in chosen:
+        known = set(np.flatnonzero(_known(run)).tolist())
+        n_repeated, features = len(run.config.repeats), len(represented_features(run.W, run.b))
+        top = set(np.argsort(-example_dimensionality(run.hidden))[:n_repeated].tolist())
+        holds.append(top == set(range(n_repeated)) and features > 0)
+        words.append(
+            f"{len(top & set(range(n_repeated)))} of {n_repeated} on top, {len(known)} known, {features} features"
+        )
+    return judged("; ".join(words), all(holds), not any(holds))
+
+
+_CLAIMS = (
+    Claim(
+        "exchange",
+        "Few examples hold the hidden space, many give it to features (budgets of what the model answers well)",
+        "Henighan et al. 2023, Figures 2 and 3; the measure is new",
+        "examples, then features",
+        _exchange,
+        refuted_if="no run has the larger budget where the claim has it",
+    ),
+    Claim(
+        "empty-middle",
+        "Between them neither view explains the hidden space (together below a quarter of m)",
+        "new; Henighan et al. 2023, Figure 3, shows blobs there",
+        "shapeless blobs at T = 2,000",
+        _middle_is_empty,
+        refuted_if="the least explained T is an end of the range",
+    ),
+    Claim(
+        "overfit-is-readable",
+        "The more overfit a model, the more its space is held by examples, the less by features (correlation > 0.3)",
+        "new; C. Olah: more overfit networks seem harder to understand",
+        "harder as features, easier as examples",
+        _overfit_reads_better_as_examples,
+        refuted_if="no dataset shows both",
+    ),
+    Claim(
+        "told-apart",
+        "Two repeated examples at the largest T have the largest D_X of all, beside represented features",
+        "A. Jermyn, comment in Henighan et al. 2023; the test is new",
+        "single-example and generalising features co-occur",
+        _told_apart,
+        refuted_if="no dataset shows it",
+    ),
+)
+
+
+def _figures(runs: Runs) -> dict[str, Figure]:
+    table = _budgets(runs).query("not repeated")
+    figure, ax = figure_of()
+    for name, color in (("examples", EXAMPLES), ("features", FEATURES)):
+        grouped = table.groupby("n_examples")[name]
+        ax.plot(table["n_examples"], table[name], "o", ms=3.5, color=color, alpha=0.5, mew=0)
+        ax.errorbar(
+            grouped.mean().index,
+            grouped.mean(),
+            yerr=grouped.sem(),
+            color=color,
+            capsize=2,
+            label=f"{name} answered well",
+        )
+    ax.axhline(runs.headers[0].config.n_hidden, color="black", lw=0.8, ls="--")
+    ax.set(xscale="log", xlabel="training examples T", ylabel="dimensions held")
+    ax.legend(fontsize=8)
+    return {"two-views": figure}
+
+
+def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+    return {"budgets": _budgets(runs)}
+
+
+STUDY = Study(
+    "two-views",
+    "Which holds the hidden space, examples or features, and can both be told apart in one model?",
+    _configs,
+    _CLAIMS,
+    _figures,
+    _tables,
+)
