@@ -66,9 +66,28 @@ def test_reproduce_lists_its_studies(capsys):
     assert "double-descent" in out
 
 
+def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_verdicts(capsys, tmp_path):
+    status, out, err = run(capsys, "reproduce", "all", "--max-examples", 3, "--out", tmp_path)
+    assert (status, err) == (0, "")
+    made = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert made == {"double-descent", "double-descent-m4", "polygons", "two-views"}
+    for name in made:
+        assert {"README.md", "verdicts.csv", "report.html"} <= {path.name for path in (tmp_path / name).iterdir()}
+        assert name in out
+    page = (tmp_path / "README.md").read_text()
+    assert "[polygons](polygons/README.md)" in page
+    (tmp_path / "README.md").write_text("# Mine\n")
+    status, out, _ = run(capsys, "verdicts", tmp_path)
+    assert status == 0
+    assert (tmp_path / "README.md").read_text().startswith("# Mine\n")
+    assert page.split("-->")[1] == (tmp_path / "README.md").read_text().split("-->")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "received", "accepted"),
     [
+        (["verdicts", "no-such-directory"], "no-such-directory", "one with results"),
+        (["reproduce", "all", "--scale", "huge"], "huge", "quick"),
         (["train", "--n-examples", "0"], "received 0", "integer >= 1"),
         (["train", "--n-examples", "five"], "five", "--n-examples INT|{inf}"),
         (["train"], "--n-examples", "Missing"),

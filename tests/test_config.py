@@ -69,7 +69,14 @@ CHANGES = {
     "beta2": 0.99,
     "eps": 1e-7,
     "reduction": "mean",
+    "weight_decay_in_gradient": True,
+    "loss": "absolute",
+    "hidden_relu": True,
+    "tied": False,
+    "unit_norm": False,
+    "keep_empty": True,
     "initialization": "xavier_uniform",
+    "bias_initialization": "uniform",
     "n_inits": 2,
     "repeats": (2,),
     "batch_size": 7,
@@ -84,6 +91,10 @@ def test_every_field_is_part_of_the_id():
     assert set(CHANGES) == {field.name for field in dataclasses.fields(TrainConfig)}
     ids = {dataclasses.replace(base, **{name: value}).run_id() for name, value in CHANGES.items()}
     assert len(ids | {base.run_id(), base.run_id("of own data")}) == len(CHANGES) + 2
+
+
+def test_fields_that_were_added_later_leave_the_ids_of_old_runs_as_they_are():
+    assert TrainConfig(n_examples=3, snapshot_steps=log_spaced_steps(50_000, 24)).run_id() == "6f813fd41913d7e5"
 
 
 def test_the_id_is_the_same_in_another_process():
@@ -175,6 +186,13 @@ BAD = [
     ("reduction", "average"),
     ("reduction", None),
     ("initialization", "zeros"),
+    ("loss", "cubed"),
+    ("hidden_relu", 1),
+    ("tied", None),
+    ("unit_norm", "no"),
+    ("keep_empty", 0),
+    ("weight_decay_in_gradient", "yes"),
+    ("bias_initialization", "ones"),
     ("n_inits", 0),
     ("repeats", (0,)),
     ("repeats", (1.5,)),

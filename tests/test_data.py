@@ -337,3 +337,23 @@ def test_arrays_that_compiled_code_could_not_rely_on_are_refused(unchecked, fiel
     whole = SparseExamples.from_matrix(np.eye(2, 3))
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(whole, **{field: value})
+
+
+def test_without_unit_norm_rows_are_the_same_but_for_their_length():
+    unit, raw = (
+        sample_examples(50, 300, 0.97, np.random.default_rng(5), unit_norm=norm).to_scipy() for norm in (True, False)
+    )
+    assert np.array_equal(unit.indices, raw.indices)
+    assert ((raw.data > 0) & (raw.data <= 1)).all()
+    lengths = np.sqrt(raw.multiply(raw).sum(axis=1))
+    np.testing.assert_allclose(unit.toarray(), raw.toarray() / lengths[:, None], rtol=1e-5)
+
+
+def test_empty_rows_are_kept_on_demand_as_often_as_chance_has_them():
+    n_rows, n_features, sparsity = 20_000, 50, 0.97
+    kept = sample_examples(n_rows, n_features, sparsity, np.random.default_rng(0), keep_empty=True)
+    share = (np.diff(kept.indptr) == 0).mean()
+    expected = sparsity**n_features
+    assert abs(share - expected) < 4 * np.sqrt(expected / n_rows)
+    full = kept.to_scipy()[np.flatnonzero(np.diff(kept.indptr))]
+    np.testing.assert_allclose(np.sqrt(full.multiply(full).sum(axis=1)), 1, rtol=1e-5)

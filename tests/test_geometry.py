@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from byheart.geometry import example_dimensionality, feature_dimensionality, maximal_dimensionality
+from byheart.geometry import (
+    example_dimensionality,
+    feature_dimensionality,
+    is_regular_polygon,
+    maximal_dimensionality,
+    neighbour_overlap,
+)
 
 # Rounding of sums of at most a few hundred float64 terms.
 _CLOSE = 1e-10
@@ -191,3 +197,33 @@ def test_nan_and_infinity_are_refused(function, value):
 def test_repeats_of_another_length_or_below_one_are_refused(dimensionality, repeats):
     with pytest.raises(ValueError, match=r"repeats: received .*, accepted: "):
         dimensionality(polygon(5), np.array(repeats))
+
+
+@given(st.integers(3, 15), st.floats(0.01, 100), st.floats(0, 6), st.randoms(use_true_random=False))
+def test_a_regular_polygon_is_one_whatever_its_size_turn_and_order(n_points, radius, phase, random):
+    corners = list(radius * polygon(n_points, phase))
+    random.shuffle(corners)
+    assert is_regular_polygon(np.array(corners))
+    assert not is_regular_polygon(np.array([0.7 * corners[0], *corners[1:]]))
+
+
+def test_a_polygon_with_a_corner_moved_by_fifteen_degrees_is_not_regular():
+    points = polygon(6)
+    turn = np.deg2rad(15)
+    points[0] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]] @ points[0]
+    assert not is_regular_polygon(points)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (5, 3)])
+def test_only_three_or_more_planar_points_can_be_a_polygon(shape):
+    with pytest.raises(ValueError, match=r"points: received shape .* accepted: \(n_points >= 3, 2\)"):
+        is_regular_polygon(np.ones(shape))
+
+
+def test_neighbours_overlap_where_examples_that_share_a_feature_are_side_by_side():
+    X = np.repeat(np.eye(20), 5, axis=0)  # 20 kinds of example, five of each
+    beside, mixed = polygon(100), polygon(100)[np.random.default_rng(0).permutation(100)]
+    # Of 100 neighbours 80 are alike; of any two, 4 in 99.
+    assert neighbour_overlap(beside, X) == pytest.approx(0.8 / (4 / 99))
+    assert neighbour_overlap(mixed, X) < 4
+    assert np.isnan(neighbour_overlap(polygon(4), np.eye(4)))

@@ -89,3 +89,31 @@ def test_a_common_scale_is_common(runs):
 def test_whole_figures_can_be_drawn_with_infinite_data_too(runs, figure, tmp_path):
     figure(runs, [3, 10, math.inf]).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_curves_have_a_line_per_value_of_the_group(runs):
+    finite = runs.table[np.isfinite(runs.table["n_examples"])]
+    ax = plots.curves(finite, "test_loss", "seed", axes(), label="seed {}")
+    assert [container.get_label() for container in ax.containers] == ["seed 0", "seed 1"]
+    drawn = ax.containers[1].lines[0].get_ydata().astype(float)
+    np.testing.assert_allclose(drawn, finite[finite["seed"] == 1].sort_values("n_examples")["test_loss"])
+
+
+def test_a_map_has_a_cell_per_pair_with_the_mean_over_the_rest(runs):
+    ax = axes()
+    mesh = plots.map_of(runs.table, "test_loss", "n_examples", "n_hidden", ax)
+    means = runs.table.groupby("n_examples")["test_loss"].mean()
+    np.testing.assert_allclose(np.asarray(mesh.get_array()).ravel(), means)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["3", "10", "\N{INFINITY}"]
+
+
+def test_a_training_history_follows_the_repeated_example():
+    config = TrainConfig(
+        6, n_features=80, sparsity=0.9, n_steps=60, n_test=50, repeats=(4,), snapshot_steps=(0, 30, 60)
+    )
+    run = train(config)
+    ax = plots.training_history(run, axes(), n_features=3)
+    expected = [example_dimensionality(hidden)[0] for hidden in run.snapshots["hidden"]]
+    black = [line.get_ydata() for line in ax.lines if line.get_color() == "black" and len(line.get_xdata())]
+    np.testing.assert_allclose(black, [expected])
+    assert sum(line.get_color() == plots.FEATURES and len(line.get_xdata()) > 0 for line in ax.lines) == 3

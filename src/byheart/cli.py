@@ -20,6 +20,7 @@ import docstring_parser
 import pandas as pd
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -29,7 +30,7 @@ from byheart.config import TrainConfig
 from byheart.kernels import DivergedError
 from byheart.report import write_report
 from byheart.store import open_runs, prepare_directory
-from byheart.studies import STUDIES, Scale, Study, reproduce
+from byheart.studies import STUDIES, Scale, Study, reproduce, write_summary
 from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.train import train
 
@@ -166,8 +167,8 @@ class ReproduceCommand:
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
         for study in chosen.values():
             self._reproduce(study, out / study.name)
-        _print_verdicts(pd.concat({name: pd.read_csv(out / name / "verdicts.csv") for name in chosen}, names=["study"]))
-        _out.print(f"tables, figures and pages in {out}", markup=False)
+        _print_verdicts(write_summary(out))
+        _out.print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}", markup=False)
 
     def _reproduce(self, study: Study, out: Path) -> pd.DataFrame:
         with _bar(study.name) as advance:
@@ -184,13 +185,25 @@ class ReproduceCommand:
 
 
 def _print_verdicts(verdicts: pd.DataFrame) -> None:
-    several = "study" in verdicts.index.names
-    table = Table(*(["study"] if several else []), "claim", "paper", "ours", "verdict", show_lines=True)
-    for row in verdicts.reset_index().itertuples():
-        style = _VERDICT_STYLE[str(row.verdict)]
-        words = (*([row.study] if several else []), row.statement, row.paper, row.ours)
-        table.add_row(*map(str, words), f"[{style}]{row.verdict}[/{style}]")
+    columns = [name for name in ("study", "statement", "paper", "ours") if name in verdicts]
+    table = Table(*(name.replace("statement", "claim") for name in columns), "verdict", show_lines=True)
+    for _, row in verdicts.iterrows():
+        style = _VERDICT_STYLE[row["verdict"]]
+        table.add_row(*(escape(str(row[name])) for name in columns), f"[{style}]{row['verdict']}[/{style}]")
     Console(highlight=False).print(table)
+
+
+@dataclass
+class VerdictsCommand:
+    """Gather the verdicts of all studies in a directory into one table, printed and kept in its README.md."""
+
+    directory: tyro.conf.Positional[Path] = Path("results")
+    """Holds a directory per study."""
+
+    def run(self) -> None:
+        """Write the table, and print it."""
+        _print_verdicts(write_summary(self.directory))
+        _out.print(f"wrote {self.directory / 'README.md'}", markup=False)
 
 
 @dataclass
@@ -245,6 +258,7 @@ _COMMANDS: dict[str, Any] = {
     "train": TrainCommand,
     "sweep": SweepCommand,
     "reproduce": ReproduceCommand,
+    "verdicts": VerdictsCommand,
     "report": ReportCommand,
     "bench": BenchCommand,
 }

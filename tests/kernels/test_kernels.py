@@ -15,7 +15,8 @@ from byheart.kernels import KERNELS, AdamW, DivergedError, Kernel, choose, refer
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 # The GPU's are run by test_gpu.py in Triton's interpreter, and by make test-gpu.
-NAMES = [pytest.param(name, marks=pytest.mark.gpu if name == "gpu" else ()) for name in KERNELS]
+# "torch" is automatic differentiation of variants of the model: test_with_torch.py.
+NAMES = [pytest.param(name, marks=pytest.mark.gpu if name == "gpu" else ()) for name in KERNELS if name != "torch"]
 every_kernel = pytest.mark.parametrize("kernel", NAMES, indirect=True)
 every_fast_kernel = pytest.mark.parametrize("kernel", NAMES[:-1], indirect=True)  # all but the reference
 both_reductions = pytest.mark.parametrize("reduction", ["sum", "mean"])

@@ -14,6 +14,7 @@ from byheart.studies import (
     variants,
     weight_decay,
 )
+from byheart.studies.readme import write_summary
 from byheart.studies.study import Claim, Finding, Scale, Study, judge, reproduce, write_results
 
 STUDIES = {
@@ -35,4 +36,4 @@ STUDIES = {
     )
 }
 
-__all__ = ["STUDIES", "Claim", "Finding", "Scale", "Study", "judge", "reproduce", "write_results"]
+__all__ = ["STUDIES", "Claim", "Finding", "Scale", "Study", "judge", "reproduce", "write_results", "write_summary"]

@@ -1,4 +1,7 @@
-"""The README of a study's results: what was asked, what came out, what it cost. Text above the mark is a person's."""
+"""The README of a study's results, and that of all: what was asked, what came out, what it cost.
+
+Text above the mark is a person's, and is kept.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,43 @@ if TYPE_CHECKING:
     from byheart.studies.study import Scale, Study
 
 MARK = "<!-- below: made by byheart reproduce -->"
+HOW_JUDGED = """A mean is *reproduced* if its interval of two standard errors lies within the tolerance, *differs* if
+the two do not touch, and is *inconclusive* otherwise; a claim about single datasets needs all of them."""
 _ALWAYS = {"n_features", "sparsity", "n_hidden", "n_steps", "learning_rate", "weight_decay"}
 _LABELS = {"reproduced": "**reproduced**", "differs": "**differs**", "inconclusive": "inconclusive"}
+
+
+def write_summary(directory: Path) -> pd.DataFrame:
+    """Write one table of all verdicts below the mark in ``directory/README.md``, and return it.
+
+    Args:
+        directory: Holds a directory per study, each with its verdicts.csv.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {path.parent.name: pd.read_csv(path) for path in sorted(directory.glob("*/verdicts.csv"))}
+    if not found:
+        raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
+    verdicts = pd.concat(found, names=["study"]).reset_index("study")
+    lines = ["| study | setup | claim | value at the source | ours | verdict |", "|---|---|---|---|---|---|"]
+    for name, rows in verdicts.groupby("study", sort=False):
+        sizes = pd.read_csv(directory / str(name) / "runs.csv", usecols=["n_features"])["n_features"]
+        for row in rows.itertuples():
+            cells = (f"[{name}]({name}/README.md)", f"n = {sizes.max():,}", row.statement, row.paper, row.ours)
+            lines.append("| " + " | ".join(map(_cell, (*cells, _LABELS[str(row.verdict)]))) + " |")
+    counts = ", ".join(f"{n} {label}" for label, n in verdicts["verdict"].value_counts().items())
+    path = directory / "README.md"
+    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else "# Results"
+    table = "\n".join(lines)
+    path.write_text(
+        f"{above}\n\n{MARK}\n\n{len(verdicts)} claims: {counts}.\n\n{table}\n\n{HOW_JUDGED}\n", encoding="utf-8"
+    )
+    return verdicts
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|")
 
 
 def write_readme(
@@ -38,9 +76,7 @@ def write_readme(
         above,
         MARK,
         *(f"![{name}]({name}.png)" for name in figures),
-        f"## Claims\n\n{_claims(verdicts)}\n\nA mean is *reproduced* if its interval of two standard errors lies within"
-        " the tolerance, *differs* if the two do not touch, and is *inconclusive* otherwise; a claim about single datasets"
-        " needs all of them.",
+        f"## Claims\n\n{_claims(verdicts)}\n\n{HOW_JUDGED}",
         f"## Setup and cost\n\n{_setup(runs)}\n\n{_cost(cost)}",
         f"```\nbyheart reproduce {study.name} --scale {scale}\n```",
         "Tables: " + ", ".join(f"[{name}]({name}.csv)" for name in ("verdicts", "runs", "cost", *tables)) + ".",
@@ -52,7 +88,7 @@ def _claims(verdicts: pd.DataFrame) -> str:
     lines = ["| claim | source | value there | ours | verdict | refuted if |", "|---|---|---|---|---|---|"]
     for row in verdicts.itertuples():
         cells = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     return "\n".join(lines)
 
 
