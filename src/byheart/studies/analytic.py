@@ -1,6 +1,6 @@
 """Does the theory hold: the level of infinite data, the pentagon, the norms of memorising solutions, Adam's reach?
 
-Source: Henighan et al. 2023 (pentagon; memorising needs larger weights for larger T), S. Jain 2025; the rest derived: on
+Source: Henighan et al. 2023 (pentagon; memorising needs larger weights for larger T), S. Jain 2025; derived from it: on
 a T-gon ||W|| = sqrt(T) r and ||b|| = sqrt(T) r^2 cos(2 pi/T) with r^2 = 1/(1 - cos(2 pi/T)), so they grow as T^1.5 and
 T^2.5, and Adam moves no parameter farther than the sum of its learning rates.
 """
