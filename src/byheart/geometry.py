@@ -108,7 +108,7 @@ def _blocks(
         yield rows, weights
 
 
-def is_regular_polygon(points: Float[np.ndarray, "n_points 2"]) -> bool:
+def is_regular_polygon(points: Float[np.ndarray, "n_points n_dimensions"]) -> bool:
     """Whether planar vectors form a regular polygon: lengths within 10 % of their mean, gaps within 10 degrees.
 
     Raises:

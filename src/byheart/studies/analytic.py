@@ -68,7 +68,7 @@ def _five(runs: Runs) -> Finding:
 
 def _memorised(runs: Runs) -> pd.DataFrame:
     """Memorised runs at the usual learning rate, with the norms a regular T-gon would have."""
-    table = runs.table.query("learning_rate == 0.001 and train_loss < @_MEMORISED")
+    table: pd.DataFrame = runs.table.query("learning_rate == 0.001 and train_loss < @_MEMORISED")
     table = table[np.isfinite(table["n_examples"]) & (table["n_examples"] >= 4)]
     radius = table["n_examples"].map(lambda t: polygon_radius(int(t)))
     size = table["n_examples"]

@@ -104,7 +104,7 @@ def _clusters(runs: Runs) -> pd.DataFrame:
     rows = []
     table = runs.table[runs.table["test_loss"] >= 1]
     for (n_examples, seed), group in table.groupby(["n_examples", "seed"]):
-        run = runs[str(group.loc[group["train_loss"].idxmin(), "id"])]
+        run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
         rows.append((n_examples, seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy())))
     return pd.DataFrame(rows, columns=["n_examples", "seed", "neighbour_overlap"])
 
@@ -174,7 +174,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     if len(chosen):
         size = chosen["n_examples"].min()
         group = runs.table.query("n_examples == @size and test_loss >= 1")
-        run = runs[str(group.loc[group["train_loss"].idxmin(), "id"])]
+        run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
         vectors(run.hidden, axes[1], EXAMPLES)
         axes[1].axis("on")
         axes[1].set_title(f"best memorising solution, T = {size:g}", fontsize=9)

@@ -5,6 +5,8 @@ Source: Henighan et al. 2023, Figure 5 (double descent along both axes; results 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
@@ -31,8 +33,12 @@ _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 
 
 def _configs(scale: Scale) -> list[TrainConfig]:
-    smaller = {"quick": {"n_features": 250, "sparsity": 0.96, "n_steps": 3_000}, "medium": {"n_steps": 5_000}}
-    return grid(setup(scale, **smaller.get(scale, {})), _AXES[scale], range(2 if scale == "quick" else 4))
+    smaller: dict[Scale, dict[str, Any]] = {
+        "quick": {"n_features": 250, "sparsity": 0.96, "n_steps": 3_000},
+        "medium": {"n_steps": 5_000},
+        "paper": {},
+    }
+    return grid(setup(scale, **smaller[scale]), _AXES[scale], range(2 if scale == "quick" else 4))
 
 
 def _bumps(runs: Runs, along: str, across: str) -> dict[float, Bump]:

@@ -146,11 +146,8 @@ def _best_of_five_escapes(runs: Runs) -> Finding:
     table = _escapes(runs).set_index("setting")
     if "n_inits 5" not in table.index or "the paper's settings" not in table.index:
         return not_run("T = 8, one and five initialisations")
-    before, after, n = (
-        table.loc["the paper's settings", "memorised"],
-        table.loc["n_inits 5", "memorised"],
-        table["seeds"].min(),
-    )
+    before, after = (float(str(table.loc[name, "memorised"])) for name in ("the paper's settings", "n_inits 5"))
+    n = int(table["seeds"].min())
     ours = "memorised, and regular, at T = 8: " + "; ".join(
         f"{row.memorised:.0%}, {row.regular:.0%} with {name}" for name, row in table.iterrows()
     )

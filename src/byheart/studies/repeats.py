@@ -218,8 +218,9 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     figure, ax = figure_of(size=(5.5, 3.8))
     mesh = map_of(grid_runs.astype({"memorised": float}), "memorised", "n_examples", "repeats", ax, vmin=0, vmax=1)
     figure.colorbar(mesh, label="share of datasets that memorise it")
-    n_features, counts = runs.headers[0].config.n_features, np.array(_common(alone), dtype=float)
-    law = [np.interp(0.4 * t / n_features, counts, np.arange(len(counts)) + 0.5) for t in sizes]
+    n_features = runs.headers[0].config.n_features
+    counts_shown = np.array(_common(alone), dtype=float)
+    law = np.interp([0.4 * t / n_features for t in sizes], counts_shown, np.arange(len(counts_shown)) + 0.5)
     ax.plot(np.arange(len(sizes)) + 0.5, law, color="white", lw=1.5, ls="--")
     ax.set(xlabel="training examples T", ylabel="occurrences R of one example")
     ax.set_title("dashed: R = 0.4 T/n", fontsize=9)
