@@ -14,6 +14,7 @@ Source: Elhage et al. 2022, "Toy Models of Superposition" (features); Henighan e
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -123,9 +124,7 @@ def is_regular_polygon(points: Float[np.ndarray, "n_points n_dimensions"]) -> bo
     return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(gaps - 360 / len(points)).max() < 10)
 
 
-def neighbour_overlap(
-    hidden: Float[np.ndarray, "n_examples 2"], rows: Float[np.ndarray, "n_examples n_features"]
-) -> float:
+def neighbour_overlap(hidden: Float[np.ndarray, "n_examples 2"], rows: Any) -> float:
     """Return how much more alike neighbours by angle are than any two examples: a ratio of mean inner products.
 
     1 if planar hidden vectors are in random order, large if examples that share features are side by side; NaN if no
@@ -133,7 +132,7 @@ def neighbour_overlap(
 
     Args:
         hidden: Planar hidden vectors.
-        rows: The examples themselves, a scipy.sparse matrix or an array.
+        rows: The examples themselves, a scipy.sparse matrix or an array of shape (n_examples, n_features).
     """
     order = np.argsort(np.arctan2(hidden[:, 1], hidden[:, 0]))
     X = scipy.sparse.csr_array(rows)[order]

@@ -107,7 +107,7 @@ def test_polygons_are_told_from_two_circles(tmp_path):
 def test_the_study_runs_small_and_leaves_its_tables_and_figures(tmp_path):
     verdicts = reproduce(STUDY, "quick", tmp_path, max_examples=5)
     assert (verdicts.set_index("claim").loc["pentagon", "verdict"]) in ("reproduced", "inconclusive")
-    tables = {"runs.csv", "verdicts.csv", "cost.csv", "by-size.csv"}
+    tables = {"README.md", "runs.csv", "verdicts.csv", "cost.csv", "by-size.csv"}
     assert {p.name for p in tmp_path.iterdir()} == {"runs", "double-descent.png", "norms.png"} | tables
     assert pd.read_csv(tmp_path / "cost.csv")["n_runs"].sum() == 12
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 12
