@@ -68,7 +68,7 @@ def _configs(scale: Scale) -> list[TrainConfig]:
 def _named(runs: Runs) -> pd.DataFrame:
     """The runs with the name of their change; test loss summed over features in all."""
     first = runs.headers[0].config
-    base = TrainConfig(3, n_steps=first.n_steps, snapshot_steps=first.snapshot_steps)
+    base = TrainConfig(3, n_steps=first.n_steps, snapshot_steps=first.snapshot_steps, n_test=first.n_test)
     changes = {dataclasses.replace(base, **change): name for name, change in _changes(first.n_features).items()}
     same: dict[str, Any] = {"n_examples": 3, "n_features": 10_000, "sparsity": 0.999, "seed": 0}
     names = {header.id: changes[dataclasses.replace(header.config, **same)] for header in runs.headers}

@@ -89,10 +89,11 @@ def _overfit_reads_better_as_examples(runs: Runs) -> Finding:
     table = _budgets(runs).query("not repeated")
     if table["n_examples"].nunique() < 5:
         return not_run("five T")
-    gap = table["test_loss"] - table["train_loss"]
+    ranks = table.assign(gap=table["test_loss"] - table["train_loss"]).groupby("seed")[["gap", "examples", "features"]]
+    if (ranks.nunique() < 2).any(axis=None):
+        return not_run("budgets that differ between T")
     by_seed = [
-        (float(spearmanr(gap[rows.index], rows["examples"])[0]), float(spearmanr(gap[rows.index], rows["features"])[0]))
-        for _, rows in table.groupby("seed")
+        tuple(float(spearmanr(own["gap"], own[name])[0]) for name in ("examples", "features")) for _, own in ranks
     ]
     words = ", ".join(f"{a:+.2f} and {b:+.2f}" for a, b in by_seed)
     holds = [a > 0.3 and b < -0.3 for a, b in by_seed]
