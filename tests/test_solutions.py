@@ -83,6 +83,9 @@ def test_what_cannot_be_built_is_refused():
         polygon_radius(1)
     with pytest.raises(ValueError, match="received 3, accepted"):
         pentagon(disjoint(3, 1))
+    for name, value in (("n_inits", 3), ("bias_initialization", "uniform")):
+        with pytest.raises(ValueError, match=f"{name}: received {value!r}, accepted: .*, as initial weights are built"):
+            TrainConfig(5, initialization="pentagon", **{name: value})
     for fields in ({"n_hidden": 3}, {"n_examples": "inf"}, {"n_examples": 2}, {"tied": False}):
         with pytest.raises(ValueError, match="initialization: received 'polygon'"):
             TrainConfig(**{"n_examples": 5, "initialization": "polygon", **fields})

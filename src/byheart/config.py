@@ -129,6 +129,9 @@ class TrainConfig:
             not built or (self.n_hidden == 2 and self.tied and self.n_features >= 5),
             "a drawn one, unless n_hidden = 2, n_features >= 5 and weights are tied",
         )
+        for name in ("n_inits", "bias_initialization"):
+            usual = type(self).__dataclass_fields__[name].default
+            self._require(name, not built or getattr(self, name) == usual, f"{usual}, as initial weights are built")
         self._require(
             "initialization",
             self.initialization != "polygon" or (self.n_examples != "inf" and self.n_examples >= 3),

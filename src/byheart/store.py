@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         config: What was trained.
-        W: Weights, one column per feature.
+        W: Weights, one column per feature; of untied models the encoder's rows, then the decoder's.
         b: Bias.
         hidden: Hidden vectors h_i = W x_i of the distinct training examples (of test examples where T is infinite).
         repeats: How often each of these examples occurs in the training set (1 where T is infinite).
@@ -47,7 +47,7 @@ class Run:
     """
 
     config: TrainConfig
-    W: Float[np.ndarray, "n_hidden n_features"]
+    W: Float[np.ndarray, "n_rows n_features"]
     b: Float[np.ndarray, " n_features"]
     hidden: Float[np.ndarray, "n_examples n_hidden"]
     repeats: Int64[np.ndarray, " n_examples"]

@@ -222,7 +222,7 @@ def _measure(
 
 
 def example_losses(run: Run, examples: Any) -> Float64[np.ndarray, " n_examples"]:
-    """Return a run's squared error on each example, summed over features (always answering 0: its squared norm).
+    """Return a run's error on each example, summed over features: squared, unless the config has another loss.
 
     Args:
         run: A trained model.
@@ -284,8 +284,16 @@ def _initial_weights(
 
 
 def kernel_of(config: TrainConfig, kernel: str) -> str:
-    """Return the kernel that trains a config where ``kernel`` is asked for: variants of the model need "torch"."""
-    return "torch" if config.variant != Variant() else kernel
+    """Return the kernel that trains a config where ``kernel`` is asked for: variants of the model need "torch".
+
+    Raises:
+        ValueError: If a variant is to be trained by the reference or on a GPU.
+    """
+    if config.variant == Variant():
+        return kernel
+    if kernel not in ("cpu", "torch"):
+        raise ValueError(f"kernel: received {kernel!r} for {config.variant}, accepted: torch")
+    return "torch"
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:
@@ -314,7 +322,8 @@ def _own_weights(
     if len(initial) != 2:
         raise ValueError(f"initial: received {len(initial)} arrays, accepted: the two arrays (W, b)")
     W, b = (np.asarray(array, dtype=np.float64) for array in initial)
-    accepted = (config.n_hidden, config.n_features), (config.n_features,)
+    n_rows = config.n_hidden * (1 if config.tied else 2)  # untied: the encoder, then the decoder
+    accepted = (n_rows, config.n_features), (config.n_features,)
     if (W.shape, b.shape) != accepted:
         raise ValueError(
             f"initial: received W {W.shape} and b {b.shape}, accepted: W {accepted[0]} and b {accepted[1]}"

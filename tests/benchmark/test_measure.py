@@ -201,7 +201,7 @@ def processes_with(variable):
         (["--sweep-examples"], "received ()", "at least one"),
         (["--trained-steps", "0"], "received 0", "integer >= 1"),
         (["--readme", "no-such-file"], "no-such-file", "a file with the lines"),
-        (["--tables-only"], "results.json", "No such file"),
+        (["--tables-only"], "results.json", "a results.json that byheart bench wrote"),
         (
             ["--n-hidden", "--trained-examples", "--trained-hidden", "--large-examples", "--sweep-runs", "0"],
             "sweep_runs: received 0",

@@ -69,7 +69,20 @@ def test_a_variant_trains_and_its_run_can_be_read(variant, tmp_path):
     assert losses.mean() == pytest.approx(run.metrics["train_loss"], rel=1e-5)
 
 
+def test_own_initial_weights_of_an_untied_model_are_encoder_and_decoder():
+    config = TrainConfig(5, n_features=30, sparsity=0.9, n_steps=1, learning_rate=1e-9, tied=False, n_test=20)
+    rng = np.random.default_rng(0)
+    W, b = rng.normal(size=(4, 30)), rng.normal(size=30)
+    run = train(config, initial=(W, b))
+    np.testing.assert_allclose(run.W, W, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.hidden, draw_examples(config).to_scipy() @ W[:2].T, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"received W \(2, 30\).*accepted: W \(4, 30\)"):
+        train(config, initial=(W[:2], b))
+
+
 def test_the_fast_kernels_refuse_a_variant():
+    with pytest.raises(ValueError, match="kernel: received 'reference' for Variant.*accepted: torch"):
+        train(TrainConfig(5, n_features=30, sparsity=0.9, n_steps=1, tied=False), kernel="reference")
     with pytest.raises(ValueError, match="kernel: received 'cpu' for Variant.*accepted: torch"):
         choose("cpu", Variant(tied=False))
 

@@ -36,7 +36,7 @@ class Size:
         """Floating-point operations that the three products of a step need, two per multiply-add.
 
         Per pair m multiply-adds each for z = W_f . h, for the gradient of h and for that of W_f. Not counted: a maximum
-        and two additions per pair (b_f and its gradient), what the nonzero targets change, and AdamW.
+        and an addition per pair (the gradient of b_f), what the nonzero targets change, and AdamW.
         """
         return 6.0 * self.n_hidden * self.pairs
 
@@ -143,8 +143,10 @@ class Results:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: If the file is not the results of a benchmark.
+            ValueError: If there is no such file, or it is not the results of a benchmark.
         """
+        if not path.is_file():
+            raise ValueError(f"results: received {path}, accepted: a results.json that byheart bench wrote")
         try:
             fields = json.loads(path.read_text())
             sweep = fields["sweep"]

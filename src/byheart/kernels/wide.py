@@ -358,4 +358,4 @@ class Training:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             self._set_gradient()
-        return self.state.grad_W, self.state.grad_b
+        return self.state.grad_W.copy(), self.state.grad_b.copy()

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64, Int64
 
 from byheart.config import TrainConfig
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.model import loss_scale
+from byheart.model import encoder, loss_scale
 from byheart.report.encoding import Encoded, encode, quantise
 from byheart.store import Header, Run, Runs
 
@@ -122,7 +122,8 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
     config = run.config
     # At infinite T the hidden vectors are of test examples, which no one trained on: each counts once.
     repeats = run.repeats
-    features, examples = feature_dimensionality(run.W), example_dimensionality(run.hidden, repeats)
+    W = encoder(run.W, run.config.variant)
+    features, examples = feature_dimensionality(W), example_dimensionality(run.hidden, repeats)
     axes, share = principal_axes(run.hidden)
     return {
         "id": run.id,
@@ -141,7 +142,7 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
             "wall_seconds": run.provenance.get("wall_seconds"),
         },
         "share": share,
-        "features": _vectors(run.W.T, axes, features, n_vectors, None),
+        "features": _vectors(W.T, axes, features, n_vectors, None),
         "examples": _vectors(run.hidden, axes, examples, n_vectors, repeats),
         "feature_dims": _distinct(features),
         "example_dims": _distinct(examples),
@@ -217,7 +218,7 @@ def _snapshots(
     n_taken = len(taken["step"])
     frames = np.unique(np.linspace(0, n_taken - 1, min(n_taken, _SNAPSHOTS_PER_RUN)).round().astype(int))
     repeated = np.flatnonzero(repeats > 1) if repeats is not None else None
-    features = pick(np.linalg.norm(run.W, axis=0), count)
+    features = pick(np.linalg.norm(encoder(run.W, run.config.variant), axis=0), count)
     examples = pick(np.linalg.norm(run.hidden, axis=1), count, repeated)
     feature_dims = np.array([feature_dimensionality(taken["W"][f]) for f in frames])
     example_dims = np.array([example_dimensionality(taken["hidden"][f], repeats) for f in frames])

@@ -54,6 +54,9 @@ def _jumps(runs: Runs) -> pd.DataFrame:
     """
     rows = []
     for key, group in _table(runs).groupby(["n_hidden", "sparsity", "weight_decay"]):
+        by_occurrences = group.groupby("occurrences")["feature_dimensionality_max"].mean()
+        if by_occurrences.index.max() < 20 or by_occurrences.iloc[-1] < 3 * by_occurrences.iloc[0]:
+            continue  # nothing jumps in this range
         largest = group[group["occurrences"] == group["occurrences"].max()].set_index("seed")
         half = group["seed"].map(largest["feature_dimensionality_max"] / 2)
         rows += [

@@ -82,7 +82,7 @@ def _small_are_regular(runs: Runs) -> Finding:
     table = _outcomes(_plain(runs))
     share = (table["outcome"] == "regular polygon").groupby(table["n_examples"]).mean()
     chosen = share[share.index.isin((3, 4, 5, 6))]
-    if chosen.empty or table["seed"].nunique() < 4:
+    if len(chosen) < 4 or table["seed"].nunique() < 4:
         return not_run("T = 3 to 6, four seeds")
     ours = "share of regular polygons: " + ", ".join(f"{s:.0%} at T = {t}" for t, s in share.items())
     low = chosen.min()

@@ -38,11 +38,11 @@ def write_summary(directory: Path) -> pd.DataFrame:
     if not found:
         raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
-    lines = ["| study | setup | claim | value at the source | ours | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["| study | n | claim | value at the source | ours | verdict |", "|---|---|---|---|---|---|"]
     for name, rows in verdicts.groupby("study", sort=False):
         sizes = pd.read_csv(directory / str(name) / "runs.csv", usecols=["n_features"])["n_features"]
         for row in rows.itertuples():
-            cells = (f"[{name}]({name}/README.md)", f"n = {sizes.max():,}", row.statement, row.paper, row.ours)
+            cells = (f"[{name}]({name}/README.md)", f"{sizes.max():,}", row.statement, row.paper, row.ours)
             lines.append("| " + " | ".join(map(_cell, (*cells, _LABELS[str(row.verdict)]))) + " |")
     counts = ", ".join(f"{n} {label}" for label, n in verdicts["verdict"].value_counts().items())
     path = directory / "README.md"

@@ -45,7 +45,10 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     main = {"n_examples": (_main_size(scale),)}
     one = grid(base, {**main, "repeats": [(r,) for r in _R]}, seeds)
     several = grid(base, {**main, "repeats": [(_SEVERAL_R,) * k for k in _SEVERAL]}, seeds)
-    boundary = grid(setup(scale), {"n_examples": _SIZES[scale], "repeats": [(r,) for r in _BOUNDARY_R[scale]]}, seeds)
+    counts = [(r,) for r in _BOUNDARY_R[scale]]
+    others = [size for size in _SIZES[scale] if size != _main_size(scale)]
+    boundary = grid(base, {**main, "repeats": counts}, seeds)
+    boundary += grid(setup(scale), {"n_examples": others, "repeats": counts}, seeds)
     return list(dict.fromkeys(one + several + boundary))
 
 
@@ -131,8 +134,8 @@ def _law(runs: Runs) -> Finding:
     n_features = runs.headers[0].config.n_features
     found = _thresholds(runs)
     found = found[(found["n_examples"] >= 3 * n_features) & np.isfinite(found["threshold"])]
-    if found["n_examples"].nunique() < 2:
-        return not_run("a boundary at two T of at least 3 n")
+    if found["n_examples"].nunique() < 2 or np.isinf(_thresholds(runs)["threshold"]).any():
+        return not_run("a boundary inside the grid of R, at two T of at least 3 n")
     ratio = found["threshold"] * n_features / found["n_examples"]
     by_seed = ratio.groupby(found["seed"]).mean()
     return compare(by_seed.to_numpy(), 0.4, 0.15, ".2f")

@@ -63,7 +63,7 @@ _CLAIMS = (
     ),
     Claim(
         "longer-is-larger",
-        "The longer the training, the larger the bump",
+        "The longer the training, the higher the largest test loss over T",
         _APPENDIX,
         "larger with more epochs",
         _longer_is_larger,

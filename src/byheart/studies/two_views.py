@@ -104,13 +104,13 @@ def _overfit_reads_better_as_examples(runs: Runs) -> Finding:
 def _middle_is_empty(runs: Runs) -> Finding:
     table = _budgets(runs).query("not repeated")
     both = (table["examples"] + table["features"]).groupby(table["n_examples"]).mean()
-    if len(both) < 5:
-        return not_run("five T")
+    if len(both) < 5 or table["seed"].nunique() < 2:
+        return not_run("five T, two seeds")
     m, worst = runs.headers[0].config.n_hidden, both.idxmin()
     ends = f"{both.iloc[0]:.2f} and {both.iloc[-1]:.2f}"
     ours = f"both together hold least at T = {worst:g}: {both.min():.2f} of {m}; at the ends {ends}"
     inside = both.index[0] < worst < both.index[-1]
-    return judged(ours, inside and both.min() < 0.25 * m, not inside)
+    return judged(ours, inside and both.min() < 0.25 * m, worst == both.index[0])
 
 
 def _told_apart(runs: Runs) -> Finding:
@@ -144,7 +144,7 @@ _CLAIMS = (
         "new; Henighan et al. 2023, Figure 3, shows blobs there",
         "shapeless blobs at T = 2,000",
         _middle_is_empty,
-        refuted_if="the least explained T is an end of the range",
+        refuted_if="the least explained T is the smallest",
     ),
     Claim(
         "overfit-is-readable",
