@@ -279,7 +279,9 @@ def map_of(table: pd.DataFrame, value: str, x: str, y: str, ax: Axes, **options:
     return mesh
 
 
-def figure_of(n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.5, 3.6), **options: Any) -> Any:
+def figure_of(
+    n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.5, 3.6), **options: Any
+) -> tuple[Figure, Any]:
     """Return a figure in the style of this module, and its axes."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
-from byheart.plots import REFERENCE, figure_of, paper_reference
+from byheart.plots import EXAMPLES, REFERENCE, figure_of, paper_reference
 from byheart.store import Runs
 from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup
 from byheart.sweep import grid
@@ -295,7 +295,26 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     axes[0, 0].legend(fontsize=7)
     figure.supxlabel("training examples T", fontsize=9)
     figure.supylabel("test loss", fontsize=9)
-    return {"discrepancy": figure}
+    close = (
+        {"in-the-papers-range": _in_the_papers_range(runs)}
+        if len(_beside_the_paper(runs)) and _at_papers_sizes(runs)
+        else {}
+    )
+    return {"discrepancy": figure, **close}
+
+
+def _in_the_papers_range(runs: Runs) -> Figure:
+    """Test loss averaged over features, and as stated, beside the paper's, on the axis of the paper's figure."""
+    figure, ax = figure_of(size=(6, 3.4))
+    table, paper = _named(runs), paper_reference().query("n_examples >= 30 and n_examples <= 20_000")
+    for name, color in ((_AS_STATED, REFERENCE), (_MEAN, EXAMPLES)):
+        grouped = table[table["change"] == name].query("n_examples >= 30").groupby("n_examples")["test_loss"]
+        ax.errorbar(grouped.mean().index, grouped.mean(), grouped.sem(), color=color, capsize=2, lw=1.3, label=name)
+    ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=6, label="the paper (read off)")
+    ax.axhline(1, color="black", lw=0.6, ls="--")
+    ax.set(xscale="log", ylim=(0.995, 1.025), xlabel="training examples T", ylabel="test loss, summed over features")
+    ax.legend(fontsize=8)
+    return figure
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
