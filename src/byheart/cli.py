@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from byheart.benchmark import BenchConfig, ChildError, Results, benchmark, page, put_in_readme, summary
 from byheart.benchmark.table import check_readme
@@ -186,7 +186,8 @@ class ReproduceCommand:
 
 def _print_verdicts(verdicts: pd.DataFrame) -> None:
     columns = [name for name in ("study", "statement", "paper", "ours") if name in verdicts]
-    table = Table(*(name.replace("statement", "claim") for name in columns), "verdict", show_lines=True)
+    headers = [Column(name.replace("statement", "claim"), no_wrap=name == "study") for name in columns]
+    table = Table(*headers, "verdict", show_lines=True)
     for _, row in verdicts.iterrows():
         style = _VERDICT_STYLE[row["verdict"]]
         table.add_row(*(escape(str(row[name])) for name in columns), f"[{style}]{row['verdict']}[/{style}]")
