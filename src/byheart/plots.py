@@ -270,6 +270,16 @@ def curves(table: pd.DataFrame, value: str, by: str, ax: Axes, axis: str = "n_ex
     return ax
 
 
+def losses_by(table: pd.DataFrame, by: str, label: str) -> Figure:
+    """Draw test loss against T, a line per value of another column (``label`` is made from it), and the level 1."""
+    figure, ax = figure_of()
+    curves(table, "test_loss", by, ax, label=label)
+    ax.axhline(1, color="black", lw=0.8, ls="--")
+    ax.set(xlabel="training examples T", yscale="log")
+    ax.legend(fontsize=8)
+    return figure
+
+
 def map_of(table: pd.DataFrame, value: str, x: str, y: str, ax: Axes, **options: Any) -> QuadMesh:
     """Draw the mean over seeds of a column over two others, one cell per pair of values, and return the mesh."""
     mean = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import figure_of, map_of
 from byheart.store import Runs
-from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, not_run, setup
+from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, mean_losses, not_run, setup
 from byheart.sweep import grid
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
@@ -144,9 +144,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    grouped = runs.table.groupby(["n_hidden", "n_examples"])["test_loss"]
-    cells = grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
-    return {"by-cell": cells, "ridge": _ridge(runs)}
+    return {"by-cell": mean_losses(runs.table, ["n_hidden", "n_examples"]), "ridge": _ridge(runs)}
 
 
 STUDY = Study(

@@ -214,6 +214,12 @@ class Bump:
         return f"{words}, {self.height:.1f} standard errors high" if self.where == "inside" else f"{words} (at an end)"
 
 
+def mean_losses(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the mean test loss over seeds with its standard error, a row per combination of these columns."""
+    grouped = table.groupby(by, sort=False)["test_loss"]
+    return grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
+
+
 def onsets(table: pd.DataFrame, holds: pd.Series[bool], axis: str = "n_examples") -> pd.Series[float]:
     """Return, by seed, the smallest value of the axis from which on something holds; infinite if not at the largest."""
     found = {}

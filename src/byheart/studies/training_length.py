@@ -9,9 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
-from byheart.plots import curves, figure_of
+from byheart.plots import losses_by
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, judged, not_run, setup, share
+from byheart.studies.study import (
+    N_SEEDS,
+    Bump,
+    Claim,
+    Finding,
+    Scale,
+    Study,
+    judged,
+    mean_losses,
+    not_run,
+    setup,
+    share,
+)
 from byheart.sweep import grid
 
 _STEPS: dict[Scale, tuple[int, ...]] = {
@@ -73,17 +85,11 @@ _CLAIMS = (
 
 
 def _figures(runs: Runs) -> dict[str, Figure]:
-    figure, ax = figure_of()
-    curves(runs.table, "test_loss", "n_steps", ax, label="{:,} steps")
-    ax.axhline(1, color="black", lw=0.8, ls="--")
-    ax.set(xlabel="training examples T", yscale="log")
-    ax.legend(fontsize=8)
-    return {"training-length": figure}
+    return {"training-length": losses_by(runs.table, "n_steps", "{:,} steps")}
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    grouped = runs.table.groupby(["n_steps", "n_examples"])["test_loss"]
-    return {"by-steps": grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()}
+    return {"by-steps": mean_losses(runs.table, ["n_steps", "n_examples"])}
 
 
 STUDY = Study(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import figure_of
 from byheart.store import Runs
-from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, not_run
+from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, mean_losses, not_run
 from byheart.sweep import grid
 
 _VARIANTS: dict[str, dict[str, Any]] = {
@@ -94,8 +94,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    grouped = _named(runs).groupby(["variant", "n_examples"], sort=False)["test_loss"]
-    return {"by-variant": grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()}
+    return {"by-variant": mean_losses(_named(runs), ["variant", "n_examples"])}
 
 
 STUDY = Study(

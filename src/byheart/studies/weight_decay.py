@@ -9,9 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
-from byheart.plots import curves, figure_of
+from byheart.plots import losses_by
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Bump, Claim, Finding, Scale, Study, judged, not_run, setup, share
+from byheart.studies.study import (
+    N_SEEDS,
+    Bump,
+    Claim,
+    Finding,
+    Scale,
+    Study,
+    judged,
+    mean_losses,
+    not_run,
+    setup,
+    share,
+)
 from byheart.sweep import grid
 
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -90,17 +102,11 @@ _CLAIMS = (
 
 
 def _figures(runs: Runs) -> dict[str, Figure]:
-    figure, ax = figure_of()
-    curves(runs.table, "test_loss", "weight_decay", ax, label="weight decay {:g}")
-    ax.axhline(1, color="black", lw=0.8, ls="--")
-    ax.set(xlabel="training examples T", yscale="log")
-    ax.legend(fontsize=8)
-    return {"weight-decay": figure}
+    return {"weight-decay": losses_by(runs.table, "weight_decay", "weight decay {:g}")}
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    grouped = runs.table.groupby(["weight_decay", "n_examples"])["test_loss"]
-    return {"by-weight-decay": grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()}
+    return {"by-weight-decay": mean_losses(runs.table, ["weight_decay", "n_examples"])}
 
 
 STUDY = Study(
