@@ -64,6 +64,8 @@ def test_five_features_gain_most():
     assert min(gains, key=lambda n: gains[n]) == 5
     # F = 4: no neighbour is disturbed, each feature saves a third of (1 - S).
     assert gains[4] == pytest.approx(-4 * 0.001 / 3)
+    # F = 12: of the others, those at 30 and 60 degrees on either side are disturbed (at 90 nothing is).
+    assert gains[12] == pytest.approx(4 * 0.001 * (2 * 0.75 + 2 * 0.25 - 1))
 
 
 def test_training_starts_from_the_built_solution():

@@ -60,13 +60,14 @@ def pentagon(
 def feature_polygon_gain(n_corners: int, sparsity: float) -> float:
     """Return how the loss changes if F features, uniform on (0, 1], are put on a regular unit polygon, with b = 0.
 
-    (1 - S) (F/3) (2 max(0, cos(2 pi/F))^2 - 1): each feature is answered, and disturbs its neighbours. Least at F = 5.
+    (1 - S) (F/3) (sum over the others of max(0, cos)^2 - 1): each feature is answered, and disturbs those within a
+    right angle. Least at F = 5.
 
     References:
         Henighan et al. 2023, the second notebook with it, as retold by S. Jain 2025.
     """
-    neighbour = max(0.0, float(np.cos(2 * np.pi / n_corners)))
-    return (1 - sparsity) * n_corners / 3 * (2 * neighbour**2 - 1)
+    others = np.cos(2 * np.pi * np.arange(1, n_corners) / n_corners)
+    return float((1 - sparsity) * n_corners / 3 * ((np.maximum(others, 0) ** 2).sum() - 1))
 
 
 def infinite_data_loss(n_features: int, mean: float, n_represented: int = 5) -> float:

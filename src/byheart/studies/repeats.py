@@ -15,7 +15,7 @@ from byheart.config import TrainConfig, log_spaced_steps
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.plots import figure_of, map_of, training_history
 from byheart.store import Run, Runs
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, not_run, setup, share
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, not_run, onsets, setup, share
 from byheart.sweep import grid
 
 _R = (1, 2, 3, 5, 10, 20)
@@ -93,7 +93,7 @@ def _few_repeats_change_nothing(runs: Runs) -> Finding:
     stored = [_stored(run) for r in (2, 3) for run in _largest_with(runs, (r,))]
     if not stored:
         return not_run("one example repeated 2 and 3 times")
-    finding = share([s[0] == 0 for s in stored], "do not store an example repeated 2 or 3 times")
+    finding = share([s[0] == 0 for s in stored], "do not store an example repeated 2 or 3 times", "runs")
     return Finding(f"{finding.ours}; (examples, features) stored: {', '.join(map(str, stored))}", finding.verdict)
 
 
@@ -103,7 +103,7 @@ def _each_replaces_one(runs: Runs) -> Finding:
         return not_run(f"1, 2, 3 and 5 examples repeated {_SEVERAL_R} times")
     holds = [s == (k, 5 - k) for k, found in stored.items() for s in found]
     words = "; ".join(f"{k}: {', '.join(map(str, found))}" for k, found in stored.items())
-    finding = share(holds, "store k examples and 5 - k features")
+    finding = share(holds, "store k examples and 5 - k features", "runs")
     return Finding(f"{finding.ours}; (examples, features) by k: {words}", finding.verdict)
 
 
@@ -118,15 +118,12 @@ def _five_of_many(runs: Runs) -> Finding:
 def _thresholds(runs: Runs) -> pd.DataFrame:
     """By T and seed: the R from which on the repeated example is memorised (midway between the two R of the grid)."""
     rows = []
-    for (n_examples, seed), group in _alone(runs).groupby(["n_examples", "seed"]):
-        counts = group.sort_values("repeats")
-        lasting = np.logical_and.accumulate(counts["memorised"].to_numpy(dtype=bool)[::-1])[::-1]
-        values = counts["repeats"].to_numpy(dtype=float)
-        first = int(lasting.argmax()) if lasting.any() else len(values)
-        middle = (
-            math.inf if first == len(values) else values[0] if first == 0 else (values[first - 1] + values[first]) / 2
-        )
-        rows.append((n_examples, seed, middle))
+    for n_examples, group in _alone(runs).groupby("n_examples"):
+        grid_of_r = [0.0, *sorted(set(group["repeats"]))]
+        for seed, first in onsets(group, group["memorised"], "repeats").items():
+            before = [r for r in grid_of_r if r < first][-1]
+            # Memorised at the smallest R of the grid already: the boundary is there or below.
+            rows.append((n_examples, seed, first if before == 0 else (before + first) / 2))
     return pd.DataFrame(rows, columns=["n_examples", "seed", "threshold"])
 
 

@@ -170,17 +170,19 @@ def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float
     return Finding(ours, "inconclusive")
 
 
-def share(holds: Sequence[bool], what: str) -> Finding:
-    """Judge a claim that each seed either shows or not: reproduced if all do, differs if none does."""
-    if len(holds) < 2:
-        return Finding(f"{sum(holds)} of {len(holds)} seeds {what}", "inconclusive")
-    verdict: Verdict = "reproduced" if all(holds) else "inconclusive" if any(holds) else "differs"
-    return Finding(f"{sum(holds)} of {len(holds)} seeds {what}", verdict)
+def share(holds: Sequence[bool], what: str, of: str = "seeds") -> Finding:
+    """Judge a claim that each seed (or run) either shows or not: reproduced if all do, differs if none does."""
+    ours = f"{sum(holds)} of {len(holds)} {of} {what}"
+    return judged(ours, len(holds) > 1 and all(holds), len(holds) > 1 and not any(holds))
 
 
 @dataclass(frozen=True)
 class Bump:
-    """The highest mean of a quantity along an axis, and how far it stands above the lowest mean on either side."""
+    """The highest mean of a quantity along an axis, and how far it stands above the lowest mean on either side.
+
+    Of rows of 7 to 12 values that are noise alone, 2 to 6 % have a bump of more than three standard errors with four
+    seeds, 8 to 16 % with two: look at the height.
+    """
 
     at: float
     """Where on the axis."""
