@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -21,6 +21,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.model import Reduction
 from byheart.store import Run, Runs
 
 FEATURES, EXAMPLES, REFERENCE = "#0072B2", "#D55E00", "#999999"
@@ -270,13 +271,18 @@ def curves(table: pd.DataFrame, value: str, by: str, ax: Axes, axis: str = "n_ex
     return ax
 
 
-def losses_by(table: pd.DataFrame, by: str, label: str) -> Figure:
-    """Draw test loss against T, a line per value of another column (``label`` is made from it), and the level 1."""
-    figure, ax = figure_of()
-    curves(table, "test_loss", by, ax, label=label)
-    ax.axhline(1, color="black", lw=0.8, ls="--")
-    ax.set(xlabel="training examples T", yscale="log")
-    ax.legend(fontsize=8)
+def losses_by(table: pd.DataFrame, by: str, label: str, titles: Mapping[Reduction, str]) -> Figure:
+    """Draw test loss against T, a line per value of another column (``label`` is made from it), and the level 1.
+
+    One panel per reduction of the loss, with these titles.
+    """
+    figure, axes = figure_of(1, len(titles), size=(4.4 * len(titles), 3.6), sharey=True, squeeze=False)
+    for ax, (reduction, title) in zip(axes[0], titles.items(), strict=True):
+        curves(table[table["reduction"] == reduction], "test_loss", by, ax, label=label)
+        ax.axhline(1, color="black", lw=0.8, ls="--")
+        ax.set(xlabel="training examples T", yscale="log", title=title)
+        ax.label_outer()
+    axes[0, 0].legend(fontsize=8)
     return figure
 
 

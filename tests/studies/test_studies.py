@@ -137,29 +137,32 @@ def bump(config: TrainConfig, height: float) -> float:
     return 1 + height * math.exp(-(x**2))
 
 
+def averaged(loss):
+    """The loss as runs that average over features report it."""
+    return lambda c: loss(c) / (c.n_features if c.reduction == "mean" else 1)
+
+
 def test_weight_decay_that_removes_the_bump(tmp_path):
-    runs = made_up(
-        tmp_path,
-        losses_of(
-            "weight-decay",
-            lambda c: bump(c, max(-math.log10(c.weight_decay), 0)) * c.n_examples ** (-1e-3 * (c.weight_decay == 1)),
-        ),
-    )
-    assert verdict("weight-decay", runs, "bump") == "reproduced"
-    assert verdict("weight-decay", runs, "less-decay-larger-bump") == "reproduced"
-    assert verdict("weight-decay", runs, "gone-at-1") == "reproduced"
+    def loss(c: TrainConfig) -> float:
+        return bump(c, max(-math.log10(c.weight_decay), 0)) * c.n_examples ** (-1e-3 * (c.weight_decay == 1))
+
+    runs = made_up(tmp_path, losses_of("weight-decay", averaged(loss)))
+    assert set(judge(STUDIES["weight-decay"], runs)["verdict"]) == {"reproduced"}
 
 
 def test_weight_decay_that_does_nothing(tmp_path):
-    runs = made_up(tmp_path, losses_of("weight-decay", lambda c: bump(c, 2)))
-    assert verdict("weight-decay", runs, "less-decay-larger-bump") == "differs"
-    assert verdict("weight-decay", runs, "gone-at-1") == "differs"
+    runs = made_up(tmp_path, losses_of("weight-decay", averaged(lambda c: bump(c, 2))))
+    for reduction in ("sum", "mean"):
+        assert verdict("weight-decay", runs, f"less-decay-larger-bump-{reduction}") == "differs"
+        assert verdict("weight-decay", runs, f"gone-at-1-{reduction}") == "differs"
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, "reproduced"), (-1, "differs")])
 def test_longer_training_and_the_bump(tmp_path, sign, expected):
-    runs = made_up(tmp_path, losses_of("training-length", lambda c: bump(c, math.log(c.n_steps) ** sign)))
-    assert verdict("training-length", runs, "longer-is-larger") == expected
+    losses = losses_of("training-length", averaged(lambda c: bump(c, math.log(c.n_steps) ** sign)))
+    runs = made_up(tmp_path, losses)
+    assert verdict("training-length", runs, "longer-is-larger-sum") == expected
+    assert verdict("training-length", runs, "longer-is-larger-mean") == expected
 
 
 def test_a_ridge_is_found_along_both_axes(tmp_path):
@@ -203,10 +206,7 @@ def discrepancy_runs(directory, of_paper) -> Runs:
             return 0.99 if occurrences > 4.9 else 1.01
         return 0.99 if occurrences > 9.9 else 100.0 if occurrences > 0.5 else 1.01
 
-    def reduced(c: TrainConfig) -> float:
-        return loss(c) / (c.n_features if c.reduction == "mean" else 1)
-
-    return made_up(directory, losses_of("discrepancy", reduced, "paper", keep=True))
+    return made_up(directory, losses_of("discrepancy", averaged(loss), "paper", keep=True))
 
 
 def test_the_one_change_is_named(tmp_path):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig, log_spaced_steps
 from byheart.plots import EXAMPLES, REFERENCE, figure_of, paper_reference
 from byheart.store import Runs
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup
+from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup, summed
 from byheart.sweep import grid
 
 _T = (10, 30, 50, 100, 200, 300, 500, 1_000, 2_000)
@@ -84,9 +84,8 @@ def _named(runs: Runs) -> pd.DataFrame:
     changes = {dataclasses.replace(base, **change): name for name, change in _changes(first.n_features).items()}
     same: dict[str, Any] = {"n_examples": 3, "n_features": 10_000, "sparsity": 0.999, "seed": 0}
     names = {header.id: changes[dataclasses.replace(header.config, **same)] for header in runs.headers}
-    table = runs.table
-    summed = table["test_loss"] * np.where(table["reduction"] == "mean", table["n_features"], 1)
-    return table.assign(change=table["id"].map(names), test_loss=summed)
+    table = summed(runs.table)
+    return table.assign(change=table["id"].map(names))
 
 
 def _numbers(runs: Runs) -> pd.DataFrame:

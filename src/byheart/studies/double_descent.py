@@ -39,7 +39,8 @@ def _configs(n_hidden: int, scale: Scale) -> list[TrainConfig]:
     base = setup(scale, n_hidden=n_hidden)
     base = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, 24))
     more = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10)) if n_hidden == 2 else []
-    return grid(base, {"n_examples": _T[scale]}, range(_N_SEEDS)) + more
+    n_seeds = 2 if n_hidden != 2 and scale == "quick" else _N_SEEDS
+    return grid(base, {"n_examples": _T[scale]}, range(n_seeds)) + more
 
 
 def _at_size(runs: Runs, size: float) -> Runs:

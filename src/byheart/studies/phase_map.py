@@ -19,7 +19,7 @@ from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, me
 from byheart.sweep import grid
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
-    "quick": {"n_hidden": (2, 3, 4, 8, 16, 32), "n_examples": (5, 10, 20, 40, 80, 160, 320, 640, 1_280)},
+    "quick": {"n_hidden": (2, 3, 4, 8, 16, 32), "n_examples": (5, 10, 20, 40, 80, 160, 320, 640)},
     "medium": {
         "n_hidden": (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100),
         "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000),

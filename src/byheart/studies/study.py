@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
+from byheart.model import Reduction
 from byheart.plots import is_paper_setup
 from byheart.store import Runs
 from byheart.studies.readme import write_readme
@@ -33,6 +34,9 @@ def setup(scale: Scale, **fields: Any) -> TrainConfig:
     """
     small = {"n_features": 1_000, "sparsity": 0.99, "n_steps": 15_000}
     return TrainConfig(**({"n_examples": 3} | ({} if scale == "paper" else small) | fields))
+
+
+WORDS_OF_REDUCTION: dict[Reduction, str] = {"sum": "squared errors summed", "mean": "squared errors averaged"}
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,12 @@ def mean_losses(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the mean test loss over seeds with its standard error, a row per combination of these columns."""
     grouped = table.groupby(by, sort=False)["test_loss"]
     return grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
+
+
+def summed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with test losses summed over features, those of runs that average too: times n."""
+    factor = np.where(table["reduction"] == "mean", table["n_features"], 1)
+    return table.assign(test_loss=table["test_loss"] * factor)
 
 
 def onsets(table: pd.DataFrame, holds: pd.Series[bool], axis: str = "n_examples") -> pd.Series[float]:
