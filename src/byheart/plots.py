@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import resources
 from typing import Any
 
@@ -211,7 +212,7 @@ def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
 
     At the paper's setup the test loss is drawn twice: its whole range, and the range of the paper's axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with style():
         zoomed = is_paper_setup(runs)
         figure = Figure(figsize=(8.5, 11.5 if zoomed else 9.5), layout="constrained")
         heights = [0.8, 1, 1, 1.25] if zoomed else [1, 1, 1.25]
@@ -238,7 +239,7 @@ def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
 
 def norms_and_scales(runs: Runs, shown: Sequence[float]) -> Figure:
     """Draw the paper's Figure 4: norms against T, and the geometry at the T ``shown`` on one common scale."""
-    with matplotlib.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(8.5, 6.5), layout="constrained")
         panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.2])
         ax = norms(runs, figure.add_subplot(panes[0]))
@@ -295,11 +296,16 @@ def map_of(table: pd.DataFrame, value: str, x: str, y: str, ax: Axes, **options:
     return mesh
 
 
+def style() -> AbstractContextManager[None]:
+    """Return a context in which matplotlib draws in the style of this module."""
+    return matplotlib.rc_context(_STYLE)
+
+
 def figure_of(
     n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.5, 3.6), **options: Any
 ) -> tuple[Figure, Any]:
     """Return a figure in the style of this module, and its axes."""
-    with matplotlib.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=size, layout="constrained")
         return figure, figure.subplots(n_rows, n_columns, **options)
 

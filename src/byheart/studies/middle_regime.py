@@ -31,7 +31,8 @@ _RATES: dict[Scale, tuple[float, ...]] = {
     "medium": (1e-3, 3e-3, 1e-2, 3e-2),
     "paper": (1e-3, 3e-3, 1e-2, 3e-2),
 }
-_POLYGON_UP_TO = 1_000  # examples: beyond, float32 cannot tell neighbours on the circle apart
+_POLYGON_UP_TO = 300  # examples: beyond, those that share features break a T-gon (train loss of 1e9 at T = n = 1,000)
+_MEMORISING = "train_loss < 1 <= test_loss"
 _JULY = "Jermyn, Olah, Henighan, July 2023 update"
 
 
@@ -43,11 +44,16 @@ def _configs(scale: Scale) -> list[TrainConfig]:
 
 
 def _families(runs: Runs) -> pd.DataFrame:
-    """By T and seed: the lowest train loss of memorising (test loss at least 1) and of generalising solutions."""
+    """By T and seed: the lowest train loss of memorising and of generalising solutions (test loss below 1).
+
+    A memorising one is worse than no answer on test data, and better on training data.
+    """
     table = runs.table
     family = np.where(table["test_loss"] < 1, "generalising", "memorising")
-    lowest = table.assign(family=family).pivot_table(
-        index=["n_examples", "seed"], columns="family", values="train_loss", aggfunc="min"
+    lowest = (
+        table.assign(family=family)
+        .query(f"test_loss < 1 or {_MEMORISING}")
+        .pivot_table(index=["n_examples", "seed"], columns="family", values="train_loss", aggfunc="min")
     )
     return lowest.reindex(columns=["generalising", "memorising"]).reset_index()
 
@@ -104,8 +110,7 @@ def _coexist(runs: Runs) -> Finding:
 def _clusters(runs: Runs) -> pd.DataFrame:
     """By T and seed, in the best memorising run: how much more alike neighbours by angle are than any two examples."""
     rows = []
-    table = runs.table[runs.table["test_loss"] >= 1]
-    for (n_examples, seed), group in table.groupby(["n_examples", "seed"]):
+    for (n_examples, seed), group in runs.table.query(_MEMORISING).groupby(["n_examples", "seed"]):
         run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
         rows.append((n_examples, seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy())))
     return pd.DataFrame(rows, columns=["n_examples", "seed", "neighbour_overlap"])
@@ -167,7 +172,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
         grouped = table.groupby("n_examples")[name]
         axes[0].plot(table["n_examples"], table[name], "o", ms=4, color=color, alpha=0.5, mew=0)
         axes[0].plot(grouped.mean().index, grouped.mean(), color=color, label=name)
-    axes[0].set(xscale="log", xlabel="training examples T", ylabel="lowest train loss")
+    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="lowest train loss")
     axes[0].legend(fontsize=8)
     clusters = _clusters(runs)
     n_features = runs.headers[0].config.n_features
@@ -175,7 +180,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     axes[1].axis("off")
     if len(chosen):
         size = chosen["n_examples"].min()
-        group = runs.table.query("n_examples == @size and test_loss >= 1")
+        group = runs.table.query(f"n_examples == @size and {_MEMORISING}")
         run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
         vectors(run.hidden, axes[1], EXAMPLES)
         axes[1].axis("on")

@@ -211,7 +211,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
             axes[0].bar([str(t) for t in shares.index], shares[name], bottom=bottom, color=color, label=name)
             bottom += shares[name].to_numpy()
     axes[0].set(xlabel="training examples T", ylabel="share of datasets")
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(colors))
     axes[1].axis("off")
     for k, t in enumerate(sizes):
         inset = axes[1].inset_axes((k / len(sizes), 0, 0.95 / len(sizes), 1))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
 from byheart.model import Reduction
-from byheart.plots import is_paper_setup
+from byheart.plots import is_paper_setup, style
 from byheart.store import Runs
 from byheart.studies.readme import write_readme
 from byheart.sweep import OnProgress, sweep
@@ -125,7 +125,8 @@ def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataF
     verdicts, spent, tables = judge(study, runs), cost(runs), study.tables(runs)
     for name, table in {"verdicts": verdicts, "cost": spent, **tables}.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    figures = study.figures(runs)
+    with style():
+        figures = study.figures(runs)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=200)
     write_readme(study, scale, runs, verdicts, spent, list(figures), list(tables), out / "README.md")
