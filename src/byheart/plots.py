@@ -30,6 +30,8 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.formatter.min_exponent": 4,  # 2 and 1,000 rather than 2 x 10^0 and 10^3
     "legend.frameon": False,
     "savefig.dpi": 200,
     "figure.dpi": 120,

@@ -21,8 +21,8 @@ from byheart.sweep import grid
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
     "quick": {"n_hidden": (2, 3, 4, 8, 16, 32), "n_examples": (5, 10, 20, 40, 80, 160, 320, 640)},
     "medium": {
-        "n_hidden": (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100),
-        "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000),
+        "n_hidden": (2, 3, 4, 6, 8, 12, 16, 32, 64, 100),
+        "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 1_500, 2_000),
     },
     "paper": {
         "n_hidden": (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100, 128),
@@ -35,7 +35,7 @@ _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 def _configs(scale: Scale) -> list[TrainConfig]:
     smaller: dict[Scale, dict[str, Any]] = {
         "quick": {"n_features": 250, "sparsity": 0.96, "n_steps": 3_000},
-        "medium": {"n_steps": 5_000},
+        "medium": {},
         "paper": {},
     }
     return grid(setup(scale, **smaller[scale]), _AXES[scale], range(2 if scale == "quick" else 4))

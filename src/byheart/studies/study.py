@@ -127,8 +127,8 @@ def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataF
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     with style():
         figures = study.figures(runs)
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=200)
+        for name, figure in figures.items():
+            figure.savefig(out / f"{name}.png")
     write_readme(study, scale, runs, verdicts, spent, list(figures), list(tables), out / "README.md")
     return verdicts
 
