@@ -1,0 +1,302 @@
+"""The audit: which training examples did a network memorise? Any torch module, its training data, one of its layers.
+
+The data are gone through twice, in evaluation mode: once for the second moments of the layer, once for the scores of
+each example (``scores.py``). Nothing of the model is changed, and no activations are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from byheart.audit.inputs import Batch, Inputs, as_inputs, call
+from byheart.audit.layers import find_head, find_layers, left_as_found, vectors, watched
+from byheart.audit.log import TrainingLog
+from byheart.audit.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LossName = Literal["cross_entropy", "nll", "mse"]
+OnProgress = Callable[[int, str], None]
+_UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorised
+_SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        table: One row per example, in the dataset's order: label, prediction and margin (of classifications), loss,
+            the scores of ``byheart.audit.scores`` by name, mean_loss (with a log), score, flagged.
+        layers: The layers that were looked at.
+        rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
+        score_name: What ``table["score"]`` is: the best ranking that the given evidence allows.
+        notes: What a reader of the results must know.
+    """
+
+    table: pd.DataFrame
+    layers: list[str]
+    rank: dict[str, int]
+    score_name: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def budget(self) -> pd.DataFrame:
+        """By layer: how many dimensions the flagged examples hold, and how many all others do."""
+        rows = []
+        for layer in self.layers:
+            held = self.table[_column("maximal_dimensionality", layer, self.layers)]
+            flagged = float(held[self.table["flagged"]].sum())
+            rows.append((layer, flagged, float(held.sum()) - flagged, int(self.table["flagged"].sum())))
+        return pd.DataFrame(rows, columns=["layer", "flagged", "others", "n_flagged"])
+
+
+def audit(
+    model: nn.Module,
+    dataset: Any,
+    layer: str | None = None,
+    *,
+    log: TrainingLog | None = None,
+    loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    batch_size: int = 512,
+    on_progress: OnProgress | None = None,
+) -> Audit:
+    """Score each training example of a network by how much it is memorised.
+
+    ``table["score"]`` is, larger meaning more memorised,
+
+    - with a log: the loss averaged over training times D* of the layer;
+    - without one, in a classification: the ridge regression's leave-one-out margin on the last linear layer's inputs;
+    - else: the loss times D*.
+
+    Args:
+        model: Any torch module; its mode, hooks and random states are left as found.
+        dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), or a pair of arrays.
+        layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
+            there, its last submodule.
+        log: Of the losses in training, if there is one.
+        loss: "cross_entropy" (outputs are logits; default for integer targets), "nll" (log probabilities), "mse"
+            (default for other targets), or a function of outputs and targets that returns one loss per example.
+        batch_size: Of data that do not come in batches.
+        on_progress: Called with the number of examples done, and the pass, after every batch.
+
+    Raises:
+        ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
+            fit the outputs, or the log is of another number of examples.
+
+    References:
+        Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.audit.scores``.
+    """
+    inputs = as_inputs(dataset, batch_size)
+    with left_as_found(model):
+        plan = _Plan.make(model, inputs, layer, loss)
+        first = _first_pass(model, inputs, plan, on_progress)
+        if log is not None and len(log) != len(first.table):
+            raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
+        scores = _second_pass(model, inputs, plan, first, on_progress)
+    table = pd.concat([first.table, scores], axis=1)
+    notes = [*inputs.notes, *plan.notes]
+    difference = (table.pop("second_loss") - table["loss"]).abs().max()
+    if difference > _SAME_LOSS * max(float(table["loss"].abs().max()), 1e-6):
+        notes.append(
+            "Two passes gave different losses: the data are drawn anew each time (augmentation), or the model is random"
+            " in evaluation mode. Scores are those of one draw; audit the data without augmentation."
+        )
+    if log is not None:
+        table["mean_loss"] = log.mean_loss
+    name, table["score"] = _best_score(table, plan.layers)
+    n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
+    table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
+    notes.append(
+        f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
+        " largest scores are flagged, however many are memorised."
+    )
+    ranks = {name: scores.rank for name, scores in first.layer_scores.items()}
+    return Audit(table, plan.layers, ranks, name, notes)
+
+
+@dataclass
+class _Plan:
+    """What is watched, and how outputs are read."""
+
+    layers: list[str]
+    layer_is_head_input: bool
+    head: str | None
+    n_classes: int | None
+    loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor]
+    notes: list[str]
+
+    @classmethod
+    def make(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        layer: str | None,
+        loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None,
+    ) -> _Plan:
+        import torch
+
+        batch = next(iter(inputs))
+        outputs: list[Any] = []
+
+        def forward() -> Any:
+            outputs.append(call(model, batch.inputs))
+            return outputs[0]
+
+        head = find_head(model, forward)
+        whole = not batch.targets.is_floating_point()
+        if loss is None:
+            loss = "cross_entropy" if whole else "mse"
+        if isinstance(loss, str) and loss not in get_args(LossName):
+            raise ValueError(f"loss: received {loss!r}, accepted: {', '.join(get_args(LossName))} or a function")
+        output = outputs[0]
+        classes = torch.is_tensor(output) and output.ndim == 2 and whole and batch.targets.ndim == 1 and loss != "mse"
+        notes = []
+        if layer is None and head is None:
+            names = [name for name, _ in model.named_modules() if name]
+            if not names:
+                raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
+            layer = names[-1]
+            notes.append(f"No linear layer makes the output; the layer looked at is {layer}.")
+        layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
+        return cls(layers, layer is None, head, int(output.shape[1]) if classes else None, loss, notes)
+
+
+@dataclass
+class _FirstPass:
+    table: pd.DataFrame
+    layer_scores: dict[str, LayerScores]
+    head_scores: HeadScores | None
+
+
+def _first_pass(model: nn.Module, inputs: Inputs, plan: _Plan, on_progress: OnProgress | None) -> _FirstPass:
+    parts: list[pd.DataFrame] = []
+    moments: dict[str, LayerMoments] = {}
+    head: HeadMoments | None = None
+    for batch, outputs, seen in _passes(model, inputs, plan):
+        parts.append(_answers(batch, outputs, plan))
+        labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
+        for name in plan.layers:
+            rows = vectors(seen[name], name, batch.first)
+            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
+        if plan.head is not None and labels is not None and plan.n_classes is not None:
+            z = vectors(seen[f"{plan.head}.input"], plan.head, batch.first)[:, 0]
+            head = head or HeadMoments(z.shape[1], plan.n_classes)
+            head.add(z, _probabilities(outputs, plan), labels)
+        if on_progress is not None:
+            on_progress(batch.first + len(batch), "moments")
+    table = pd.concat(parts, ignore_index=True)
+    return _FirstPass(table, {n: LayerScores(m) for n, m in moments.items()}, HeadScores(head) if head else None)
+
+
+def _second_pass(
+    model: nn.Module, inputs: Inputs, plan: _Plan, first: _FirstPass, on_progress: OnProgress | None
+) -> pd.DataFrame:
+    parts: list[pd.DataFrame] = []
+    for batch, outputs, seen in _passes(model, inputs, plan):
+        answers = _answers(batch, outputs, plan)
+        labels = answers["label"].to_numpy() if plan.n_classes is not None else None
+        columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
+        for name in plan.layers:
+            found = first.layer_scores[name](vectors(seen[name], name, batch.first), labels)
+            columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
+        if first.head_scores is not None and labels is not None:
+            z = vectors(seen[f"{plan.head}.input"], str(plan.head), batch.first)[:, 0]
+            columns |= first.head_scores(z, _probabilities(outputs, plan), labels)
+        parts.append(pd.DataFrame(columns))
+        if on_progress is not None:
+            on_progress(batch.first + len(batch), "scores")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _passes(model: nn.Module, inputs: Inputs, plan: _Plan) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
+    outputs_of = [] if plan.layer_is_head_input else plan.layers
+    with watched(model, outputs_of, [plan.head] if plan.head else []) as seen:
+        for batch in inputs:
+            seen.clear()
+            outputs = call(model, batch.inputs)
+            missing = [name for name in plan.layers if name not in seen]
+            if missing:
+                raise ValueError(
+                    f"layer: received {missing[0]!r}, which the model does not use, accepted: one it calls"
+                )
+            yield batch, outputs, seen
+
+
+def _answers(batch: Batch, outputs: Any, plan: _Plan) -> pd.DataFrame:
+    """Losses of a batch; of classifications also labels, predictions and margins."""
+    import torch
+
+    targets = batch.targets.to(outputs.device) if torch.is_tensor(outputs) else batch.targets
+    losses = _losses(outputs, targets, plan.loss)
+    if losses.shape != (len(batch),):
+        raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
+    columns = {"loss": losses.to("cpu", torch.float64).numpy()}
+    if plan.n_classes is not None:
+        logits = outputs.to("cpu", torch.float64).numpy()
+        labels = targets.cpu().numpy()
+        index = np.arange(len(labels))
+        others = logits.copy()
+        others[index, labels] = -np.inf
+        columns = {
+            "label": labels.astype(np.int64),
+            "prediction": logits.argmax(axis=1),
+            "margin": logits[index, labels] - others.max(axis=1),
+            **columns,
+        }
+    return pd.DataFrame(columns)
+
+
+def _losses(
+    outputs: Any, targets: torch.Tensor, loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """One loss per example: a mean over positions, where there are any."""
+    from torch.nn import functional
+
+    if not isinstance(loss, str):
+        return loss(outputs, targets)
+    if loss == "mse":
+        if outputs.numel() != targets.numel():
+            raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
+        return (outputs.reshape(targets.shape) - targets).square().reshape(len(targets), -1).mean(dim=1)
+    tokens = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
+    if not tokens and targets.ndim != 1:
+        raise ValueError(
+            f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one class"
+            " per example, or per position of outputs (n_examples, n_positions, n_classes)"
+        )
+    n_classes = outputs.shape[-1]
+    real = targets[targets != -100]
+    if len(real) and not (int(real.min()) >= 0 and int(real.max()) < n_classes):
+        raise ValueError(f"dataset: received targets from {real.min()} to {real.max()}, accepted: 0 to {n_classes - 1}")
+    function = functional.cross_entropy if loss == "cross_entropy" else functional.nll_loss
+    if not tokens:
+        return function(outputs, targets.long(), reduction="none")
+    each = function(outputs.flatten(0, 1), targets.flatten().long(), reduction="none").reshape(targets.shape)
+    return each.sum(dim=1) / (targets != -100).sum(dim=1).clamp(min=1)
+
+
+def _probabilities(outputs: torch.Tensor, plan: _Plan) -> np.ndarray:
+    p = outputs.double().softmax(dim=1) if plan.loss != "nll" else outputs.double().exp()
+    found: np.ndarray = p.cpu().numpy()
+    return found
+
+
+def _column(score: str, layer: str, layers: list[str]) -> str:
+    return score if len(layers) == 1 else f"{score}:{layer}"
+
+
+def _best_score(table: pd.DataFrame, layers: list[str]) -> tuple[str, pd.Series[float]]:
+    held = table[[_column("maximal_dimensionality", layer, layers) for layer in layers]].mean(axis=1)
+    if "mean_loss" in table:
+        return "mean_loss x maximal_dimensionality", table["mean_loss"] * held
+    if "ridge_leave_one_out" in table:
+        return "ridge_leave_one_out", table["ridge_leave_one_out"]
+    return "loss x maximal_dimensionality", table["loss"] * held

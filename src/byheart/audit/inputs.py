@@ -1,0 +1,140 @@
+"""A user's data as batches that can be gone through twice in the same order: arrays, a Dataset or a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from byheart.datasets import Labelled
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples: what the model is called with, and what it should answer."""
+
+    first: int
+    """Index of the first of them in the dataset."""
+    inputs: Any
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
+
+
+@dataclass
+class Inputs:
+    """The batches of a dataset, in its own order.
+
+    Attributes:
+        notes: What a reader of the results must know of the data.
+    """
+
+    loader: Any
+    notes: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go through the dataset once.
+
+        Raises:
+            ValueError: If a batch is no pair of inputs and targets.
+        """
+        import torch
+
+        first = 0
+        for item in self.loader:
+            if not isinstance(item, (tuple, list)) or len(item) < 2:
+                raise ValueError(
+                    f"dataset: received items of type {type(item).__name__}, accepted: (input, target), or several"
+                    " inputs and a target last"
+                )
+            targets = torch.as_tensor(item[-1])
+            batch = Batch(first, item[0] if len(item) == 2 else tuple(item[:-1]), targets)
+            yield batch
+            first += len(targets)
+
+
+def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
+    """Return the batches of a dataset.
+
+    Args:
+        data: A torch ``Dataset`` or ``DataLoader`` of (input, target), a pair of arrays or tensors, or a ``Labelled``.
+            A loader that shuffles is gone through in the order of its dataset.
+        batch_size: Of data that do not come in batches.
+
+    Raises:
+        ValueError: If this is none of them, is empty, or inputs and targets differ in number.
+    """
+    import torch
+    from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+
+    notes: list[str] = []
+    if isinstance(data, Labelled):
+        data = (data.inputs, data.labels)
+    if isinstance(data, DataLoader):
+        in_order = isinstance(data.sampler, SequentialSampler) and not data.drop_last
+        if data.batch_size is None or (not in_order and not hasattr(data.dataset, "__len__")):
+            raise ValueError(
+                "dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset"
+            )
+        if not in_order:
+            notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
+            data = DataLoader(data.dataset, data.batch_size, collate_fn=data.collate_fn, num_workers=data.num_workers)
+        return Inputs(_not_empty(data, data.dataset), notes)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        inputs, targets = (torch.as_tensor(np.asarray(part)) if not torch.is_tensor(part) else part for part in data)
+        if len(inputs) != len(targets):
+            raise ValueError(
+                f"dataset: received {len(inputs)} inputs and {len(targets)} targets, accepted: one target per input"
+            )
+        data = TensorDataset(inputs, targets)
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, dict, np.ndarray)):
+        raise ValueError(
+            f"dataset: received {type(data).__name__}, accepted: a torch Dataset or DataLoader, or a pair of arrays"
+            " (inputs, targets)"
+        )
+    return Inputs(_not_empty(DataLoader(data, batch_size), data), notes)
+
+
+def call(model: Any, inputs: Any) -> Any:
+    """Call a model on a batch's inputs, moved to its device."""
+    moved = to_device(inputs, device_of(model))
+    if isinstance(moved, tuple):
+        return model(*moved)
+    return model(**moved) if isinstance(moved, dict) else model(moved)
+
+
+def device_of(model: Any) -> Any:
+    """The device of a model's first parameter or buffer; the CPU's if it has none."""
+    import torch
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def to_device(inputs: Any, device: Any) -> Any:
+    """Move tensors, also in tuples, lists and dicts."""
+    import torch
+
+    if torch.is_tensor(inputs):
+        return inputs.to(device)
+    if isinstance(inputs, dict):
+        return {name: to_device(value, device) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(to_device(value, device) for value in inputs)
+    return inputs
+
+
+def _not_empty(loader: Any, dataset: Any) -> Any:
+    if not len(dataset):
+        raise ValueError("dataset: received no examples, accepted: at least one")
+    return loader
