@@ -83,7 +83,7 @@ class Run:
         Path(directory).mkdir(parents=True, exist_ok=True)
         path, content = Path(directory) / (self.id + SUFFIX), save(contiguous, metadata=header)
         try:
-            return _write_atomically(path, content)
+            return write_atomically(path, content)
         except OSError as error:
             raise OSError(
                 f"run file: received {path} ({error.strerror}), accepted: a writable place with room for"
@@ -249,7 +249,7 @@ def prepare_directory(directory: str | Path) -> Path:
     probe = directory / f".probe-{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write_atomically(probe, bytes(65_536))
+        write_atomically(probe, bytes(65_536))
     except OSError as error:
         raise OSError(f"out: received {directory} ({error.strerror}), accepted: a writable directory") from error
     finally:
@@ -286,7 +286,12 @@ def _not_a_run(path: Path, why: str) -> ValueError:
     return ValueError(f"run file: received {path} ({why}), accepted: a whole run file as byheart wrote it")
 
 
-def _write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file that appears whole or not at all: under a temporary name, flushed to disk, then renamed.
+
+    Raises:
+        OSError: If it cannot be written or the disk is full; nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

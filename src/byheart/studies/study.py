@@ -223,7 +223,7 @@ class Bump:
 
 def mean_losses(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the mean test loss over seeds with its standard error, a row per combination of these columns."""
-    grouped = table.groupby(by, sort=False)["test_loss"]
+    grouped = table.groupby(by)["test_loss"]
     return grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
 
 
