@@ -31,7 +31,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
-    "axes.formatter.min_exponent": 4,  # 2 and 1,000 rather than 2 x 10^0 and 10^3
+    "axes.formatter.min_exponent": 5,  # 2 and 1000 rather than 2 x 10^0 and 10^3
     "legend.frameon": False,
     "savefig.dpi": 200,
     "figure.dpi": 120,

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int64
 
 from byheart.audit.inputs import Batch, Inputs, as_inputs, call
 from byheart.audit.layers import find_head, find_layers, left_as_found, vectors, watched
 from byheart.audit.log import TrainingLog
-from byheart.audit.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
+from byheart.audit.scores import RIDGE, HeadMoments, HeadScores, LayerMoments, LayerScores
 
 if TYPE_CHECKING:
     import torch
@@ -37,15 +39,22 @@ class Audit:
             the scores of ``byheart.audit.scores`` by name, mean_loss (with a log), score, flagged.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
+        width: By layer: how many it has.
         score_name: What ``table["score"]`` is: the best ranking that the given evidence allows.
         notes: What a reader of the results must know.
+        provenance: What was audited, by name.
     """
 
     table: pd.DataFrame
     layers: list[str]
     rank: dict[str, int]
+    width: dict[str, int]
     score_name: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+    provenance: dict[str, str]
+    _model: nn.Module = field(repr=False)
+    _inputs: Inputs = field(repr=False)
+    _plan: _Plan = field(repr=False)
 
     @property
     def budget(self) -> pd.DataFrame:
@@ -56,6 +65,51 @@ class Audit:
             flagged = float(held[self.table["flagged"]].sum())
             rows.append((layer, flagged, float(held.sum()) - flagged, int(self.table["flagged"].sum())))
         return pd.DataFrame(rows, columns=["layer", "flagged", "others", "n_flagged"])
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Write the audit as one HTML page that opens from disk; options as of ``byheart.audit.page.write_page``.
+
+        Raises:
+            ValueError: If the name does not end in .html.
+            OSError: If the page cannot be written.
+        """
+        from byheart.audit.page import write_page
+
+        path = Path(path)
+        if path.suffix != ".html":
+            raise ValueError(f"path: received {path}, accepted: a name that ends in .html")
+        options = {"title": self.provenance["model"], "label_names": self._inputs.label_names} | options
+        return write_page(self, path, **options)
+
+    def item(self, index: int) -> Any:
+        """Return the input of an example, as the dataset has it."""
+        return self._inputs.item(index)
+
+    def nearest(self, indices: Int64[np.ndarray, " n_chosen"], n: int = 3) -> Int64[np.ndarray, "n_chosen n_nearest"]:
+        """Return the other examples whose vectors in the (first) layer have the least angle to each of these."""
+        name = self.layers[0]
+        with left_as_found(self._model):
+            chosen = np.concatenate(
+                [rows[np.isin(first + np.arange(len(rows)), indices)] for first, rows in self._directions(name)]
+            )
+            chosen = chosen[np.argsort(np.argsort(indices))]
+            best = np.full((len(indices), n), -np.inf)
+            found = np.zeros((len(indices), n), dtype=np.int64)
+            for first, rows in self._directions(name):
+                cosines = chosen @ rows.T
+                own = (indices >= first) & (indices < first + len(rows))
+                cosines[own, indices[own] - first] = -np.inf
+                values = np.hstack([best, cosines])
+                places = np.hstack([found, np.broadcast_to(first + np.arange(len(rows)), cosines.shape)])
+                order = np.argsort(-values, axis=1)[:, :n]
+                best, found = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+        return found[:, : min(n, len(self.table) - 1)]
+
+    def _directions(self, layer: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Unit vectors of the examples in a layer, batch by batch; means over positions."""
+        for batch, _, seen in _passes(self._model, self._inputs, self._plan):
+            rows = vectors(seen[layer], layer, batch.first).mean(axis=1)
+            yield batch.first, rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def audit(
@@ -118,8 +172,31 @@ def audit(
         f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
         " largest scores are flagged, however many are memorised."
     )
-    ranks = {name: scores.rank for name, scores in first.layer_scores.items()}
-    return Audit(table, plan.layers, ranks, name, notes)
+    scored = first.layer_scores
+    return Audit(
+        table,
+        plan.layers,
+        {name: scores.rank for name, scores in scored.items()},
+        {name: len(scores.moments.moment) for name, scores in scored.items()},
+        name,
+        notes,
+        _provenance(model, plan),
+        model,
+        inputs,
+        plan,
+    )
+
+
+def _provenance(model: nn.Module, plan: _Plan) -> dict[str, str]:
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    loss = plan.loss if isinstance(plan.loss, str) else getattr(plan.loss, "__name__", "the user's own")
+    return {
+        "model": type(model).__name__,
+        "parameters": f"{n_parameters:,}",
+        "layer": ", ".join(plan.layers),
+        "loss": loss,
+        "ridge of scores by class": f"{RIDGE:g} of the mean eigenvalue",
+    }
 
 
 @dataclass

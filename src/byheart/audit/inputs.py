@@ -36,10 +36,17 @@ class Inputs:
 
     Attributes:
         notes: What a reader of the results must know of the data.
+        label_names: Of the classes, where the data say them.
     """
 
     loader: Any
     notes: list[str] = field(default_factory=list)
+    label_names: tuple[str, ...] | None = None
+
+    def item(self, index: int) -> Any:
+        """Return the input of one example, as the dataset has it."""
+        item = self.loader.dataset[index]
+        return item[0] if len(item) == 2 else tuple(item[:-1])
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through the dataset once.
@@ -77,8 +84,9 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
     from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
     notes: list[str] = []
+    label_names = None
     if isinstance(data, Labelled):
-        data = (data.inputs, data.labels)
+        label_names, data = data.label_names, (data.inputs, data.labels)
     if isinstance(data, DataLoader):
         in_order = isinstance(data.sampler, SequentialSampler) and not data.drop_last
         if data.batch_size is None or (not in_order and not hasattr(data.dataset, "__len__")):
@@ -101,7 +109,7 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
             f"dataset: received {type(data).__name__}, accepted: a torch Dataset or DataLoader, or a pair of arrays"
             " (inputs, targets)"
         )
-    return Inputs(_not_empty(DataLoader(data, batch_size), data), notes)
+    return Inputs(_not_empty(DataLoader(data, batch_size), data), notes, label_names)
 
 
 def call(model: Any, inputs: Any) -> Any:

@@ -131,11 +131,15 @@ def _claim_of(identifier: str, statement: str, name: str, whose: str, paper: str
         same = (numbers["whose"] == whose).to_numpy()
         ours = (
             f"{same.sum()} of {len(same)} seeds; highest test loss {', '.join(f'{p:.4g}' for p in numbers['peak'])};"
-            f" below 1 from T(1 - S) = {', '.join(f'{o:.3g}' for o in numbers['onset'])} on"
+            f" below 1 from T(1 - S) = {', '.join(map(_onset_words, numbers['onset']))} on"
         )
         return judged(ours, bool(same.all()), not same.any())
 
     return Claim(identifier, statement, "new", paper, test, refuted_if="no seed has these numbers")
+
+
+def _onset_words(onset: float) -> str:
+    return f"{onset:.3g}" if math.isfinite(onset) else "beyond the range"
 
 
 def _nothing_else(runs: Runs) -> Finding:
