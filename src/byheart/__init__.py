@@ -1,5 +1,12 @@
 """byheart: what does a neural network know by heart, and where does it keep it?"""
 
+from byheart.audit import Audit as Audit
+from byheart.audit import audit as audit
+from byheart.audit.counterfactual import Counterfactual as Counterfactual
+from byheart.audit.counterfactual import CounterfactualError as CounterfactualError
+from byheart.audit.counterfactual import counterfactual as counterfactual
+from byheart.audit.fit import Fit as Fit
+from byheart.audit.log import TrainingLog as TrainingLog
 from byheart.config import TrainConfig as TrainConfig
 from byheart.config import learning_rates as learning_rates
 from byheart.config import log_spaced_steps as log_spaced_steps
@@ -9,6 +16,10 @@ from byheart.geometry import example_dimensionality as example_dimensionality
 from byheart.geometry import feature_dimensionality as feature_dimensionality
 from byheart.geometry import maximal_dimensionality as maximal_dimensionality
 from byheart.kernels import DivergedError as DivergedError
+from byheart.memorization import Memorization as Memorization
+from byheart.memorization import influence as influence
+from byheart.memorization import memorization as memorization
+from byheart.memorization import smoothed_memorization as smoothed_memorization
 from byheart.store import Run as Run
 from byheart.store import Runs as Runs
 from byheart.store import load_run as load_run

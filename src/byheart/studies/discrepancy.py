@@ -330,7 +330,7 @@ def _in_the_papers_range(runs: Runs) -> Figure:
     ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=6, label="the paper (read off)")
     ax.axhline(1, color="black", lw=0.6, ls="--")
     ax.set(xscale="log", ylim=(0.995, 1.025), xlabel="training examples T", ylabel="test loss, summed over features")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.23, 1))
     return figure
 
 
