@@ -208,7 +208,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
         for ax, repeats in zip(axes[0], shown, strict=True):
             training_history(next(iter(_largest_with(runs, repeats))), ax, range(len(repeats)))
             counts = f"{len(repeats)} examples" if len(repeats) > 1 else "one example"
-            ax.set_title(f"{counts}, {repeats[0]} times", fontsize=9)
+            ax.set_title(f"{counts}, {f'{repeats[0]} times' if repeats[0] > 1 else 'once'}")
             ax.label_outer()
         axes[0, 0].legend(fontsize=7)
         figures["histories"] = figure
