@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import loky
 import numba
 import numpy as np
 
@@ -28,6 +27,7 @@ from byheart.config import TrainConfig
 from byheart.kernels import choose
 from byheart.store import SUFFIX, Runs, prepare_directory, read_header
 from byheart.train import kernel_of, train
+from byheart.workers import process_pool
 
 # From here on, (example, feature) pairs per step keep several cores busy.
 _LARGE_PAIRS_PER_STEP = 5_000_000
@@ -177,7 +177,7 @@ def _train_all(
         suspects = [config for config in configs if crashes[config]]
         batch, configs = suspects or configs, [config for config in configs if suspects and not crashes[config]]
         size = 1 if suspects else min(n_workers, len(batch))
-        executor = loky.ProcessPoolExecutor(size, initializer=_start_worker, initargs=(n_threads,))
+        executor = process_pool(size, _start_worker, (n_threads,))
         try:
             futures = {
                 executor.submit(

@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from byheart.audit.fit import margins_of
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.store import SUFFIX, digest, prepare_directory, write_atomically
+from byheart.workers import process_pool
 
 _SECONDS_PER_REPORT = 0.25
 FitFunction = Callable[[np.ndarray, int], Any]
@@ -123,7 +124,7 @@ def counterfactual(
     found = {k: _load(paths[k], subsets[k], n_examples) for k in range(n_models) if paths[k].exists()}
     todo = [k for k in range(n_models) if k not in found]
     size = min(n_workers or loky.cpu_count(), max(len(todo), 1))
-    own = loky.ProcessPoolExecutor(size, initializer=_start_worker) if executor is None else None
+    own = process_pool(size, _start_worker) if executor is None else None
     pool: Any = executor or own
     failures: dict[int, Exception] = {}
     futures: dict[Future[None], int] = {}
