@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.stats import binom, norm
 
-HELD_OUT_ENOUGH = 0.8  # power below which an estimate is called underpowered
+_ENOUGH_POWER = 0.8  # below this an estimate is called underpowered
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,8 @@ class Memorization:
         """Say how many examples have more memorization than that, or why it cannot be said."""
         n_models, found = int(np.median(self.n_in + self.n_out)), self.power(above)
         told = f"{n_models} models tell a memorization of {above:g} from 0 with probability {found:.2f}"
-        if found < HELD_OUT_ENOUGH:
-            return f"Underpowered: {told}; at least {HELD_OUT_ENOUGH:g} is needed to count memorised examples."
+        if found < _ENOUGH_POWER:
+            return f"Underpowered: {told}; at least {_ENOUGH_POWER:g} is needed to count memorised examples."
         count, surely = int((self.mem > above).sum()), int((self.interval()[0] > above).sum())
         return (
             f"{count} of {len(self.mem)} examples have a memorization above {above:g}, {surely} of them with the whole"

@@ -7,7 +7,6 @@ Source: Feldman and Zhang 2020, "What neural networks memorize and why".
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -174,7 +173,7 @@ def _fit_one(fit: FitFunction, dataset: Any, indices: np.ndarray, seed: int, pat
         )
     if not np.isfinite(margins).all():
         raise ValueError(f"fit: received scores that are not finite (example {int(np.isfinite(margins).argmin())})")
-    header = {"subset": subset, "margins": digest(margins), "pid": str(os.getpid())}
+    header = {"subset": subset, "margins": digest(margins)}
     write_atomically(path, save({"margins": margins}, metadata=header))
 
 

@@ -241,9 +241,12 @@ def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
         for run in [runs[header.id]]
     ]
     names = ["n_repeated", "repeats", "seed", "n_stored", "n_features"]
+    thresholds, n_features = _thresholds(runs).replace(math.inf, np.nan), runs.headers[0].config.n_features
+    over_size = (thresholds["threshold"] * n_features / thresholds["n_examples"]).groupby(thresholds["n_examples"])
     return {
         "boundary": _alone(runs),
-        "thresholds": _thresholds(runs).replace(math.inf, np.nan),
+        "thresholds": thresholds,
+        "law": over_size.agg(seeds="size", ratio="mean", ratio_se="sem").reset_index(),
         "stored": pd.DataFrame(rows, columns=names),
     }
 

@@ -233,6 +233,17 @@ def summed(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(test_loss=table["test_loss"] * factor)
 
 
+def losses_with(runs: Runs, reduction: Reduction) -> pd.DataFrame:
+    """Return the runs with this reduction, with test losses summed over features."""
+    table = summed(runs.table)
+    return table[table["reduction"] == reduction]
+
+
+def peaks_by(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the highest test loss over T, by seed (rows) and the values of a column (columns)."""
+    return table.pivot_table(index="seed", columns=column, values="test_loss", aggfunc="max")
+
+
 def onsets(table: pd.DataFrame, holds: pd.Series[bool], axis: str = "n_examples") -> pd.Series[float]:
     """Return, by seed, the smallest value of the axis from which on something holds; infinite if not at the largest."""
     found = {}

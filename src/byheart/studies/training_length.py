@@ -25,8 +25,10 @@ from byheart.studies.study import (
     Scale,
     Study,
     judged,
+    losses_with,
     mean_losses,
     not_run,
+    peaks_by,
     setup,
     share,
     summed,
@@ -50,17 +52,8 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
 
 
-def _table(runs: Runs, reduction: Reduction) -> pd.DataFrame:
-    return summed(runs.table).query("reduction == @reduction")
-
-
-def _peaks(runs: Runs, reduction: Reduction) -> pd.DataFrame:
-    """The highest test loss over T, by seed (rows) and number of steps (columns)."""
-    return _table(runs, reduction).pivot_table(index="seed", columns="n_steps", values="test_loss", aggfunc="max")
-
-
 def _longer_is_larger(reduction: Reduction, runs: Runs) -> Finding:
-    peaks = _peaks(runs, reduction)
+    peaks = peaks_by(losses_with(runs, reduction), "n_steps")
     if peaks.shape[1] < 3:
         return not_run("three numbers of steps")
     holds = (peaks.diff(axis=1).iloc[:, 1:] > 0).all(axis=1)
@@ -70,7 +63,7 @@ def _longer_is_larger(reduction: Reduction, runs: Runs) -> Finding:
 
 
 def _bump_of_longest(reduction: Reduction, runs: Runs) -> Finding:
-    table = _table(runs, reduction)
+    table = losses_with(runs, reduction)
     longest = table[table["n_steps"] == table["n_steps"].max()]
     bump = Bump.along(longest, "n_examples")
     if bump is None:

@@ -25,8 +25,10 @@ from byheart.studies.study import (
     Scale,
     Study,
     judged,
+    losses_with,
     mean_losses,
     not_run,
+    peaks_by,
     setup,
     share,
     summed,
@@ -47,23 +49,14 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
 
 
-def _table(runs: Runs, reduction: Reduction) -> pd.DataFrame:
-    return summed(runs.table).query("reduction == @reduction")
-
-
 def _bumps(runs: Runs, reduction: Reduction) -> dict[float, Bump]:
-    by_decay = _table(runs, reduction).groupby("weight_decay")
+    by_decay = losses_with(runs, reduction).groupby("weight_decay")
     found = {float(str(decay)): Bump.along(rows, "n_examples") for decay, rows in by_decay}
     return {decay: bump for decay, bump in found.items() if bump is not None}
 
 
-def _peaks(runs: Runs, reduction: Reduction) -> pd.DataFrame:
-    """The highest test loss over T, by seed (rows) and weight decay (columns)."""
-    return _table(runs, reduction).pivot_table(index="seed", columns="weight_decay", values="test_loss", aggfunc="max")
-
-
 def _less_decay_larger_bump(reduction: Reduction, runs: Runs) -> Finding:
-    peaks = _peaks(runs, reduction)
+    peaks = peaks_by(losses_with(runs, reduction), "weight_decay")
     if not {1e-4, 1e-2, 1.0} <= set(peaks):
         return not_run("weight decays 1e-4, 1e-2 and 1")
     holds = (peaks[1e-4] > peaks[1e-2]) & (peaks[1e-2] > peaks[1.0])
