@@ -169,3 +169,9 @@ def test_nonsense_is_refused_in_one_line(model, given, options, message):
         audit(model, given, **options)
     assert "\n" not in str(error.value)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "byheart\[audit\]"'):
+        audit(network(), data())

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64
 
-from byheart.audit.inputs import Batch, Inputs, as_inputs, call
+from byheart.audit.inputs import Batch, Inputs, as_inputs, call, require_torch
 from byheart.audit.layers import find_head, find_layers, left_as_found, vectors, watched
 from byheart.audit.log import TrainingLog
 from byheart.audit.scores import RIDGE, HeadMoments, HeadScores, LayerMoments, LayerScores
@@ -144,10 +144,12 @@ def audit(
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
             fit the outputs, or the log is of another number of examples.
+        ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.audit.scores``.
     """
+    require_torch()
     inputs = as_inputs(dataset, batch_size)
     with left_as_found(model):
         plan = _Plan.make(model, inputs, layer, loss)

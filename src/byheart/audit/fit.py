@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
+from byheart.audit.inputs import as_inputs, call, require_torch
+from byheart.audit.layers import left_as_found
 from byheart.audit.log import TrainingLog
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Fit:
         Returns:
             The trained module, on the CPU.
         """
+        require_torch()
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -100,9 +103,6 @@ def margins_of(model: Any, dataset: Any) -> np.ndarray:
         ValueError: If the targets are no classes, or the outputs not of shape (n_examples, n_classes).
     """
     import torch
-
-    from byheart.audit.inputs import as_inputs, call
-    from byheart.audit.layers import left_as_found
 
     found = []
     with left_as_found(model):

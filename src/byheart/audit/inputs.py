@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     import torch
 
 _BATCH_SIZE = 512
+
+
+def require_torch() -> None:
+    """Raise an error that says how to install PyTorch, if it is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise ModuleNotFoundError('the audit needs PyTorch: pip install "byheart[audit]"')
 
 
 @dataclass(frozen=True)
