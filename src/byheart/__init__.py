@@ -5,7 +5,9 @@ from byheart.audit import audit as audit
 from byheart.audit.counterfactual import Counterfactual as Counterfactual
 from byheart.audit.counterfactual import CounterfactualError as CounterfactualError
 from byheart.audit.counterfactual import counterfactual as counterfactual
+from byheart.audit.detector import Detector as Detector
 from byheart.audit.fit import Fit as Fit
+from byheart.audit.fit import margins_of as margins_of
 from byheart.audit.log import TrainingLog as TrainingLog
 from byheart.config import TrainConfig as TrainConfig
 from byheart.config import learning_rates as learning_rates

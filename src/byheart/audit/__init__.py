@@ -6,7 +6,9 @@ each example (``scores.py``). Nothing of the model is changed, and no activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,6 +17,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64
 
+from byheart.audit.calibration import MEMORIZED, calibrate
+from byheart.audit.curvature import input_curvature
 from byheart.audit.inputs import Batch, Inputs, as_inputs, call, require_torch
 from byheart.audit.layers import find_head, find_layers, left_as_found, vectors, watched
 from byheart.audit.log import TrainingLog
@@ -23,6 +27,9 @@ from byheart.audit.scores import RIDGE, HeadMoments, HeadScores, LayerMoments, L
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from byheart.audit.counterfactual import Counterfactual
+    from byheart.audit.detector import Detector
 
 LossName = Literal["cross_entropy", "nll", "mse"]
 OnProgress = Callable[[int, str], None]
@@ -36,7 +43,8 @@ class Audit:
 
     Attributes:
         table: One row per example, in the dataset's order: label, prediction and margin (of classifications), loss,
-            the scores of ``byheart.audit.scores`` by name, mean_loss (with a log), score, flagged.
+            the scores of ``byheart.audit.scores`` by name, mean_loss (with a log), score, flagged; with a held-out run
+            also estimate of memorization, low and high of its interval, and probability that it is above 0.25.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -65,6 +73,20 @@ class Audit:
             flagged = float(held[self.table["flagged"]].sum())
             rows.append((layer, flagged, float(held.sum()) - flagged, int(self.table["flagged"].sum())))
         return pd.DataFrame(rows, columns=["layer", "flagged", "others", "n_flagged"])
+
+    def detector(self, held_out: Any, false_positive_rate: float = 0.05) -> Detector:
+        """Return what tells new inputs whose prediction leans on memorised training examples (``audit.detector``).
+
+        Args:
+            held_out: Ordinary inputs that the model was not trained on: a dataset, or an array or tensor of inputs.
+            false_positive_rate: Share of ordinary inputs that is flagged, in (0, 1).
+
+        Raises:
+            ValueError: If the model is no classifier with a last linear layer, or there are too few held-out inputs.
+        """
+        from byheart.audit.detector import make_detector
+
+        return make_detector(self, held_out, false_positive_rate)
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write the audit as one HTML page that opens from disk; options as of ``byheart.audit.page.write_page``.
@@ -118,7 +140,10 @@ def audit(
     layer: str | None = None,
     *,
     log: TrainingLog | None = None,
+    held_out: Counterfactual | None = None,
+    checkpoints: Sequence[Mapping[str, Any]] = (),
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    curvature: bool = False,
     batch_size: int = 512,
     on_progress: OnProgress | None = None,
 ) -> Audit:
@@ -126,8 +151,10 @@ def audit(
 
     ``table["score"]`` is, larger meaning more memorised,
 
-    - with a log: the loss averaged over training times D* of the layer;
-    - without one, in a classification: the ridge regression's leave-one-out margin on the last linear layer's inputs;
+    - with a held-out run: the estimate of memorization;
+    - else with a log: the loss averaged over training times D* of the layer;
+    - without one, in a classification: the mean of the ranks by ``ridge_leave_one_out``, ``gradient_dimensionality``
+      and ``other_class``;
     - else: the loss times D*.
 
     Args:
@@ -136,9 +163,14 @@ def audit(
         layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
             there, its last submodule.
         log: Of the losses in training, if there is one.
+        held_out: Models that were trained on a part of the data, one or more: what turns the ranking into probabilities
+            (``byheart.audit.calibration``), and flags the examples whose probability is above 1/2.
+        checkpoints: State dicts of the model during training, early ones too: adds ``mean_residual_dimensionality``
+            (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
         loss: "cross_entropy" (outputs are logits; default for integer targets), "nll" (log probabilities), "mse"
             (default for other targets), or a function of outputs and targets that returns one loss per example.
         batch_size: Of data that do not come in batches.
+        curvature: Adds ``input_curvature`` (``byheart.audit.curvature``), for which gradients are computed.
         on_progress: Called with the number of examples done, and the pass, after every batch.
 
     Raises:
@@ -157,7 +189,13 @@ def audit(
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         scores = _second_pass(model, inputs, plan, first, on_progress)
-    table = pd.concat([first.table, scores], axis=1)
+        table = pd.concat([first.table, scores], axis=1)
+        if curvature:
+            table["input_curvature"] = np.concatenate(
+                [input_curvature(model, batch, lambda out, y: _losses(out, y, plan.loss)) for batch in inputs]
+            )
+    for name, values in _over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
+        table[name] = values
     notes = [*inputs.notes, *plan.notes]
     difference = (table.pop("second_loss") - table["loss"]).abs().max()
     if difference > _SAME_LOSS * max(float(table["loss"].abs().max()), 1e-6):
@@ -167,13 +205,23 @@ def audit(
         )
     if log is not None:
         table["mean_loss"] = log.mean_loss
-    name, table["score"] = _best_score(table, plan.layers)
-    n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
-    table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
-    notes.append(
-        f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
-        " largest scores are flagged, however many are memorised."
-    )
+    name, table["score"] = best_score(table, plan.layers)
+    if held_out is not None:
+        table[["estimate", "low", "high", "probability"]] = calibrate(table, held_out)
+        name, table["score"] = "estimate of memorization", table["estimate"]
+        table["flagged"] = table["probability"] > 0.5
+        n_runs = len(held_out.train_mask)
+        notes.append(
+            f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out run(s); flagged are"
+            " those above 1/2."
+        )
+    else:
+        n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
+        table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
+        notes.append(
+            f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
+            " largest scores are flagged, however many are memorised."
+        )
     scored = first.layer_scores
     return Audit(
         table,
@@ -295,6 +343,34 @@ def _second_pass(
     return pd.concat(parts, ignore_index=True)
 
 
+def _over_checkpoints(
+    model: nn.Module,
+    inputs: Inputs,
+    plan: _Plan,
+    checkpoints: Sequence[Mapping[str, Any]],
+    on_progress: OnProgress | None,
+) -> dict[str, np.ndarray]:
+    """Averages over saved states of the model of the loss, and of D* weighted by squared residuals."""
+    if not checkpoints:
+        return {}
+    found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
+    then = copy.deepcopy(model)
+    plan = dataclasses.replace(plan, layers=[])  # what is averaged is of the last linear layer
+    for number, state in enumerate(checkpoints):
+        try:
+            then.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise ValueError(f"checkpoints: received {number}: {words}, accepted: state dicts of the model") from error
+        with left_as_found(then):
+            first = _first_pass(then, inputs, plan, on_progress)
+            found["mean_loss"].append(first.table["loss"].to_numpy())
+            if first.head_scores is not None:
+                scores = _second_pass(then, inputs, plan, first, on_progress)
+                found["mean_residual_dimensionality"].append(scores["residual_dimensionality"].to_numpy())
+    return {name: np.mean(values, axis=0) for name, values in found.items() if values}
+
+
 def _passes(model: nn.Module, inputs: Inputs, plan: _Plan) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
     outputs_of = [] if plan.layer_is_head_input else plan.layers
     with watched(model, outputs_of, [plan.head] if plan.head else []) as seen:
@@ -372,10 +448,15 @@ def _column(score: str, layer: str, layers: list[str]) -> str:
     return score if len(layers) == 1 else f"{score}:{layer}"
 
 
-def _best_score(table: pd.DataFrame, layers: list[str]) -> tuple[str, pd.Series[float]]:
+def best_score(table: pd.DataFrame, layers: list[str]) -> tuple[str, pd.Series[float]]:
+    """Return the best ranking that a table of scores allows without a held-out run, and its name; see ``audit``."""
     held = table[[_column("maximal_dimensionality", layer, layers) for layer in layers]].mean(axis=1)
     if "mean_loss" in table:
         return "mean_loss x maximal_dimensionality", table["mean_loss"] * held
     if "ridge_leave_one_out" in table:
-        return "ridge_leave_one_out", table["ridge_leave_one_out"]
+        ranked = [table[column] for column in ("ridge_leave_one_out", "gradient_dimensionality")]
+        ranked += [table[column] for column in map(str, table) if column.startswith("other_class")]
+        return "mean rank by " + ", ".join(str(column.name) for column in ranked), sum(
+            (column.rank(pct=True) for column in ranked), start=pd.Series(0.0, table.index)
+        ) / len(ranked)
     return "loss x maximal_dimensionality", table["loss"] * held

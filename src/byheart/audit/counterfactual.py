@@ -96,7 +96,8 @@ def counterfactual(
             example of the whole dataset that is above 0 where the answer is right. ``Fit`` is one for a plain module.
         dataset: What indices refer to, and what classifiers are tried on: a ``Dataset``, or a pair of arrays; without
             augmentation.
-        n_models: How many; ``Memorization.headline`` says what they can tell.
+        n_models: How many; ``Memorization.headline`` says what they tell. One is enough for ``audit(held_out=...)``,
+            memorization needs enough to have each example in and out of two training sets.
         fraction: Share of the examples that each is trained on.
         store: Directory of the models' files, made if missing; models that are there already are not trained again.
         seed: Of the subsets; model k is fitted with seed + k.
@@ -116,7 +117,7 @@ def counterfactual(
     if n_workers is not None and n_workers < 1:
         raise ValueError(f"n_workers: received {n_workers}, accepted: at least 1")
     n_examples = _size(dataset)
-    mask = balanced_subsets(n_examples, n_models, fraction, seed)
+    mask = balanced_subsets(n_examples, n_models, fraction, seed, fewest=0)
     store = prepare_directory(store)
     paths = [store / f"model-{k:04d}{SUFFIX}" for k in range(n_models)]
     subsets = [digest(mask[k]) + f"-{seed + k}" for k in range(n_models)]

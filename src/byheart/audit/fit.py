@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from byheart.audit.layers import left_as_found
 from byheart.audit.log import TrainingLog
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -39,6 +41,8 @@ class Fit:
     """Above 0; constant."""
     weight_decay: float = 0.0
     """AdamW's, times the learning rate; at least 0."""
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Changes a batch's inputs before each step; draws from torch's generator."""
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels) or not len(self.labels):
@@ -60,13 +64,20 @@ class Fit:
                     " draw their weights anew (or a function of indices and seed in place of Fit)"
                 )
 
-    def __call__(self, indices: Int64[np.ndarray, " n_chosen"], seed: int, log: TrainingLog | None = None) -> nn.Module:
+    def __call__(
+        self,
+        indices: Int64[np.ndarray, " n_chosen"],
+        seed: int,
+        log: TrainingLog | None = None,
+        on_epoch: Callable[[nn.Module], None] | None = None,
+    ) -> nn.Module:
         """Train on these examples; the same seed gives the same weights on one machine.
 
         Args:
             indices: Of the examples to train on.
             seed: Of the initial weights and the order of batches.
             log: Takes the loss of every example as it comes.
+            on_epoch: Called with the model after every epoch.
 
         Returns:
             The trained module, on the CPU.
@@ -87,12 +98,15 @@ class Fit:
             inputs, labels = torch.as_tensor(self.inputs)[chosen], torch.as_tensor(self.labels)[chosen]
             for _ in range(self.n_epochs):
                 for rows in torch.randperm(len(chosen)).split(self.batch_size):
-                    losses = torch.nn.functional.cross_entropy(model(inputs[rows]), labels[rows], reduction="none")
+                    batch = inputs[rows] if self.augment is None else self.augment(inputs[rows])
+                    losses = torch.nn.functional.cross_entropy(model(batch), labels[rows], reduction="none")
                     optimizer.zero_grad(set_to_none=True)
                     losses.mean().backward()
                     optimizer.step()
                     if log is not None:
                         log.record(chosen[rows], losses)
+                if on_epoch is not None:
+                    on_epoch(model)
         return model.eval()
 
 

@@ -119,6 +119,16 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
     return Inputs(_not_empty(DataLoader(data, batch_size), data), notes, label_names)
 
 
+def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
+    """Yield batches of inputs of a dataset, whose targets are not looked at, or of an array or tensor of inputs."""
+    import torch
+
+    if isinstance(data, np.ndarray) or torch.is_tensor(data):
+        yield from torch.as_tensor(data).split(batch_size)
+    else:
+        yield from (batch.inputs for batch in as_inputs(data, batch_size))
+
+
 def call(model: Any, inputs: Any) -> Any:
     """Call a model on a batch's inputs, moved to its device."""
     moved = to_device(inputs, device_of(model))

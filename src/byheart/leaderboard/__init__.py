@@ -1,0 +1,175 @@
+"""How well each score ranks memorised examples, against counterfactual truth, on sets and networks of many kinds.
+
+Half of the examples of each task, drawn once, were there to decide on scores and settings; the other half is what is
+reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from byheart.audit import best_score
+from byheart.audit.calibration import MEMORIZED, calibrate
+from byheart.audit.counterfactual import Counterfactual
+from byheart.leaderboard.measure import calibration, follows, ranking
+from byheart.leaderboard.page import write_page
+from byheart.leaderboard.scores import HELD_OUT_SEED, audited, truth
+from byheart.leaderboard.tasks import TASKS, Task
+from byheart.memorization import Memorization, memorization
+from byheart.store import prepare_directory
+
+_BASE = "fashion-wrong-mlp"  # what its variants, fitted otherwise, are compared with
+OnProgress = Callable[[float, float | None, str], None]
+
+
+def leaderboard(
+    out: Path,
+    tasks: Sequence[str] = (),
+    *,
+    n_models: int = 48,
+    n_seeds: int = 2,
+    n_workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
+    """Train the models of every task, score them, and write tables and README.md to ``out``.
+
+    Args:
+        out: Directory; ``runs/`` in it keeps models and scores, and is gone on from.
+        tasks: Names of tasks; default all.
+        n_models: For the truth of each task.
+        n_seeds: Networks that are audited in each task.
+        n_workers: Processes; default all cores.
+        on_progress: Called with the models trained, of all, and the task.
+
+    Returns:
+        The table of rankings: task, target ("memorised" or "wrong label"), score, and the columns of ``ranking``.
+
+    Raises:
+        ValueError: If a task is unknown.
+        ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
+    """
+    unknown = [name for name in tasks if name not in TASKS]
+    if unknown:
+        raise ValueError(f"tasks: received {unknown[0]!r}, accepted: {', '.join(TASKS)}")
+    chosen = [TASKS[name] for name in tasks or TASKS]
+    found: dict[str, _Measured] = {}
+    for number, task in enumerate(chosen):
+
+        def advance(done: int, total: int, first: int = number, name: str = task.name) -> None:
+            if on_progress is not None:
+                on_progress(first * n_models + done, len(chosen) * n_models, name)
+
+        directory = prepare_directory(out / "runs" / task.name)
+        models = truth(task, n_models, directory / "models", n_workers=n_workers, on_progress=advance)
+        held_out = truth(task, 1, directory / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers)
+        found[task.name] = _Measured(task, models, held_out, [audited(task, s, directory) for s in range(n_seeds)])
+        _write(found, out)
+    return pd.concat([measured.rankings for measured in found.values()], ignore_index=True)
+
+
+class _Measured:
+    """A task's truth, and what its scores are worth on the half of the examples that is reported."""
+
+    def __init__(
+        self, task: Task, models: Counterfactual, held_out: Counterfactual, tables: list[pd.DataFrame]
+    ) -> None:
+        self.task = task
+        self.truth: Memorization = models.memorization
+        self.models = models
+        self.report = reported(len(self.truth.mem))
+        self.wrong = tables[0]["wrong"].to_numpy(dtype=bool)
+        self.scores = _scores(tables)
+        without_log = [calibrate(table.drop(columns="mean_loss"), held_out) for table in tables]
+        with_log = [calibrate(table, held_out) for table in tables]
+        self.scores["held-out run, checkpoint"] = [table["estimate"].to_numpy() for table in without_log]
+        self.scores["held-out run, log"] = [table["estimate"].to_numpy() for table in with_log]
+        rows = self.report
+        half = {name: [values[rows] for values in by_seed] for name, by_seed in self.scores.items()}
+        parts = [
+            ("memorised", ranking(half, self.truth.mem[rows] > MEMORIZED)),
+            ("wrong label", ranking(half, self.wrong[rows])),
+        ]
+        parts.append(("memorised", self._ceiling()))
+        self.rankings = pd.concat(
+            [part.assign(task=task.name, target=target) for target, part in parts if len(part)], ignore_index=True
+        )
+        self.calibration = pd.DataFrame(
+            [
+                calibration(calibrated, self.truth, rows).rename(name)
+                for name, calibrated in (("checkpoint", without_log), ("log", with_log))
+            ]
+        )
+        self.seconds = pd.DataFrame([table.attrs["seconds"] for table in tables]).mean()
+
+    def _ceiling(self) -> pd.DataFrame:
+        """How well one half of the models ranks what the other half finds memorised."""
+        correct, inside = self.models.margins > 0, self.models.train_mask
+        middle = len(correct) // 2
+        halves = [
+            memorization(correct[part].astype(float), inside[part]).mem for part in (slice(middle), slice(middle, None))
+        ]
+        return ranking(
+            {"half of the models of the truth": [halves[0][self.report]]}, halves[1][self.report] > MEMORIZED
+        )
+
+
+def reported(n_examples: int) -> Bool[np.ndarray, " n_examples"]:
+    """Return the half of a task's examples that results are reported on; the other was there to decide on."""
+    found: Bool[np.ndarray, " n_examples"] = np.random.default_rng(0).permutation(n_examples) >= n_examples // 2
+    return found
+
+
+def _scores(tables: list[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
+    """Every score by name, larger meaning more memorised, of each audited network; without a model first."""
+    names = ["kernel_leave_one_out", "neighbour_disagreement", "loss", "margin", "example_dimensionality"]
+    names += ["maximal_dimensionality", "class_dimensionality", "gradient_norm", "residual_dimensionality"]
+    names += ["gradient_dimensionality", "ridge_leave_one_out", "other_class", "input_curvature", "mean_loss"]
+    names += ["mean_residual_dimensionality"]
+    sign = {"margin": -1.0}
+    found: dict[str, list[np.ndarray]] = {
+        name: [sign.get(name, 1.0) * table[name].to_numpy() for table in tables] for name in names if name in tables[0]
+    }
+    found["score, checkpoint"] = [
+        best_score(table.drop(columns="mean_loss"), ["layer"])[1].to_numpy() for table in tables
+    ]
+    found["score, log"] = [best_score(table, ["layer"])[1].to_numpy() for table in tables]
+    return found
+
+
+def _write(found: dict[str, _Measured], out: Path) -> None:
+    """Write the tables of the tasks measured so far, and the page."""
+    rankings = pd.concat([measured.rankings for measured in found.values()], ignore_index=True)
+    first = ["task", "target", "score"]
+    rankings = rankings[[*first, *(name for name in rankings if name not in first)]]
+    calibrations = pd.concat(
+        {name: m.calibration for name, m in found.items()}, names=["task", "evidence"]
+    ).reset_index()
+    sizes = pd.DataFrame(
+        [
+            {
+                "task": name,
+                "n_models": len(m.models.margins),
+                "memorised": float((m.truth.mem > MEMORIZED).mean()),
+                "train_accuracy": float((m.models.margins > 0)[m.models.train_mask].mean()),
+                "unseen_accuracy": float((m.models.margins > 0)[~m.models.train_mask].mean()),
+                **{f"{part}_seconds": value for part, value in m.seconds.items()},
+            }
+            for name, m in found.items()
+        ]
+    )
+    tables = {"rankings": rankings, "calibration": calibrations, "tasks": sizes}
+    variants = [name for name in found if name.startswith(f"{_BASE}-") and _BASE in found]
+    if variants:
+        parts = [
+            follows(found[name].scores, found[_BASE].truth.mem, found[name].truth.mem).assign(task=name)
+            for name in variants
+        ]
+        tables["follows"] = pd.concat(parts, ignore_index=True)
+    for name, table in tables.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
+    write_page(tables, out / "README.md")

@@ -1,0 +1,89 @@
+"""The leaderboard as a page: a row per score, a column per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+MARK = "<!-- below: made by byheart leaderboard -->"
+_EVIDENCE = {  # what a score is made from, and the part of the measured seconds that it takes beyond training
+    "kernel_leave_one_out": ("no model", "kernel_leave_one_out"),
+    "neighbour_disagreement": ("no model", "neighbour_disagreement"),
+    "mean_loss": ("log", "log"),
+    "score, log": ("log and one D*", "dimensionality"),
+    "mean_residual_dimensionality": ("checkpoints", "checkpoints"),
+    "input_curvature": ("one checkpoint", "curvature"),
+    "held-out run, checkpoint": ("held-out run", "training"),
+    "held-out run, log": ("held-out run and log", "training"),
+    "half of the models of the truth": ("half of the truth", ""),
+}
+
+
+def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Write the tables below the mark in ``path``; what stands above it is kept."""
+    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else "# Leaderboard"
+    rankings = tables["rankings"]
+    memorised = rankings[rankings["target"] == "memorised"]
+    wrong = rankings[rankings["target"] == "wrong label"]
+    seconds = tables["tasks"].set_index("task").mean(numeric_only=True)
+    parts = [
+        above,
+        MARK,
+        "## Memorization above 0.25\n\nAverage precision, with its 95 % interval over examples.\n\n"
+        + _grid(memorised, "ap", seconds),
+        "Area under the ROC curve.\n\n" + _grid(memorised, "auroc", seconds),
+        "Precision at as many examples as are memorised.\n\n" + _grid(memorised, "precision_at_n", seconds),
+    ]
+    if len(wrong):
+        parts.append("## Wrong labels\n\nArea under the ROC curve.\n\n" + _grid(wrong, "auroc", seconds))
+        parts.append("Average precision.\n\n" + _grid(wrong, "ap", seconds))
+    parts.append(
+        "## Estimates and probabilities from one held-out run\n\nrmse: of the estimates of memorization; truth_rmse:"
+        " what of it the truth's own models make; calibration_error: of the probability that it is above 0.25; coverage:"
+        " of the 95 % intervals, widened by one of the truth's models.\n\n" + _markdown(tables["calibration"])
+    )
+    if "follows" in tables:
+        parts.append(
+            "## Does a score follow the model, or only the data?\n\nThe same data, fitted in another way: of the"
+            " examples that the first network memorised, which has the other one memorised too? Area under the ROC"
+            " curve.\n\n" + _grid(tables["follows"], "auroc", seconds)
+        )
+    parts.append("## Tasks\n\n" + _markdown(tables["tasks"]))
+    files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
+    parts.append(f"```\nbyheart leaderboard --out results/leaderboard\n```\n\nTables: {files}.")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
+    tasks, scores = list(dict.fromkeys(rankings["task"])), list(dict.fromkeys(rankings["score"]))
+    lines = [f"| score | made from | cost in trainings | {' | '.join(tasks)} |", "|---" * (3 + len(tasks)) + "|"]
+    cells = rankings.set_index(["score", "task"])
+    best = rankings[rankings["score"] != "half of the models of the truth"].groupby("task")[metric].max()
+    for score in scores:
+        evidence, part = _EVIDENCE.get(score, ("one checkpoint", "audit"))
+        row = [score.replace("_", " "), evidence, _cost(part, seconds)]
+        for task in tasks:
+            if (score, task) not in cells.index:
+                row.append("")
+                continue
+            value = cells.loc[(score, task)]
+            words = f"{value[metric]:.3f} ({value[metric + '_low']:.3f} to {value[metric + '_high']:.3f})"
+            row.append(f"**{words}**" if value[metric] == best[task] and "half" not in score else words)
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _cost(part: str, seconds: pd.Series) -> str:
+    if not part or f"{part}_seconds" not in seconds:
+        return ""
+    return f"{seconds[f'{part}_seconds'] / seconds['training_seconds']:.2g}"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(str(name).replace("_", " ") for name in table) + " |", "|---" * len(table.columns) + "|"]
+    for row in table.itertuples(index=False):
+        cells = ("" if pd.isna(cell) else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""The detector: its rate of false positives, near-duplicates of what was planted, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import byheart as bh
+
+
+def blobs(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    labels = rng.integers(0, 3, n)
+    centres = np.eye(3, 20) * 4
+    return (centres[labels] + rng.normal(size=(n, 20))).astype(np.float32), labels.astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def memorising():
+    """A network that has twelve wrong labels by heart, and which these are."""
+    rng = np.random.default_rng(0)
+    x, y = blobs(300, rng)
+    wrong = np.arange(12)
+    y[wrong] = (y[wrong] + 1) % 3
+    fit = bh.Fit(nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 3)), x, y, 100, 20, 3e-3)
+    log = bh.TrainingLog(300)
+    model = fit(np.arange(300), 0, log)
+    audit = bh.audit(model, (x, y), log=log)
+    assert (audit.table["prediction"] == y).all()
+    return audit, x, wrong
+
+
+def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorising):
+    audit = memorising[0]
+    rng = np.random.default_rng(1)
+    for rate in (0.05, 0.3):
+        detector = audit.detector(blobs(1_000, rng)[0], rate)
+        found = detector(blobs(2_000, rng)[0])
+        assert found["flagged"].mean() == pytest.approx(rate, abs=0.03)
+        assert (found["p_value"] <= rate).mean() == pytest.approx(rate, abs=0.03)
+        assert (found["flagged"] == (found["p_value"] <= rate)).mean() > 0.99
+
+
+def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
+    audit, x, wrong = memorising
+    rng = np.random.default_rng(2)
+    near = x[wrong] + 0.05 * rng.normal(size=(len(wrong), 20)).astype(np.float32)
+    detector = audit.detector(blobs(500, rng))
+    found = detector(torch.tensor(near))
+    assert found["flagged"].mean() > 0.8
+    assert (found["example"] == wrong).mean() > 0.9
+    why = detector.explain(near, n=3)
+    first = why.groupby("input").first()
+    assert (first["example"] == wrong).mean() > 0.9
+    assert (why["label"] == why["prediction"]).all()
+    assert why.groupby("input")["share"].sum().max() <= 1 + 1e-9
+    assert (why.groupby("input").size() <= 3).all()
+
+
+def test_nonsense_is_refused(memorising):
+    audit = memorising[0]
+    x = blobs(30, np.random.default_rng(0))[0]
+    with pytest.raises(ValueError, match="received 1.5, accepted: between 0 and 1"):
+        audit.detector(x, 1.5)
+    with pytest.raises(ValueError, match="received 10 inputs, accepted: at least 19"):
+        audit.detector(x[:10])
+    regression = bh.audit(nn.Sequential(nn.Linear(20, 1)), (x, x[:, 0]))
+    with pytest.raises(ValueError, match="accepted: a classifier"):
+        regression.detector(x)
