@@ -77,7 +77,7 @@ class Fit:
             indices: Of the examples to train on.
             seed: Of the initial weights and the order of batches.
             log: Takes the loss of every example as it comes.
-            on_epoch: Called with the model after every epoch.
+            on_epoch: Called with the model before the first epoch, and after every one.
 
         Returns:
             The trained module, on the CPU.
@@ -94,6 +94,8 @@ class Fit:
             optimizer = torch.optim.AdamW(
                 model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
             )
+            if on_epoch is not None:
+                on_epoch(model)
             chosen = torch.as_tensor(np.asarray(indices))
             inputs, labels = torch.as_tensor(self.inputs)[chosen], torch.as_tensor(self.labels)[chosen]
             for _ in range(self.n_epochs):

@@ -41,8 +41,8 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
         parts.append("Average precision.\n\n" + _grid(wrong, "ap", seconds))
     parts.append(
         "## Estimates and probabilities from one held-out run\n\nrmse: of the estimates of memorization; truth_rmse:"
-        " what of it the truth's own models make; calibration_error: of the probability that it is above 0.25; coverage:"
-        " of the 95 % intervals, widened by one of the truth's models.\n\n" + _markdown(tables["calibration"])
+        " what of it the truth's own models make; calibration_error: of the probability that it is above 0.25;"
+        " coverage: of the 95 % intervals, widened by one of the truth's models.\n\n" + _markdown(tables["calibration"])
     )
     if "follows" in tables:
         parts.append(

@@ -60,7 +60,7 @@ def audited(task: Task, seed: int, directory: Path) -> pd.DataFrame:
             table["input_curvature"] = audit(model, given, curvature=True).table["input_curvature"]
         seconds["curvature"] -= seconds["audit"]
     with _timed(seconds, "checkpoints"):
-        found = audit(model, given, checkpoints=states).table
+        found = audit(model, given, checkpoints=states[1:]).table
     table["mean_residual_dimensionality"] = found["mean_residual_dimensionality"]
     inputs = data.inputs if data.inputs.dtype.kind == "f" else bags_of_words(data.inputs)
     with _timed(seconds, "neighbour_disagreement"):

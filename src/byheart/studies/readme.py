@@ -16,7 +16,7 @@ from byheart.config import TrainConfig
 from byheart.store import Runs
 
 if TYPE_CHECKING:
-    from byheart.studies.study import Scale, Study
+    from byheart.studies.study import Scale
 
 MARK = "<!-- below: made by byheart reproduce -->"
 HOW_JUDGED = """A mean with a tolerance is *reproduced* if its interval of two standard errors lies within it, *differs*
@@ -42,9 +42,10 @@ def write_summary(directory: Path) -> pd.DataFrame:
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
     lines = ["| study | n | claim | value at the source | ours | verdict |", "|---|---|---|---|---|---|"]
     for name, rows in verdicts.groupby("study", sort=False):
-        sizes = pd.read_csv(directory / str(name) / "runs.csv", usecols=["n_features"])["n_features"]
+        runs = directory / str(name) / "runs.csv"  # studies of real networks have none
+        size = f"{pd.read_csv(runs, usecols=['n_features'])['n_features'].max():,}" if runs.exists() else ""
         for row in rows.itertuples():
-            cells = (f"[{name}]({name}/README.md)", f"{sizes.max():,}", row.statement, row.paper, row.ours)
+            cells = (f"[{name}]({name}/README.md)", size, row.statement, row.paper, row.ours)
             lines.append("| " + " | ".join(map(_cell, (*cells, _LABELS[str(row.verdict)]))) + " |")
     counts = ", ".join(f"{n} {label}" for label, n in verdicts["verdict"].value_counts().items())
     path = directory / "README.md"
@@ -61,11 +62,11 @@ def _cell(value: object) -> str:
 
 
 def write_readme(
-    study: Study,
+    name: str,
+    question: str,
     scale: Scale,
-    runs: Runs,
+    setup: str,
     verdicts: pd.DataFrame,
-    cost: pd.DataFrame,
     figures: Sequence[str],
     tables: Sequence[str],
     path: Path,
@@ -73,15 +74,15 @@ def write_readme(
     """Write claims, figures, setup and cost below the mark in ``path``; what stands above it is kept."""
     above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else ""
     if not above:
-        above = f"# {study.name}\n\n**Question.** {study.question}"
+        above = f"# {name}\n\n**Question.** {question}"
     parts = [
         above,
         MARK,
-        *(f"![{name}]({name}.png)" for name in figures),
+        *(f"![{figure}]({figure}.png)" for figure in figures),
         f"## Claims\n\n{_claims(verdicts)}\n\n{HOW_JUDGED}",
-        f"## Setup and cost\n\n{_setup(runs)}\n\n{_cost(cost)}",
-        f"```\nbyheart reproduce {study.name} --scale {scale}\n```",
-        "Tables: " + ", ".join(f"[{name}]({name}.csv)" for name in ("verdicts", "runs", "cost", *tables)) + ".",
+        f"## Setup and cost\n\n{setup}",
+        f"```\nbyheart reproduce {name} --scale {scale}\n```",
+        "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",
     ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -92,6 +93,11 @@ def _claims(verdicts: pd.DataFrame) -> str:
         cells = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     return "\n".join(lines)
+
+
+def setup_and_cost(runs: Runs, cost: pd.DataFrame) -> str:
+    """Say what was fixed and varied in runs, and what they cost."""
+    return f"{_setup(runs)}\n\n{_cost(cost)}"
 
 
 def _setup(runs: Runs) -> str:

@@ -16,7 +16,7 @@ from byheart.config import TrainConfig
 from byheart.model import Reduction
 from byheart.plots import is_paper_setup, style
 from byheart.store import Runs
-from byheart.studies.readme import write_readme
+from byheart.studies.readme import setup_and_cost, write_readme
 from byheart.sweep import OnProgress, sweep
 
 Scale = Literal["quick", "medium", "paper"]
@@ -56,7 +56,8 @@ class Claim:
     source: str
     paper: str
     """The source's value, in words."""
-    test: Callable[[Runs], Finding]
+    test: Callable[[Any], Finding]
+    """Of the runs; in a study of real networks, of its table."""
     paper_setup_only: bool = False
     """Whether the value holds only at the paper's n, S, m and number of steps."""
     refuted_if: str = "our mean, with its interval of two standard errors, lies outside the tolerance"
@@ -129,7 +130,9 @@ def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataF
         figures = study.figures(runs)
         for name, figure in figures.items():
             figure.savefig(out / f"{name}.png")
-    write_readme(study, scale, runs, verdicts, spent, list(figures), list(tables), out / "README.md")
+    names = ["runs", "cost", *tables]
+    words = setup_and_cost(runs, spent)
+    write_readme(study.name, study.question, scale, words, verdicts, list(figures), names, out / "README.md")
     return verdicts
 
 
@@ -150,10 +153,22 @@ def judge(study: Study, runs: Runs) -> pd.DataFrame:
     for claim in study.claims:
         if claim.paper_setup_only and not at_paper_setup:
             continue
-        finding = claim.test(runs)
-        words = claim.id, claim.statement, claim.source, claim.paper
-        rows.append((*words, finding.ours, finding.verdict, claim.refuted_if))
-    return pd.DataFrame(rows, columns=["claim", "statement", "source", "paper", "ours", "verdict", "refuted_if"])
+        rows.append(verdict_row(claim, runs))
+    return pd.DataFrame(rows)
+
+
+def verdict_row(claim: Claim, found: Any) -> dict[str, str]:
+    """Test a claim on runs or a table: claim, statement, source, paper, ours, verdict, refuted_if."""
+    finding = claim.test(found)
+    return {
+        "claim": claim.id,
+        "statement": claim.statement,
+        "source": claim.source,
+        "paper": claim.paper,
+        "ours": finding.ours,
+        "verdict": finding.verdict,
+        "refuted_if": claim.refuted_if,
+    }
 
 
 def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float, form: str = ".4f") -> Finding:

@@ -1,0 +1,346 @@
+"""Are the MNIST images with a high maximal dimensionality D* memorised? Olah's network, against counterfactual truth.
+
+A study of a real network: its runs are networks on 5,000 images, each scored at several epochs, beside many networks
+that were trained without some of the images. With a folder of IDX files also all 60,000, without the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from byheart.audit import audit
+from byheart.audit.calibration import MEMORIZED
+from byheart.audit.counterfactual import counterfactual
+from byheart.audit.fit import Fit
+from byheart.audit.log import TrainingLog
+from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
+from byheart.plots import figure_of, style
+from byheart.studies.readme import write_readme
+from byheart.studies.study import Claim, Finding, Scale, compare, judged, verdict_row
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAME = "mnist"
+QUESTION = "Are the training images with a high D* memorised, in a real network?"
+_N_EXAMPLES = 5_000
+_N_MODELS: dict[Scale, int] = {"quick": 15, "medium": 48, "paper": 48}
+_N_SEEDS: dict[Scale, int] = {"quick": 2, "medium": 4, "paper": 4}
+_SIZES: dict[Scale, tuple[int, ...]] = {"quick": (1_000,), "medium": (500, 1_000, 2_000), "paper": (500, 1_000, 2_000)}
+_EPOCHS = (0, 1, 2, 5, 10, 30)
+_N_TOP = 40
+_OLAH = "Olah, comment in Henighan et al. 2023"
+_HOBBHAHN = "Hobbhahn, comment and second post"
+
+
+def reproduce_mnist(
+    scale: Scale,
+    out: Path,
+    *,
+    images: Path | None = None,
+    n_workers: int | None = None,
+    on_progress: Callable[[float, float | None, str], None] | None = None,
+) -> pd.DataFrame:
+    """Train the networks, and write tables, figures and README.md to ``out``.
+
+    Args:
+        scale: "quick" (MNIST's 5,000, 15 networks for the truth), "medium" (also Fashion-MNIST's first 5,000, 48
+            each) or "paper" (also all 60,000 of Fashion-MNIST).
+        out: Directory; ``runs/`` in it keeps the networks of the truth, and is gone on from.
+        images: Folder with the IDX files of MNIST's 60,000, which are then scored too.
+        n_workers: Processes; default all cores.
+        on_progress: Called with the networks trained, of all, and the dataset.
+
+    Returns:
+        The table of verdicts.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    datasets: list[tuple[Callable[[], Labelled], bool]] = [(mnist_5k, True)]  # whether with the truth
+    if scale != "quick":
+        datasets.append((partial(fashion_mnist, _N_EXAMPLES), True))
+    if scale == "paper":
+        datasets.append((fashion_mnist, False))
+    if images is not None:
+        datasets.append((partial(idx_folder, images), False))
+    tables: list[pd.DataFrame] = []
+    total = sum(_N_MODELS[scale] for _, with_truth in datasets if with_truth)
+    done = 0
+    pictures: np.ndarray | None = None
+    for load, with_truth in datasets:
+        data = load()
+        name = f"{data.name}, {len(data):,}"
+        fit = _fit(data)
+        mem = np.full(len(data), np.nan)
+        if with_truth:
+
+            def advance(k: int, _: int, first: int = done, name: str = name) -> None:
+                if on_progress is not None:
+                    on_progress(first + k, total, name)
+
+            found = counterfactual(
+                fit,
+                (data.inputs, data.labels),
+                _N_MODELS[scale],
+                store=out / "runs" / f"{data.name}-{len(data)}",
+                n_workers=n_workers,
+                on_progress=advance,
+            )
+            mem, done = found.memorization.mem, done + _N_MODELS[scale]
+        seeds = range(_N_SEEDS[scale] if with_truth else 1)
+        tables += [_scored(fit, data, seed, range(len(data))).assign(dataset=name, mem=mem) for seed in seeds]
+        pictures = data.inputs if pictures is None else pictures
+    examples = pd.concat(tables, ignore_index=True)
+    data = mnist_5k()
+    sizes = pd.concat(
+        [
+            _scored(_fit(data), data, seed, range(n)).assign(n_examples=n)
+            for n in _SIZES[scale]
+            for seed in range(_N_SEEDS[scale])
+        ]
+    )
+    seconds = time.perf_counter() - start
+    return _write(scale, out, examples, sizes, np.asarray(pictures), seconds)
+
+
+def _fit(data: Labelled) -> Fit:
+    from torch import nn
+
+    n_inputs = int(np.prod(data.inputs.shape[1:]))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(n_inputs, 512), nn.ReLU(), nn.Linear(512, len(data.label_names)))
+    return Fit(model, data.inputs, data.labels, n_epochs=_EPOCHS[-1])
+
+
+def _scored(fit: Fit, data: Labelled, seed: int, rows: range) -> pd.DataFrame:
+    """D* and answers of the training examples at several epochs, and what the log and the end say."""
+    given = data.inputs[rows.start : rows.stop], data.labels[rows.start : rows.stop]
+    columns: dict[str, np.ndarray] = {}
+    log = TrainingLog(len(data))
+    seen = 0
+
+    def look(model: nn.Module) -> None:
+        nonlocal seen
+        if seen in _EPOCHS:
+            table = audit(model, given).table
+            columns[f"D*_{seen}"] = table["maximal_dimensionality"].to_numpy()
+            columns[f"wrong_{seen}"] = (table["prediction"] != table["label"]).to_numpy()
+        seen += 1
+
+    model = fit(np.arange(rows.stop), seed, log, look)
+    part = TrainingLog.from_losses((log.total[: rows.stop] / log.counts[: rows.stop])[None])
+    table = audit(model, given, log=part).table
+    found = pd.DataFrame({"seed": seed, "example": np.arange(len(table)), **columns})
+    for name in ("label", "loss", "mean_loss", "score"):
+        found[name] = table[name]
+    return found
+
+
+_END = f"D*_{_EPOCHS[-1]}"
+
+
+def _by_network(table: pd.DataFrame, with_truth: bool = True) -> list[pd.DataFrame]:
+    """The rows of each network, of those on 5,000 images of MNIST."""
+    rows = table[table["dataset"] == f"MNIST, {_N_EXAMPLES:,}"]
+    return [part for _, part in rows.groupby("seed") if not with_truth or part["mem"].notna().all()]
+
+
+def _area(scores: pd.Series[float], positive: pd.Series[bool]) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(positive, scores)) if positive.nunique() == 2 else float("nan")
+
+
+def _mean(values: list[float], what: str = "") -> str:
+    spread = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {spread:.1g}{what} (standard error, {len(values)} networks)"
+
+
+def _outliers(table: pd.DataFrame) -> Finding:
+    ratios = [float(part[_END].max() / part[_END].median()) for part in _by_network(table)]
+    return judged(_mean(ratios), min(ratios) > 30, max(ratios) < 10)
+
+
+def _top_is_memorised(table: pd.DataFrame) -> Finding:
+    top = [float(part.nlargest(_N_TOP, _END)["mem"].mean()) for part in _by_network(table)]
+    areas = [_area(part[_END], part["mem"] > MEMORIZED) for part in _by_network(table)]
+    ours = f"mean memorization {_mean(top)}; of all: {_by_network(table)[0]['mem'].mean():.3f}; AUROC {_mean(areas)}"
+    return judged(ours, min(top) > 0.5, max(top) < 0.25)
+
+
+def _is_of_training(table: pd.DataFrame) -> Finding:
+    ranks = [float(spearmanr(part["D*_0"], part[_END]).statistic) for part in _by_network(table)]
+    return judged(f"rank correlation {_mean(ranks)}", max(ranks) < 0.5, min(ranks) > 0.7)
+
+
+def _wrong_are_spread(table: pd.DataFrame) -> Finding:
+    parts = _by_network(table)
+    epoch = next((e for e in _EPOCHS[1:] if all(0.9 < 1 - p[f"wrong_{e}"].mean() < 0.99 for p in parts)), None)
+    if epoch is None:
+        return Finding("no epoch with 90 to 99 % of the training examples right", "inconclusive")
+    areas = [_area(part[f"D*_{epoch}"], part[f"wrong_{epoch}"]) for part in parts]
+    finding = compare(areas, 0.5, 0.1, ".3f")
+    return Finding(f"AUROC {finding.ours} at epoch {epoch}", finding.verdict)
+
+
+def _score_tells(table: pd.DataFrame) -> Finding:
+    areas = [_area(part["score"], part["mem"] > MEMORIZED) for part in _by_network(table)]
+    return judged(f"AUROC {_mean(areas)}", min(areas) > 0.95, max(areas) < 0.8)
+
+
+CLAIMS = (
+    Claim(
+        "outliers",
+        "D* of most training examples is alike, and that of a few far larger (largest over median)",
+        _OLAH,
+        "almost 100 (of 60,000, presumably)",
+        _outliers,
+        refuted_if="the largest is less than 10 times the median in every network",
+    ),
+    Claim(
+        "top-memorised",
+        f"Examples with a high D* are memorised special cases (the top {_N_TOP})",
+        f"{_OLAH} (tentative)",
+        "memorised",
+        _top_is_memorised,
+        refuted_if="their mean memorization is below 0.25 in every network",
+    ),
+    Claim(
+        "of-training",
+        "D* is a property of what was learned, not of the initial weights",
+        f"{_OLAH} (assumed)",
+        "of what was learned",
+        _is_of_training,
+        refuted_if="D* at the end ranks examples as D* before training does (rank correlation above 0.7)",
+    ),
+    Claim(
+        "errors-spread",
+        "Misclassified training examples are spread evenly over D* (AUROC of D* for them)",
+        _HOBBHAHN,
+        "evenly: 0.5 (tolerance 0.1)",
+        _wrong_are_spread,
+    ),
+    Claim(
+        "weighted-tells",
+        "D* times the loss averaged over training tells which are memorised (AUROC above 0.95)",
+        "ours",
+        "not asked",
+        _score_tells,
+        refuted_if="the AUROC is below 0.8 in every network",
+    ),
+)
+
+
+def _write(
+    scale: Scale, out: Path, examples: pd.DataFrame, sizes: pd.DataFrame, pictures: np.ndarray, seconds: float
+) -> pd.DataFrame:
+    verdicts = pd.DataFrame([verdict_row(claim, examples) for claim in CLAIMS])
+    tables = {"by-dataset": _by_dataset(examples), "by-epoch": _by_epoch(examples), "by-size": _by_size(sizes)}
+    tables["by-label"] = _by_label(examples)
+    for name, table in {"verdicts": verdicts, **tables}.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    with style():
+        figures = {"sorted": _draw_sorted(examples), "images": _draw_images(examples, pictures)}
+        for name, figure in figures.items():
+            figure.savefig(out / f"{name}.png")
+    counts = examples.groupby("dataset").agg(networks=("seed", "nunique"))["networks"]
+    words = (
+        f"A hidden layer of 512 units, AdamW at 1e-3, batches of 100, {_EPOCHS[-1]} epochs; audited networks:"
+        f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {_N_MODELS[scale]} networks, each on 60 %"
+        f" of the 5,000 images. {seconds / 60:.1f} minutes."
+    )
+    write_readme(NAME, QUESTION, scale, words, verdicts, list(figures), list(tables), out / "README.md")
+    return verdicts
+
+
+def _by_dataset(examples: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (name, seed), part in examples.groupby(["dataset", "seed"], sort=False):
+        known = bool(part["mem"].notna().all())
+        row: dict[str, object] = {
+            "dataset": name,
+            "seed": seed,
+            "D*_max_over_median": part[_END].max() / part[_END].median(),
+        }
+        row["rank_correlation_with_initial"] = spearmanr(part["D*_0"], part[_END]).statistic
+        if known:
+            row["memorised"] = (part["mem"] > MEMORIZED).mean()
+            for score in (_END, "loss", "mean_loss", "score"):
+                row[f"top{_N_TOP}_mem_by_{score}"] = part.nlargest(_N_TOP, score)["mem"].mean()
+                row[f"auroc_{score}"] = _area(part[score], part["mem"] > MEMORIZED)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _by_epoch(examples: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (name, seed), part in examples.groupby(["dataset", "seed"], sort=False):
+        for epoch in _EPOCHS:
+            here = part[f"D*_{epoch}"]
+            row = {"dataset": name, "seed": seed, "epoch": epoch, "D*_max_over_median": here.max() / here.median()}
+            row["rank_correlation_with_end"] = spearmanr(here, part[_END]).statistic
+            row["wrong"] = part[f"wrong_{epoch}"].mean()
+            row["auroc_of_wrong"] = _area(here, part[f"wrong_{epoch}"])
+            row["auroc_of_memorised"] = _area(here, part["mem"] > MEMORIZED)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _by_size(sizes: pd.DataFrame) -> pd.DataFrame:
+    grouped = sizes.groupby(["n_examples", "seed"])[_END]
+    return grouped.agg(mean="mean", median="median", largest="max").reset_index()
+
+
+def _by_label(examples: pd.DataFrame) -> pd.DataFrame:
+    grouped = examples.groupby(["dataset", "label"], sort=False)
+    return grouped.agg(D_star=(_END, "mean"), mem=("mem", "mean"), loss=("mean_loss", "mean")).reset_index()
+
+
+def _draw_sorted(examples: pd.DataFrame) -> Figure:
+    """Sorted D* of all training examples, and the memorization along it."""
+    figure, (left, right) = figure_of(1, 2, (9, 3.4))
+    for name, part in examples[examples["seed"] == 0].groupby("dataset", sort=False):
+        values = np.sort(part[_END])[::-1]
+        left.plot(np.arange(1, len(values) + 1) / len(values), values / np.median(values), label=str(name))
+    left.set(yscale="log", xlabel="share of training examples, by D*", ylabel="D* over its median")
+    left.legend(frameon=False)
+    part = _by_network(examples)[0]
+    for column, words in ((_END, "D*"), ("loss", "final loss"), ("score", "mean loss \N{MULTIPLICATION SIGN} D*")):
+        mem = part.sort_values(column, ascending=False)["mem"].to_numpy()
+        right.plot(np.arange(1, len(mem) + 1) / len(mem), np.cumsum(mem) / np.arange(1, len(mem) + 1), label=words)
+    right.axhline(part["mem"].mean(), color="black", lw=0.8, ls="--", label="all")
+    right.set(
+        xlabel="share of examples that is taken first", ylabel="their mean memorization", xscale="log", ylim=(0, 1)
+    )
+    right.legend(frameon=False)
+    return figure
+
+
+def _draw_images(examples: pd.DataFrame, pictures: np.ndarray) -> Figure:
+    """The images with the largest and smallest D*, and those with the largest score, each with its memorization."""
+    part = _by_network(examples)[0].set_index("example")
+    rows = {
+        "largest D*": part[_END].nlargest(12).index,
+        "smallest D*": part[_END].nsmallest(12).index,
+        "largest mean loss \N{MULTIPLICATION SIGN} D*": part["score"].nlargest(12).index,
+    }
+    figure, axes = figure_of(3, 12, (9, 3.4))
+    for line, (name, chosen) in zip(axes, rows.items(), strict=True):
+        for ax, i in zip(line, chosen, strict=True):
+            ax.imshow(pictures[i], cmap="gray_r")
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(f"{part['label'][i]}: {part['mem'][i]:.2f}", fontsize=8)
+        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    figure.suptitle("label: memorization", fontsize=9)
+    return figure
