@@ -34,7 +34,7 @@ from byheart.config import TrainConfig
 from byheart.kernels import DivergedError
 from byheart.report import write_report
 from byheart.store import open_runs, prepare_directory
-from byheart.studies import STUDIES, Scale, Study, reproduce, write_summary
+from byheart.studies import MNIST_QUESTION, STUDIES, Scale, Study, reproduce, reproduce_mnist, write_summary
 from byheart.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.train import train
 
@@ -148,7 +148,9 @@ class ReproduceCommand:
     scale: Scale = "quick"
     """"quick": two minutes on a laptop; "medium": n = 1,000, four seeds; "paper": the paper's sizes."""
     max_examples: int | None = None
-    """Leave out larger training sets."""
+    """Leave out larger training sets; of the toy model only."""
+    images: Path | None = None
+    """Of the study "mnist": folder with MNIST's 60,000 images as IDX files, to study these too."""
     n_workers: int | None = None
     """Cores to use; default all."""
     out: Path | None = None
@@ -158,12 +160,19 @@ class ReproduceCommand:
     def run(self) -> None:
         """Reproduce, and print the table of verdicts."""
         if self.list:
-            for name, known in STUDIES.items():
-                _out.print(f"[bold]{name}[/bold]  {known.question}")
+            for name, question in [*((s.name, s.question) for s in STUDIES.values()), ("mnist", MNIST_QUESTION)]:
+                _out.print(f"[bold]{name}[/bold]  {question}")
             return
-        if self.study != "all" and self.study not in STUDIES:
-            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(STUDIES)}, all")
+        accepted = (*STUDIES, "mnist", "all")
+        if self.study not in accepted:
+            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(accepted)}")
+        if self.images is not None and self.study not in {"mnist", "all"}:
+            raise ValueError(f"images: received {str(self.images)!r} with {self.study}, accepted: with mnist")
         out = self.out or Path(f"{self.study}-{self.scale}")
+        if self.study == "mnist":
+            _print_verdicts(self._reproduce_mnist(out))
+            _out.print(f"tables and figures in {out}; read {out / 'README.md'}", markup=False)
+            return
         if self.study != "all":
             _print_verdicts(self._reproduce(STUDIES[self.study], out))
             _out.print(f"tables and figures in {out}; open {out / 'report.html'} in a browser", markup=False)
@@ -171,8 +180,16 @@ class ReproduceCommand:
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
         for study in chosen.values():
             self._reproduce(study, out / study.name)
+        try:
+            self._reproduce_mnist(out / "mnist")
+        except ModuleNotFoundError as error:
+            _err.print(f"mnist left out: {error}", markup=False)
         _print_verdicts(write_summary(out))
         _out.print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}", markup=False)
+
+    def _reproduce_mnist(self, out: Path) -> pd.DataFrame:
+        with _bar("mnist") as advance:
+            return reproduce_mnist(self.scale, out, images=self.images, n_workers=self.n_workers, on_progress=advance)
 
     def _reproduce(self, study: Study, out: Path) -> pd.DataFrame:
         with _bar(study.name) as advance:

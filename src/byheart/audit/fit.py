@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ class Fit:
         require_torch()
         import torch
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _one_thread():
             torch.manual_seed(seed)
             model = copy.deepcopy(self.model).train()
             for module in model.modules():
@@ -110,6 +111,19 @@ class Fit:
                 if on_epoch is not None:
                     on_epoch(model)
         return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Round as the processes of ``counterfactual`` do; batches are too small to gain from more threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def margins_of(model: Any, dataset: Any) -> np.ndarray:

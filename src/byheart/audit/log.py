@@ -20,7 +20,6 @@ class TrainingLog:
 
     Attributes:
         counts: How often each example's loss was recorded.
-        total: Sum of each example's losses.
     """
 
     def __init__(self, n_examples: int) -> None:
@@ -32,7 +31,7 @@ class TrainingLog:
         if n_examples < 1:
             raise ValueError(f"n_examples: received {n_examples}, accepted: at least 1")
         self.counts: Int64[np.ndarray, " n_examples"] = np.zeros(n_examples, dtype=np.int64)
-        self.total: Float64[np.ndarray, " n_examples"] = np.zeros(n_examples)
+        self._sums = np.zeros(n_examples)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -59,7 +58,7 @@ class TrainingLog:
         if not np.isfinite(values).all():
             bad = int(index[~np.isfinite(values)][0])
             raise ValueError(f"losses: received {values[~np.isfinite(values)][0]} of example {bad}, accepted: finite")
-        np.add.at(self.total, index, values)
+        np.add.at(self._sums, index, values)
         np.add.at(self.counts, index, 1)
 
     @property
@@ -75,7 +74,7 @@ class TrainingLog:
                 f"log: received nothing of {len(never)} of {len(self)} examples (the first: {never[0]}), accepted: each"
                 " recorded at least once"
             )
-        mean: Float64[np.ndarray, " n_examples"] = self.total / self.counts
+        mean: Float64[np.ndarray, " n_examples"] = self._sums / self.counts
         return mean
 
     @classmethod

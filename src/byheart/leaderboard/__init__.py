@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from byheart.audit import best_score
 from byheart.audit.calibration import MEMORIZED, calibrate
 from byheart.audit.counterfactual import Counterfactual
+from byheart.leaderboard.detectors import detection
 from byheart.leaderboard.measure import calibration, follows, ranking
 from byheart.leaderboard.page import write_page
 from byheart.leaderboard.scores import HELD_OUT_SEED, audited, truth
@@ -23,6 +24,7 @@ from byheart.leaderboard.tasks import TASKS, Task
 from byheart.memorization import Memorization, memorization
 from byheart.store import prepare_directory
 
+WITH_DETECTORS = ("mnist-mlp", "mnist-cnn", "fashion-mlp", "fashion-cnn")  # images with their own labels
 _BASE = "fashion-wrong-mlp"  # what its variants, fitted otherwise, are compared with
 OnProgress = Callable[[float, float | None, str], None]
 
@@ -51,7 +53,7 @@ def leaderboard(
 
     Raises:
         ValueError: If a task is unknown.
-        ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
+        ModuleNotFoundError, FileNotFoundError: If a dataset or pytorch-ood is missing; the message says how to get it.
     """
     unknown = [name for name in tasks if name not in TASKS]
     if unknown:
@@ -68,6 +70,9 @@ def leaderboard(
         models = truth(task, n_models, directory / "models", n_workers=n_workers, on_progress=advance)
         held_out = truth(task, 1, directory / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers)
         found[task.name] = _Measured(task, models, held_out, [audited(task, s, directory) for s in range(n_seeds)])
+        if task.name in WITH_DETECTORS:
+            mem = models.memorization.mem
+            found[task.name].detectors = [detection(task, mem, s, directory) for s in range(n_seeds)]
         _write(found, out)
     return pd.concat([measured.rankings for measured in found.values()], ignore_index=True)
 
@@ -104,6 +109,7 @@ class _Measured:
                 for name, calibrated in (("checkpoint", without_log), ("log", with_log))
             ]
         )
+        self.detectors: list[pd.DataFrame] = []
         self.seconds = pd.DataFrame([table.attrs["seconds"] for table in tables]).mean()
 
     def _ceiling(self) -> pd.DataFrame:
@@ -170,6 +176,9 @@ def _write(found: dict[str, _Measured], out: Path) -> None:
             for name in variants
         ]
         tables["follows"] = pd.concat(parts, ignore_index=True)
+    detected = {name: pd.concat(m.detectors) for name, m in found.items() if m.detectors}
+    if detected:
+        tables["detectors"] = pd.concat(detected, names=["task"]).reset_index("task")
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     write_page(tables, out / "README.md")

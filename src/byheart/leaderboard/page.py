@@ -50,6 +50,8 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
             " examples that the first network memorised, which has the other one memorised too? Area under the ROC"
             " curve.\n\n" + _grid(tables["follows"], "auroc", seconds)
         )
+    if "detectors" in tables:
+        parts.append(_detectors(tables["detectors"]))
     parts.append("## Tasks\n\n" + _markdown(tables["tasks"]))
     files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
     parts.append(f"```\nbyheart leaderboard --out results/leaderboard\n```\n\nTables: {files}.")
@@ -73,6 +75,33 @@ def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
             row.append(f"**{words}**" if value[metric] == best[task] and "half" not in score else words)
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _detectors(table: pd.DataFrame) -> str:
+    """Shares that are flagged, means over seeds with the standard error, and how often the right example is first."""
+    parts = [
+        "## Inputs whose prediction leans on a few training examples\n\nShare that is flagged, at a threshold that"
+        " flags 5 % of ordinary inputs; mean over networks \N{PLUS-MINUS SIGN} standard error. Bold: the most."
+    ]
+    for task, rows in table.groupby("task", sort=False):
+        cells = rows.groupby(["detector", "inputs"], sort=False)["flagged"].agg(["mean", "sem"])
+        kinds = list(dict.fromkeys(rows["inputs"]))
+        lines = [f"| {task} | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+        most = cells["mean"].groupby("inputs").max()
+        for name in dict.fromkeys(rows["detector"]):
+            words = []
+            for kind in kinds:
+                mean, spread = cells.loc[(name, kind)]
+                text = f"{mean:.2f} \N{PLUS-MINUS SIGN} {spread:.2f}"
+                words.append(f"**{text}**" if mean == most[kind] and not kind.startswith("ordinary") else text)
+            lines.append(f"| {name} | {' | '.join(words)} |")
+        first = rows.dropna().groupby(["detector", "inputs"], sort=False)["right_first"].mean().reset_index()
+        named = "; ".join(
+            f"{r.detector}, {str(r.inputs).split(': ')[1]}: {r.right_first:.2f}" for r in first.itertuples()
+        )
+        lines.append(f"\nThe near-duplicate's own original named first: {named}.")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _cost(part: str, seconds: pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""The questions of the paper, one file each; ``STUDIES`` lists them by name."""
+"""The questions of the paper, one file each; ``STUDIES`` lists those of the toy model by name."""
 
 from byheart.studies import (
     analytic,
@@ -14,6 +14,8 @@ from byheart.studies import (
     variants,
     weight_decay,
 )
+from byheart.studies.mnist import QUESTION as MNIST_QUESTION
+from byheart.studies.mnist import reproduce_mnist
 from byheart.studies.readme import write_summary
 from byheart.studies.study import Claim, Finding, Scale, Study, judge, reproduce, write_results
 
@@ -36,4 +38,16 @@ STUDIES = {
     )
 }
 
-__all__ = ["STUDIES", "Claim", "Finding", "Scale", "Study", "judge", "reproduce", "write_results", "write_summary"]
+__all__ = [
+    "MNIST_QUESTION",
+    "STUDIES",
+    "Claim",
+    "Finding",
+    "Scale",
+    "Study",
+    "judge",
+    "reproduce",
+    "reproduce_mnist",
+    "write_results",
+    "write_summary",
+]

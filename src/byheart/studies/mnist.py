@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 NAME = "mnist"
 QUESTION = "Are the training images with a high D* memorised, in a real network?"
 _N_EXAMPLES = 5_000
+_N_ALL = 60_000
 _N_MODELS: dict[Scale, int] = {"quick": 15, "medium": 48, "paper": 48}
 _N_SEEDS: dict[Scale, int] = {"quick": 2, "medium": 4, "paper": 4}
 _SIZES: dict[Scale, tuple[int, ...]] = {"quick": (1_000,), "medium": (500, 1_000, 2_000), "paper": (500, 1_000, 2_000)}
@@ -82,7 +84,6 @@ def reproduce_mnist(
     for load, with_truth in datasets:
         data = load()
         name = f"{data.name}, {len(data):,}"
-        fit = _fit(data)
         mem = np.full(len(data), np.nan)
         if with_truth:
 
@@ -91,7 +92,7 @@ def reproduce_mnist(
                     on_progress(first + k, total, name)
 
             found = counterfactual(
-                fit,
+                _fit(data),
                 (data.inputs, data.labels),
                 _N_MODELS[scale],
                 store=out / "runs" / f"{data.name}-{len(data)}",
@@ -100,19 +101,13 @@ def reproduce_mnist(
             )
             mem, done = found.memorization.mem, done + _N_MODELS[scale]
         seeds = range(_N_SEEDS[scale] if with_truth else 1)
-        tables += [_scored(fit, data, seed, range(len(data))).assign(dataset=name, mem=mem) for seed in seeds]
+        tables += [_scored(data, seed).assign(dataset=name, mem=mem) for seed in seeds]
         pictures = data.inputs if pictures is None else pictures
     examples = pd.concat(tables, ignore_index=True)
-    data = mnist_5k()
-    sizes = pd.concat(
-        [
-            _scored(_fit(data), data, seed, range(n)).assign(n_examples=n)
-            for n in _SIZES[scale]
-            for seed in range(_N_SEEDS[scale])
-        ]
-    )
+    sizes = [_scored(_first(n), seed).assign(n_examples=n) for n in _SIZES[scale] for seed in range(_N_SEEDS[scale])]
+    sizes += [part.assign(n_examples=_N_EXAMPLES) for part in _by_network(examples)]
     seconds = time.perf_counter() - start
-    return _write(scale, out, examples, sizes, np.asarray(pictures), seconds)
+    return _write(scale, out, examples, pd.concat(sizes), np.asarray(pictures), seconds)
 
 
 def _fit(data: Labelled) -> Fit:
@@ -123,9 +118,14 @@ def _fit(data: Labelled) -> Fit:
     return Fit(model, data.inputs, data.labels, n_epochs=_EPOCHS[-1])
 
 
-def _scored(fit: Fit, data: Labelled, seed: int, rows: range) -> pd.DataFrame:
+def _first(n: int) -> Labelled:
+    data = mnist_5k()
+    return replace(data, inputs=data.inputs[:n], labels=data.labels[:n])
+
+
+def _scored(data: Labelled, seed: int) -> pd.DataFrame:
     """D* and answers of the training examples at several epochs, and what the log and the end say."""
-    given = data.inputs[rows.start : rows.stop], data.labels[rows.start : rows.stop]
+    given = data.inputs, data.labels
     columns: dict[str, np.ndarray] = {}
     log = TrainingLog(len(data))
     seen = 0
@@ -138,9 +138,8 @@ def _scored(fit: Fit, data: Labelled, seed: int, rows: range) -> pd.DataFrame:
             columns[f"wrong_{seen}"] = (table["prediction"] != table["label"]).to_numpy()
         seen += 1
 
-    model = fit(np.arange(rows.stop), seed, log, look)
-    part = TrainingLog.from_losses((log.total[: rows.stop] / log.counts[: rows.stop])[None])
-    table = audit(model, given, log=part).table
+    model = _fit(data)(np.arange(len(data)), seed, log, look)
+    table = audit(model, given, log=log).table
     found = pd.DataFrame({"seed": seed, "example": np.arange(len(table)), **columns})
     for name in ("label", "loss", "mean_loss", "score"):
         found[name] = table[name]
@@ -150,10 +149,9 @@ def _scored(fit: Fit, data: Labelled, seed: int, rows: range) -> pd.DataFrame:
 _END = f"D*_{_EPOCHS[-1]}"
 
 
-def _by_network(table: pd.DataFrame, with_truth: bool = True) -> list[pd.DataFrame]:
-    """The rows of each network, of those on 5,000 images of MNIST."""
-    rows = table[table["dataset"] == f"MNIST, {_N_EXAMPLES:,}"]
-    return [part for _, part in rows.groupby("seed") if not with_truth or part["mem"].notna().all()]
+def _by_network(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each network on 5,000 images of MNIST."""
+    return [part for _, part in table[table["dataset"] == f"MNIST, {_N_EXAMPLES:,}"].groupby("seed")]
 
 
 def _area(scores: pd.Series[float], positive: pd.Series[bool]) -> float:
@@ -168,8 +166,13 @@ def _mean(values: list[float], what: str = "") -> str:
 
 
 def _outliers(table: pd.DataFrame) -> Finding:
-    ratios = [float(part[_END].max() / part[_END].median()) for part in _by_network(table)]
-    return judged(_mean(ratios), min(ratios) > 30, max(ratios) < 10)
+    words, ratios = [], []
+    for name, rows in table.groupby("dataset", sort=False):
+        found = [float(part[_END].max() / part[_END].median()) for _, part in rows.groupby("seed")]
+        words.append(f"{name}: {_mean(found)}")
+        ratios += found if rows.groupby("seed").size().max() >= _N_ALL else []
+    # of 5,000 images in 512 dimensions the mean is 0.1, so that no D* can be 30 times the typical one
+    return judged("; ".join(words), bool(ratios) and min(ratios) > 30, bool(ratios) and max(ratios) < 10)
 
 
 def _top_is_memorised(table: pd.DataFrame) -> Finding:
@@ -204,9 +207,9 @@ CLAIMS = (
         "outliers",
         "D* of most training examples is alike, and that of a few far larger (largest over median)",
         _OLAH,
-        "almost 100 (of 60,000, presumably)",
+        "almost 100, of 60,000 images presumably (above 30)",
         _outliers,
-        refuted_if="the largest is less than 10 times the median in every network",
+        refuted_if="of 60,000 images the largest is less than 10 times the median in every network",
     ),
     Claim(
         "top-memorised",
@@ -257,8 +260,8 @@ def _write(
     counts = examples.groupby("dataset").agg(networks=("seed", "nunique"))["networks"]
     words = (
         f"A hidden layer of 512 units, AdamW at 1e-3, batches of 100, {_EPOCHS[-1]} epochs; audited networks:"
-        f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {_N_MODELS[scale]} networks, each on 60 %"
-        f" of the 5,000 images. {seconds / 60:.1f} minutes."
+        f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {_N_MODELS[scale]} networks, each on 60"
+        f" % of the 5,000 images. {seconds / 60:.1f} minutes."
     )
     write_readme(NAME, QUESTION, scale, words, verdicts, list(figures), list(tables), out / "README.md")
     return verdicts
@@ -318,12 +321,13 @@ def _draw_sorted(examples: pd.DataFrame) -> Figure:
     part = _by_network(examples)[0]
     for column, words in ((_END, "D*"), ("loss", "final loss"), ("score", "mean loss \N{MULTIPLICATION SIGN} D*")):
         mem = part.sort_values(column, ascending=False)["mem"].to_numpy()
-        right.plot(np.arange(1, len(mem) + 1) / len(mem), np.cumsum(mem) / np.arange(1, len(mem) + 1), label=words)
+        first = np.arange(10, len(mem) + 1)
+        right.plot(first / len(mem), np.cumsum(mem)[9:] / first, label=words)
     right.axhline(part["mem"].mean(), color="black", lw=0.8, ls="--", label="all")
     right.set(
         xlabel="share of examples that is taken first", ylabel="their mean memorization", xscale="log", ylim=(0, 1)
     )
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="upper right")
     return figure
 
 
