@@ -283,7 +283,7 @@ class AuditCommand:
         for index, row in top[columns].iterrows():
             table.add_row(str(index), *(f"{row[c]:.4g}" for c in columns))
         Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
-        _out.print(f"wrote {found.save(self.out)}", markup=False)
+        _out.print(f"wrote {found.save(self.out, title=Path(self.target[0]).name)}", markup=False)
         if self.table is not None:
             found.table.to_csv(self.table, index_label="example", float_format="%.7g")
             _out.print(f"wrote {self.table}", markup=False)

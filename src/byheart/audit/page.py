@@ -128,8 +128,8 @@ def _summary(audit: Audit) -> list[str]:
         p = table["probability"].to_numpy(dtype=float)
         expected, spread = p.sum(), 2 * math.sqrt((p * (1 - p)).sum())
         second = (
-            f"About {expected:,.0f} of them ({max(expected - spread, 0):,.0f} to {expected + spread:,.0f}) are known by"
-            f" heart, and {flagged:,} are flagged below as more likely so than not."
+            f"About {expected:,.0f} of them are known by heart ({max(expected - spread, 0):,.0f} to {expected + spread:,.0f}"
+            f" if the probabilities are right), and {flagged:,} are flagged below as more likely so than not."
         )
     else:
         second = (

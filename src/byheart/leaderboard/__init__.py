@@ -113,15 +113,15 @@ class _Measured:
         self.seconds = pd.DataFrame([table.attrs["seconds"] for table in tables]).mean()
 
     def _ceiling(self) -> pd.DataFrame:
-        """How well one half of the models ranks what the other half finds memorised."""
+        """How well one half of the models ranks what the other half finds memorised, where both halves know it."""
         correct, inside = self.models.margins > 0, self.models.train_mask
-        middle = len(correct) // 2
-        halves = [
-            memorization(correct[part].astype(float), inside[part]).mem for part in (slice(middle), slice(middle, None))
-        ]
-        return ranking(
-            {"half of the models of the truth": [halves[0][self.report]]}, halves[1][self.report] > MEMORIZED
-        )
+        halves = np.array_split(np.arange(len(correct)), 2)
+        counts = [n for rows in halves for n in (inside[rows].sum(axis=0), (~inside[rows]).sum(axis=0))]
+        known = self.report & (np.min(counts, axis=0) >= 2)
+        if not known.any():
+            return pd.DataFrame()
+        found = [memorization(correct[rows][:, known].astype(float), inside[rows][:, known]).mem for rows in halves]
+        return ranking({"half of the models of the truth": [found[0]]}, found[1] > MEMORIZED)
 
 
 def reported(n_examples: int) -> Bool[np.ndarray, " n_examples"]:
@@ -175,7 +175,9 @@ def _write(found: dict[str, _Measured], out: Path) -> None:
             follows(found[name].scores, found[_BASE].truth.mem, found[name].truth.mem).assign(task=name)
             for name in variants
         ]
-        tables["follows"] = pd.concat(parts, ignore_index=True)
+        judged = [part for part in parts if "score" in part]  # others have too few examples of a kind
+        if judged:
+            tables["follows"] = pd.concat(judged, ignore_index=True)
     detected = {name: pd.concat(m.detectors) for name, m in found.items() if m.detectors}
     if detected:
         tables["detectors"] = pd.concat(detected, names=["task"]).reset_index("task")

@@ -25,6 +25,7 @@ from byheart.audit.fit import Fit
 from byheart.audit.log import TrainingLog
 from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
 from byheart.plots import figure_of, style
+from byheart.store import prepare_directory, write_atomically
 from byheart.studies.readme import write_readme
 from byheart.studies.study import Claim, Finding, Scale, compare, judged, verdict_row
 
@@ -57,7 +58,7 @@ def reproduce_mnist(
     Args:
         scale: "quick" (MNIST's 5,000, 15 networks for the truth), "medium" (also Fashion-MNIST's first 5,000, 48
             each) or "paper" (also all 60,000 of Fashion-MNIST).
-        out: Directory; ``runs/`` in it keeps the networks of the truth, and is gone on from.
+        out: Directory; ``runs/`` in it keeps what is known of each network, and is gone on from.
         images: Folder with the IDX files of MNIST's 60,000, which are then scored too.
         n_workers: Processes; default all cores.
         on_progress: Called with the networks trained, of all, and the dataset.
@@ -68,7 +69,7 @@ def reproduce_mnist(
     Raises:
         ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    prepare_directory(out / "runs")
     start = time.perf_counter()
     datasets: list[tuple[Callable[[], Labelled], bool]] = [(mnist_5k, True)]  # whether with the truth
     if scale != "quick":
@@ -101,10 +102,12 @@ def reproduce_mnist(
             )
             mem, done = found.memorization.mem, done + _N_MODELS[scale]
         seeds = range(_N_SEEDS[scale] if with_truth else 1)
-        tables += [_scored(data, seed).assign(dataset=name, mem=mem) for seed in seeds]
+        tables += [_scored(data, seed, out).assign(dataset=name, mem=mem) for seed in seeds]
         pictures = data.inputs if pictures is None else pictures
     examples = pd.concat(tables, ignore_index=True)
-    sizes = [_scored(_first(n), seed).assign(n_examples=n) for n in _SIZES[scale] for seed in range(_N_SEEDS[scale])]
+    sizes = [
+        _scored(_first(n), seed, out).assign(n_examples=n) for n in _SIZES[scale] for seed in range(_N_SEEDS[scale])
+    ]
     sizes += [part.assign(n_examples=_N_EXAMPLES) for part in _by_network(examples)]
     seconds = time.perf_counter() - start
     return _write(scale, out, examples, pd.concat(sizes), np.asarray(pictures), seconds)
@@ -123,8 +126,11 @@ def _first(n: int) -> Labelled:
     return replace(data, inputs=data.inputs[:n], labels=data.labels[:n])
 
 
-def _scored(data: Labelled, seed: int) -> pd.DataFrame:
-    """D* and answers of the training examples at several epochs, and what the log and the end say."""
+def _scored(data: Labelled, seed: int, out: Path) -> pd.DataFrame:
+    """D* and answers of the training examples at several epochs, and what the log and the end say; kept as a file."""
+    path = out / "runs" / f"{data.name}-{len(data)}-audit-{seed}.csv"
+    if path.exists():
+        return pd.read_csv(path)
     given = data.inputs, data.labels
     columns: dict[str, np.ndarray] = {}
     log = TrainingLog(len(data))
@@ -143,6 +149,7 @@ def _scored(data: Labelled, seed: int) -> pd.DataFrame:
     found = pd.DataFrame({"seed": seed, "example": np.arange(len(table)), **columns})
     for name in ("label", "loss", "mean_loss", "score"):
         found[name] = table[name]
+    write_atomically(path, found.to_csv(index=False, float_format="%.7g").encode())
     return found
 
 
@@ -160,9 +167,11 @@ def _area(scores: pd.Series[float], positive: pd.Series[bool]) -> float:
     return float(roc_auc_score(positive, scores)) if positive.nunique() == 2 else float("nan")
 
 
-def _mean(values: list[float], what: str = "") -> str:
-    spread = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {spread:.1g}{what} (standard error, {len(values)} networks)"
+def _mean(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3g} (one network)"
+    spread = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {spread:.1g} (standard error, {len(values)} networks)"
 
 
 def _outliers(table: pd.DataFrame) -> Finding:
