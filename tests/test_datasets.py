@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from byheart import datasets
-from byheart.datasets import Labelled, digits, fashion_mnist, idx_folder, mnist_5k, with_wrong_labels
+from byheart.datasets import (
+    Labelled,
+    digits,
+    fashion_mnist,
+    idx_folder,
+    king_james,
+    mnist_5k,
+    with_wrong_labels,
+    words_of,
+)
 
 
 def write_idx(path, array: np.ndarray) -> None:
@@ -34,6 +43,23 @@ def test_digits_and_mnist_are_what_they_say():
         assert data.inputs.max() == 1
         assert len({row.tobytes() for row in data.inputs}) == len(data)
     assert len(set(large.labels[:100])) == 10  # not sorted by class
+
+
+def test_verses_are_numbers_of_their_words():
+    data, texts = king_james(500)
+    assert data.inputs.shape == (500, 48)
+    assert len(texts) == len(data) == 500
+    assert set(data.labels) <= set(range(len(data.label_names)))
+    known: dict[int, str] = {}
+    for row, text in zip(data.inputs, texts, strict=True):
+        words = words_of(text.split(":", 1)[1])[:48]  # after the reference
+        assert (row >= 0).sum() == len(words)  # -1 after the end
+        for number, word in zip(row, words, strict=False):
+            assert number == 0 or known.setdefault(int(number), word) == word  # one word per number
+    beginning = [label for label, text in zip(data.labels, texts, strict=True) if "Jesus" in text]
+    assert set(beginning) == {4, 5} or min(beginning) >= 3  # in the New Testament only
+    with pytest.raises(ValueError, match="n_examples: received 0, accepted: 1 to 31102"):
+        king_james(0)
 
 
 def test_a_changed_mnist_file_is_refused(monkeypatch):

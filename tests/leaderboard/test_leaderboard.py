@@ -1,6 +1,7 @@
 """The leaderboard on tasks of a few hundred examples: what it writes, that it goes on, and what it refuses."""
 
 import dataclasses
+import importlib.util
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from byheart.leaderboard.tasks import TASKS, BagOfWords, ImageCNN, Task, TextCNN
 from byheart.memorization import memorization
 
 torch = pytest.importorskip("torch")
-FAST = {"n_epochs": 12, "batch_size": 50}
+FAST = {"n_epochs": 60, "batch_size": 50, "learning_rate": 3e-3}
 
 
 def first_digits():
@@ -26,7 +27,7 @@ def first_digits():
 @pytest.fixture
 def tasks(monkeypatch):
     """Two tasks on digits, one of which is the other's variant."""
-    short = {"n_epochs": 2, "batch_size": 50}
+    short = {"n_epochs": 30, "batch_size": 50}
     found = {
         "base": Task("base", first_digits, lambda: mlp(64, 10), 0.1, FAST),
         "base-stopped": Task("base-stopped", first_digits, lambda: mlp(64, 10), 0.1, short),
@@ -54,7 +55,7 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path):
     times = [file.stat().st_mtime_ns for file in files if file.is_file()]
     again = leaderboard(tmp_path, n_models=8, n_seeds=1, n_workers=2)  # nothing is trained again
     assert [file.stat().st_mtime_ns for file in files if file.is_file()] == times
-    pd.testing.assert_frame_equal(again, table, rtol=1e-4)
+    pd.testing.assert_frame_equal(again, table)
     assert (tmp_path / "README.md").read_text(encoding="utf-8").startswith("# Mine")
 
 
@@ -99,7 +100,8 @@ def test_shifted_images_are_moved_whole():
 
 
 def test_detectors_beside_each_other(monkeypatch, tmp_path):
-    pytest.importorskip("pytorch_ood")
+    if importlib.util.find_spec("pytorch_ood") is None:
+        pytest.skip("pytorch-ood is not installed")
     monkeypatch.setattr("byheart.leaderboard.detectors._N_TRAIN", 600)
     monkeypatch.setattr("byheart.leaderboard.detectors._N_OTHER", 100)
     mnist = TASKS["mnist-mlp"].data()
@@ -117,4 +119,4 @@ def test_detectors_beside_each_other(monkeypatch, tmp_path):
     ordinary = table[table["inputs"].str.startswith("ordinary")]
     assert (ordinary["flagged"] < 0.25).all()
     assert table["right_first"].notna().sum() == 4
-    pd.testing.assert_frame_equal(detection(task, mem, 0, tmp_path), table, check_exact=False)
+    pd.testing.assert_frame_equal(detection(task, mem, 0, tmp_path), table, rtol=1e-4)

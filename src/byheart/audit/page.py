@@ -127,9 +127,10 @@ def _summary(audit: Audit) -> list[str]:
     if "probability" in table:
         p = table["probability"].to_numpy(dtype=float)
         expected, spread = p.sum(), 2 * math.sqrt((p * (1 - p)).sum())
+        low, high = max(expected - spread, 0), expected + spread
         second = (
-            f"About {expected:,.0f} of them are known by heart ({max(expected - spread, 0):,.0f} to {expected + spread:,.0f}"
-            f" if the probabilities are right), and {flagged:,} are flagged below as more likely so than not."
+            f"About {expected:,.0f} of them are known by heart ({low:,.0f} to {high:,.0f} if the probabilities are"
+            f" right), and {flagged:,} are flagged below as more likely so than not."
         )
     else:
         second = (

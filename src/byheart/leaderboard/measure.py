@@ -17,14 +17,19 @@ _FEWEST = 10  # examples of either kind that a ranking is judged by
 
 
 def ranking(
-    scores: Mapping[str, list[np.ndarray]], positive: Bool[np.ndarray, " n_examples"], seed: int = 0
+    scores: Mapping[str, list[np.ndarray]],
+    positive: Bool[np.ndarray, " n_examples"],
+    *,
+    n_resamples: int | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return how well each score ranks the positive examples first: a row per score.
 
     Args:
         scores: By name, the score of every example, by several audited networks.
         positive: Which examples should come first.
-        seed: Of the resampling of examples.
+        n_resamples: Of the examples, for the intervals; default 200.
+        seed: Of the resampling.
 
     Returns:
         score; auroc, ap and precision at as many as there are positive, means over networks, with the ends of their
@@ -33,7 +38,10 @@ def ranking(
     if min(positive.sum(), (~positive).sum()) < _FEWEST:
         return pd.DataFrame()
     rng = np.random.default_rng(seed)
-    samples = [np.arange(len(positive)), *(rng.integers(0, len(positive), len(positive)) for _ in range(N_RESAMPLES))]
+    samples = [
+        np.arange(len(positive)),
+        *(rng.integers(0, len(positive), len(positive)) for _ in range(n_resamples or N_RESAMPLES)),
+    ]
     rows = []
     for name, values in scores.items():
         found = np.array([np.mean([_areas(v[rows_], positive[rows_]) for v in values], axis=0) for rows_ in samples])

@@ -58,7 +58,7 @@ def audited(task: Task, seed: int, directory: Path) -> pd.DataFrame:
     if data.inputs.dtype.kind == "f":
         with _timed(seconds, "curvature"):
             table["input_curvature"] = audit(model, given, curvature=True).table["input_curvature"]
-        seconds["curvature"] -= seconds["audit"]
+        seconds["curvature"] = max(seconds["curvature"] - seconds["audit"], 0.0)
     with _timed(seconds, "checkpoints"):
         found = audit(model, given, checkpoints=states[1:]).table
     table["mean_residual_dimensionality"] = found["mean_residual_dimensionality"]
@@ -70,7 +70,7 @@ def audited(task: Task, seed: int, directory: Path) -> pd.DataFrame:
     table["wrong"] = wrong
     table.attrs["seconds"] = seconds
     words = "# " + " ".join(f"{name}={value:.4g}" for name, value in seconds.items())
-    write_atomically(path, f"{words}\n{table.to_csv(index=False, float_format='%.7g')}".encode())
+    write_atomically(path, f"{words}\n{table.to_csv(index=False)}".encode())
     return table
 
 
