@@ -10,6 +10,7 @@ import pytest
 from byheart import leaderboard as package
 from byheart.datasets import digits
 from byheart.leaderboard import leaderboard, measure, reported
+from byheart.leaderboard.cost import cost
 from byheart.leaderboard.detectors import detection
 from byheart.leaderboard.page import MARK
 from byheart.leaderboard.tasks import TASKS, BagOfWords, ImageCNN, Task, TextCNN, bags_of_words, mlp, shifted
@@ -35,6 +36,7 @@ def tasks(monkeypatch):
     monkeypatch.setattr(package, "TASKS", found)
     monkeypatch.setattr(package, "_BASE", "base")
     monkeypatch.setattr(measure, "N_RESAMPLES", 10)
+    monkeypatch.setattr(package, "cost", lambda: cost(500))
 
 
 def test_tables_and_page_of_small_tasks(tasks, tmp_path):
@@ -47,7 +49,7 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path):
     assert wrong.loc["other_class", "auroc"] > 0.9
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert MARK in page
-    for name in ("rankings", "calibration", "tasks", "follows"):
+    for name in ("rankings", "calibration", "tasks", "follows", "cost"):
         assert f"[{name}]({name}.csv)" in page
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
     (tmp_path / "README.md").write_text(f"# Mine\n\n{MARK}\nold", encoding="utf-8")

@@ -75,7 +75,9 @@ class LayerScores:
         values, directions = np.linalg.eigh(self.moments.moment)
         kept = values > max(values[-1], 0) * max(self.moments.n_rows, len(values)) * np.finfo(np.float64).eps
         self.rank = int(kept.sum())
-        self._whiten = directions[:, kept] / np.sqrt(values[kept])
+        self._directions = directions
+        inverses = np.divide(1, values, out=np.zeros_like(values), where=kept)
+        self._values = np.stack([np.maximum(values, 0), inverses], axis=1)
         self._by_class = [_inverse_root(moment) for moment in self.moments.by_class]
 
     def __call__(
@@ -88,14 +90,15 @@ class LayerScores:
         flat = rows.astype(np.float64).reshape(-1, n_hidden)
         squares = np.square(flat).sum(axis=1)
         safe = np.where(squares > 0, squares, 1)
-        against_all = np.einsum("ij,ij->i", flat @ self.moments.moment, flat) / safe  # sum over j of (h^ . h_j)^2
+        against_all, held = (np.square(flat @ self._directions) @ self._values).T  # h^T M h and h^T M^+ h
+        against_all = against_all / safe  # sum over j of (h^ . h_j)^2
         found = {
             "example_dimensionality": np.where(squares > 0, squares / np.where(squares > 0, against_all, 1), 0),
-            "maximal_dimensionality": np.square(flat @ self._whiten).sum(axis=1),
+            "maximal_dimensionality": held,
         }
         if labels is not None and len(self._by_class):
             row_labels = np.repeat(labels, n_positions)
-            leverages = np.stack([np.square(flat @ root).sum(axis=1) for root in self._by_class], axis=1)
+            leverages = np.stack([_leverages(root, flat) for root in self._by_class], axis=1)
             index = np.arange(len(flat))
             own = leverages[index, row_labels]
             leverages[index, row_labels] = np.inf
@@ -138,7 +141,7 @@ class HeadScores:
         self._moments = moments
         self._inputs = _inverse_root(moments.inputs)
         self._delta = _inverse_root(moments.delta, ridge=1e-6)
-        self._weights = self._inputs @ (self._inputs.T @ moments.targets)
+        self._weights = self._inputs.T @ (self._inputs @ moments.targets)
 
     def __call__(
         self,
@@ -149,14 +152,14 @@ class HeadScores:
         """Return the scores of a batch, by name."""
         z, y = inputs.astype(np.float64), np.eye(len(self._moments.delta))[labels]
         delta = probabilities.astype(np.float64) - y
-        leverage = np.square(z @ self._inputs).sum(axis=1)
+        leverage = _leverages(self._inputs, z)
         squared_residual = np.square(delta).sum(axis=1)
         left_out = y - (y - z @ self._weights) / np.maximum(1 - leverage, np.finfo(float).eps)[:, None]
         index = np.arange(len(z))
         own = left_out[index, labels].copy()
         left_out[index, labels] = -np.inf
         return {
-            "gradient_dimensionality": leverage * np.square(delta @ self._delta).sum(axis=1),
+            "gradient_dimensionality": leverage * _leverages(self._delta, delta),
             "residual_dimensionality": leverage * squared_residual,
             "ridge_leave_one_out": left_out.max(axis=1) - own,
             "gradient_norm": np.sqrt(squared_residual * np.square(z).sum(axis=1)),
@@ -166,10 +169,19 @@ class HeadScores:
 def _inverse_root(
     moment: Float64[np.ndarray, "n_hidden n_hidden"], ridge: float = RIDGE
 ) -> Float64[np.ndarray, "n_hidden n_hidden"]:
-    """Return R with R R^T = (moment + lambda)^-1, lambda = ridge times the mean eigenvalue (1 if all are 0)."""
+    """Return lower triangular R, R^T R = (moment + lambda)^-1, lambda = ridge times the mean eigenvalue (1 if 0)."""
     scale = float(np.trace(moment)) / len(moment) or 1.0
     lower = np.linalg.cholesky(moment + ridge * scale * np.eye(len(moment)))
     root: Float64[np.ndarray, "n_hidden n_hidden"] = scipy.linalg.solve_triangular(
         lower, np.eye(len(moment)), lower=True
     )
-    return root.T
+    return root
+
+
+def _leverages(
+    root: Float64[np.ndarray, "n_hidden n_hidden"], rows: Float64[np.ndarray, "n_rows n_hidden"]
+) -> Float64[np.ndarray, " n_rows"]:
+    """Return |R h|^2 of each row h, with R lower triangular, which takes half of a full product."""
+    whitened = scipy.linalg.blas.dtrmm(1.0, root, rows.T, lower=1)
+    found: Float64[np.ndarray, " n_rows"] = np.einsum("ij,ij->j", whitened, whitened)
+    return found

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from byheart.audit import best_score
 from byheart.audit.calibration import MEMORIZED, calibrate
 from byheart.audit.counterfactual import Counterfactual
+from byheart.leaderboard.cost import cost
 from byheart.leaderboard.detectors import detection
 from byheart.leaderboard.measure import calibration, follows, ranking
 from byheart.leaderboard.page import write_page
@@ -73,7 +74,8 @@ def leaderboard(
         if task.name in WITH_DETECTORS:
             mem = models.memorization.mem
             found[task.name].detectors = [detection(task, mem, s, directory) for s in range(n_seeds)]
-        _write(found, out)
+        _write(found, out, {})
+    _write(found, out, {"cost": cost()})
     return pd.concat([measured.rankings for measured in found.values()], ignore_index=True)
 
 
@@ -147,7 +149,7 @@ def _scores(tables: list[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def _write(found: dict[str, _Measured], out: Path) -> None:
+def _write(found: dict[str, _Measured], out: Path, more: dict[str, pd.DataFrame]) -> None:
     """Write the tables of the tasks measured so far, and the page."""
     rankings = pd.concat([measured.rankings for measured in found.values()], ignore_index=True)
     first = ["task", "target", "score"]
@@ -181,6 +183,7 @@ def _write(found: dict[str, _Measured], out: Path) -> None:
     detected = {name: pd.concat(m.detectors) for name, m in found.items() if m.detectors}
     if detected:
         tables["detectors"] = pd.concat(detected, names=["task"]).reset_index("task")
+    tables |= more
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     write_page(tables, out / "README.md")

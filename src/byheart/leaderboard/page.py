@@ -52,6 +52,12 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
         )
     if "detectors" in tables:
         parts.append(_detectors(tables["detectors"]))
+    if "cost" in tables:
+        parts.append(
+            "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the two passes through the"
+            " network, in a process of its own; on all cores, which other work may share.\n\n"
+            + _markdown(tables["cost"])
+        )
     parts.append("## Tasks\n\n" + _markdown(tables["tasks"]))
     files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
     parts.append(f"```\nbyheart leaderboard --out results/leaderboard\n```\n\nTables: {files}.")
