@@ -55,8 +55,7 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     if "cost" in tables:
         parts.append(
             "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the two passes through the"
-            " network, in a process of its own; on all cores, which other work may share.\n\n"
-            + _markdown(tables["cost"])
+            " network, in a process of its own, on all cores.\n\n" + _markdown(tables["cost"])
         )
     parts.append("## Tasks\n\n" + _markdown(tables["tasks"]))
     files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
