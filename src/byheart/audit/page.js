@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const get = (id) => document.getElementById(id);
-  const STEP = 60;
+  const STEP = 24;
   let limit = STEP;
 
   const element = (tag, className, text) => {

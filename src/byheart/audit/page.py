@@ -103,7 +103,7 @@ def write_page(
         meanings=[(name, meaning) for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)],
         provenance=[("score", audit.score_name), *audit.provenance.items(), *_versions()],
         data=Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
-        style=_file("page.css"),
+        style=_file("page.css", "byheart") + _file("page.css"),
         script=_file("page.js"),
     )
     return write_atomically(Path(path), page.encode("utf-8"))
@@ -284,5 +284,5 @@ def _template() -> jinja2.Template:
     return environment.from_string(_file("page.html"))
 
 
-def _file(name: str) -> Markup:
-    return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+def _file(name: str, package: str = __package__) -> Markup:
+    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))

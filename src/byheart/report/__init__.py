@@ -47,8 +47,8 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
         shared=shared,
         provenance=provenance(runs),
         axes=_axes(data) + [(name, [shared[name]]) for name in _MAIN_SETUP if name in shared],
-        style=_inert("page.css"),
-        scripts=[_inert(name) for name in _SCRIPTS],
+        style=_inert("byheart", "page.css") + _inert(__package__, "page.css"),
+        scripts=[_inert(__package__, name) for name in _SCRIPTS],
         plotly=Markup(plotly.offline.get_plotlyjs()),  # the library, not text of a user
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,8 @@ def _template() -> jinja2.Template:
     return environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
 
 
-def _inert(name: str) -> Markup:
-    return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+def _inert(package: str, name: str) -> Markup:
+    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _as_number(value: float | None, digits: int = 4) -> str:
