@@ -40,6 +40,7 @@ format: .venv/dev
 
 .venv/dev: .venv/base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps pytorch-ood  # its torchvision must fit torch's build
 	@touch $@
 
 .venv/bench: .venv/base
