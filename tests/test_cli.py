@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from byheart.cli import main
@@ -41,7 +43,7 @@ def test_sweep_trains_every_combination_and_seed(capsys, tmp_path):
     assert "8 runs" in out
     dataset = open_runs(tmp_path).dataset
     assert dict(dataset.sizes) == {"n_examples": 2, "weight_decay": 2, "seed": 2}
-    assert not dataset["train_loss"].isnull().any()
+    assert np.isfinite(dataset["train_loss"]).all()
 
 
 def test_sweep_lets_the_warm_up_follow_the_number_of_steps(capsys, tmp_path):
@@ -83,6 +85,67 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
     assert page.split("-->")[1] == (tmp_path / "README.md").read_text().split("-->")[1]
 
 
+@pytest.fixture
+def target(tmp_path):
+    """A file whose functions return a network and its data, half a dozen of which it cannot know but by heart."""
+    pytest.importorskip("torch")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        """
+import byheart as bh, numpy as np, torch
+
+def make(n_epochs=20):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 30)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    x[:, 0] += 10 * y - 5
+    y[:6] = 1 - y[:6]
+    net = torch.nn.Sequential(torch.nn.Linear(30, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    fit, log = bh.Fit(net, x, y, n_epochs=n_epochs), bh.TrainingLog(len(x))
+    return {"model": fit(np.arange(200), 0, log), "dataset": (x, y), "log": log}
+
+def early():
+    return make(2)
+"""
+    )
+    return path
+
+
+def test_audit_writes_a_page_and_a_table_and_fails_on_what_is_asked(capsys, target, tmp_path):
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    command = ["audit", f"{target}:make", "--out", page, "--table", table]
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    assert f"wrote {page}" in out
+    assert "The ranking is uncalibrated" in out
+    scores = pd.read_csv(table, index_col="example")
+    assert len(scores) == 200
+    assert set(scores["score"].nlargest(3).index) <= set(range(6))  # the wrong labels
+    assert "mine.py:make" in page.read_text(encoding="utf-8")
+    status, _, err = run(capsys, *command, "--fail-on", "mean_loss>1 count>2")
+    assert status == 1
+    assert err == "byheart: check failed: 6 examples, mean_loss>1 count>2\n"
+    assert run(capsys, *command, "--fail-on", "mean_loss>1 count>100")[0] == 0
+    status, _, err = run(capsys, *command, "--fail-on", "probability>0.9")
+    assert status == 2
+    assert "probability needs a held-out run" in err
+
+
+def test_two_audits_are_compared(capsys, target, tmp_path):
+    status, out, _ = run(capsys, "audit", "diff", f"{target}:early", f"{target}:make")
+    assert status == 0
+    assert "newly memorised examples" in out
+    tables = []
+    for name in ("early", "make"):
+        tables.append(tmp_path / f"{name}.csv")
+        run(capsys, "audit", f"{target}:{name}", "--out", tmp_path / "page.html", "--table", tables[-1])
+    assert run(capsys, "audit", "diff", *tables)[1].splitlines()[-1] == out.splitlines()[-1]
+    assert (
+        run(capsys, "audit", "diff", tables[0], tables[0])[1].splitlines()[-1]
+        == "0 newly memorised examples, 0 no longer"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "received", "accepted"),
     [
@@ -104,6 +167,14 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
         (["sweep", "--n-examples", "3", "--n-workers", "0"], "received 0", "integer >= 1"),
         (["reproduce", "quadruple-descent"], "'quadruple-descent'", "double-descent"),
         (["reproduce", "double-descent", "--max-examples", "1"], "received 1", "smallest T"),
+        (["reproduce", "double-descent", "--images", "x"], "'x' with double-descent", "with mnist"),
+        (["reproduce", "mnist", "--images", "nowhere"], "nowhere", "a folder with"),
+        (["audit", "nowhere.py:make"], "'nowhere.py:make'", "FILE.py:function, mnist, fashion-mnist, digits"),
+        (["audit", "digits", "--out", "page.txt"], "page.txt", ".html"),
+        (["audit", "diff", "a.csv"], "target", "diff A B"),
+        (["audit", "diff", "a.csv", "b.csv"], "a.csv", "No such file"),
+        (["audit", "digits", "--fail-on", "count>3"], "'count>3'", "a condition on a column"),
+        (["leaderboard", "imagenet"], "'imagenet'", "mnist-mlp"),
         (["report", "no-such-directory"], "no-such-directory", "directory"),
         (["frobnicate"], "frobnicate", "train"),
         ([], "", "train"),

@@ -148,7 +148,7 @@ class ReproduceCommand:
     scale: Scale = "quick"
     """"quick": two minutes on a laptop; "medium": n = 1,000, four seeds; "paper": the paper's sizes."""
     max_examples: int | None = None
-    """Leave out larger training sets; of the toy model only."""
+    """Leave out larger training sets, and with "all" the study "mnist"."""
     images: Path | None = None
     """Of the study "mnist": folder with MNIST's 60,000 images as IDX files, to study these too."""
     n_workers: int | None = None
@@ -181,7 +181,8 @@ class ReproduceCommand:
         for study in chosen.values():
             self._reproduce(study, out / study.name)
         try:
-            self._reproduce_mnist(out / "mnist")
+            if self.max_examples is None:
+                self._reproduce_mnist(out / "mnist")
         except ModuleNotFoundError as error:
             _err.print(f"mnist left out: {error}", markup=False)
         _print_verdicts(write_summary(out))

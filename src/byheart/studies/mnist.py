@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,21 +68,19 @@ def reproduce_mnist(
     Raises:
         ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
     """
-    prepare_directory(out / "runs")
     start = time.perf_counter()
-    datasets: list[tuple[Callable[[], Labelled], bool]] = [(mnist_5k, True)]  # whether with the truth
+    datasets = [(mnist_5k(), True)]  # whether with the truth
     if scale != "quick":
-        datasets.append((partial(fashion_mnist, _N_EXAMPLES), True))
+        datasets.append((fashion_mnist(_N_EXAMPLES), True))
     if scale == "paper":
-        datasets.append((fashion_mnist, False))
+        datasets.append((fashion_mnist(), False))
     if images is not None:
-        datasets.append((partial(idx_folder, images), False))
+        datasets.append((idx_folder(images), False))
+    prepare_directory(out / "runs")
     tables: list[pd.DataFrame] = []
     total = sum(_N_MODELS[scale] for _, with_truth in datasets if with_truth)
     done = 0
-    pictures: np.ndarray | None = None
-    for load, with_truth in datasets:
-        data = load()
+    for data, with_truth in datasets:
         name = f"{data.name}, {len(data):,}"
         mem = np.full(len(data), np.nan)
         if with_truth:
@@ -103,14 +100,13 @@ def reproduce_mnist(
             mem, done = found.memorization.mem, done + _N_MODELS[scale]
         seeds = range(_N_SEEDS[scale] if with_truth else 1)
         tables += [_scored(data, seed, out).assign(dataset=name, mem=mem) for seed in seeds]
-        pictures = data.inputs if pictures is None else pictures
     examples = pd.concat(tables, ignore_index=True)
     sizes = [
         _scored(_first(n), seed, out).assign(n_examples=n) for n in _SIZES[scale] for seed in range(_N_SEEDS[scale])
     ]
     sizes += [part.assign(n_examples=_N_EXAMPLES) for part in _by_network(examples)]
     seconds = time.perf_counter() - start
-    return _write(scale, out, examples, pd.concat(sizes), np.asarray(pictures), seconds)
+    return _write(scale, out, examples, pd.concat(sizes), datasets[0][0].inputs, seconds)
 
 
 def _fit(data: Labelled) -> Fit:
