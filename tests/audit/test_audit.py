@@ -113,8 +113,41 @@ def test_a_log_makes_the_score():
     given, log = data(), TrainingLog(50)
     log.record(np.arange(50), np.random.default_rng(0).random(50))
     found = audit(network(), given, log=log)
-    assert found.score_name == "mean_loss x maximal_dimensionality"
-    np.testing.assert_allclose(found.table["score"], log.mean_loss * found.table["maximal_dimensionality"])
+    assert found.score_name == "mean_loss x maximal_dimensionality, if answered"
+    answered = found.table["prediction"] == found.table["label"]
+    ratio = found.table["score"] / (log.mean_loss * found.table["maximal_dimensionality"])
+    np.testing.assert_allclose(ratio[answered], 1)  # what is not answered now is not known by heart
+    np.testing.assert_allclose(ratio[~answered], 2 / (1 + np.exp(-found.table["margin"][~answered])))
+    assert 0 < answered.sum() < 50
+
+
+def test_what_the_network_does_not_answer_ranks_below_what_it_does():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    x = (np.eye(12)[labels] * 4 + rng.normal(size=(300, 12))).astype(np.float32)
+    wrong = np.arange(300) < 30
+    given = (labels + wrong) % 3
+    learned, forgotten = network(1), network(1)
+    for model, targets in ((learned, given), (forgotten, labels)):  # the other never saw the wrong labels
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(1_500):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.tensor(x)), torch.tensor(targets)).backward()
+            optimizer.step()
+    log = TrainingLog(300)
+    log.record(np.arange(300), np.where(wrong, 3.0, 0.3))
+    scores = [audit(model, (x, given), log=log).table["score"] for model in (learned, forgotten)]
+    assert scores[0][wrong].median() > 10 * scores[1][wrong].median()
+    assert scores[0][~wrong].median() == pytest.approx(scores[1][~wrong].median(), rel=0.5)
+
+
+def test_arrays_of_float64_are_taken_as_the_model_has_its_weights():
+    model, (x, y) = network(), data()
+    expected = audit(model, (x, y)).table
+    np.testing.assert_allclose(audit(model, (x.astype(float), y)).table["loss"], expected["loss"])
+    np.testing.assert_allclose(audit(model, (x.tolist(), y.tolist())).table["loss"], expected["loss"])
+    double = audit(network().double(), (x.astype(float), y)).table
+    np.testing.assert_allclose(double["loss"], expected["loss"], rtol=1e-4)
 
 
 def test_checkpoints_are_averaged():
@@ -165,6 +198,15 @@ class Pair(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        return self.network(x), x
+
+
 def sequences(value: float = 1.0):
     x = np.ones((5, 6, 4), np.float32)
     x[3] *= value
@@ -187,6 +229,19 @@ def sequences(value: float = 1.0):
         (network(), data(), {"loss": lambda out, y: out.mean()}, "one per example"),
         (network(), data(), {"log": TrainingLog(3)}, "log: received one of 3 examples"),
         (nn.Linear(12, 3), (data()[0].reshape(50, 12), data()[1]), {}, "without submodules"),
+        (Twice(), data(), {}, "model: received outputs of type tuple, accepted: a tensor"),
+        (
+            network(),
+            TensorDataset(*map(torch.tensor, (data()[0], *data()))),
+            {},
+            "the model raises TypeError: .*forward",
+        ),
+        (
+            network(),
+            (np.ones((5, 3), np.float32), np.zeros(5, int)),
+            {},
+            "the model raises RuntimeError: mat1 and mat2",
+        ),
     ],
 )
 def test_nonsense_is_refused_in_one_line(model, given, options, message):
@@ -194,6 +249,11 @@ def test_nonsense_is_refused_in_one_line(model, given, options, message):
         audit(model, given, **options)
     assert "\n" not in str(error.value)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(ValueError, match="model: received str, accepted: a torch module"):
+        audit("resnet18", data())
 
 
 def test_without_torch_the_error_says_how_to_install_it(monkeypatch):

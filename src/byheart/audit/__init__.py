@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+from scipy.special import expit
 
 from byheart.audit.calibration import MEMORIZED, calibrate
 from byheart.audit.curvature import input_curvature
@@ -157,6 +158,9 @@ def audit(
       and ``other_class``;
     - else: the loss times D*.
 
+    In a classification the last three are lowered where the network answers wrongly now, since what it does not
+    answer it does not know by heart: times 2 sigmoid(margin), at most 1, of the ranks the fourth root.
+
     Args:
         model: Any torch module; its mode, hooks and random states are left as found.
         dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), or a pair of arrays.
@@ -182,6 +186,10 @@ def audit(
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.audit.scores``.
     """
     require_torch()
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: received {type(model).__name__}, accepted: a torch module")
     inputs = as_inputs(dataset, batch_size)
     with left_as_found(model):
         plan = _Plan.make(model, inputs, layer, loss)
@@ -274,7 +282,13 @@ class _Plan:
         outputs: list[Any] = []
 
         def forward() -> Any:
-            outputs.append(call(model, batch.inputs))
+            try:
+                outputs.append(call(model, batch.inputs))
+            except (TypeError, RuntimeError, IndexError) as error:
+                words = " ".join(str(error).split())
+                raise ValueError(
+                    f"dataset: received inputs on which the model raises {type(error).__name__}: {words}"
+                ) from error
             return outputs[0]
 
         head = find_head(model, forward)
@@ -413,10 +427,16 @@ def _losses(
     outputs: Any, targets: torch.Tensor, loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
     """One loss per example: a mean over positions, where there are any."""
+    import torch
     from torch.nn import functional
 
     if not isinstance(loss, str):
         return loss(outputs, targets)
+    if not torch.is_tensor(outputs):
+        raise ValueError(
+            f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
+            " function of outputs and targets"
+        )
     if loss == "mse":
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
@@ -449,14 +469,20 @@ def _column(score: str, layer: str, layers: list[str]) -> str:
 
 
 def best_score(table: pd.DataFrame, layers: list[str]) -> tuple[str, pd.Series[float]]:
-    """Return the best ranking that a table of scores allows without a held-out run, and its name; see ``audit``."""
+    """Return the best ranking that a table of scores allows without a held-out run, and its name; see ``audit``.
+
+    The exponent was decided on the first half of the leaderboard's tasks: ranks are crowded near 1.
+    """
     held = table[[_column("maximal_dimensionality", layer, layers) for layer in layers]].mean(axis=1)
+    answered, words = pd.Series(1.0, table.index), ""
+    if "margin" in table:  # what the network does not answer now, it does not know by heart
+        answered, words = (2 * pd.Series(expit(table["margin"]), table.index)).clip(upper=1), ", if answered"
     if "mean_loss" in table:
-        return "mean_loss x maximal_dimensionality", table["mean_loss"] * held
+        return f"mean_loss x maximal_dimensionality{words}", table["mean_loss"] * held * answered
     if "ridge_leave_one_out" in table:
         ranked = [table[column] for column in ("ridge_leave_one_out", "gradient_dimensionality")]
         ranked += [table[column] for column in map(str, table) if column.startswith("other_class")]
-        return "mean rank by " + ", ".join(str(column.name) for column in ranked), sum(
-            (column.rank(pct=True) for column in ranked), start=pd.Series(0.0, table.index)
-        ) / len(ranked)
-    return "loss x maximal_dimensionality", table["loss"] * held
+        mean = sum((column.rank(pct=True) for column in ranked), start=pd.Series(0.0, table.index)) / len(ranked)
+        names = ", ".join(str(column.name) for column in ranked)
+        return f"mean rank by {names}{words}", mean * answered**0.25
+    return f"loss x maximal_dimensionality{words}", table["loss"] * held * answered

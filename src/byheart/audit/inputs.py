@@ -130,8 +130,8 @@ def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Call a model on a batch's inputs, moved to its device."""
-    moved = to_device(inputs, device_of(model))
+    """Call a model on a batch's inputs, moved to its device; float64, which arrays come in, becomes its own type."""
+    moved = to_device(inputs, device_of(model), _float_of(model))
     if isinstance(moved, tuple):
         return model(*moved)
     return model(**moved) if isinstance(moved, dict) else model(moved)
@@ -146,16 +146,21 @@ def device_of(model: Any) -> Any:
     return torch.device("cpu")
 
 
-def to_device(inputs: Any, device: Any) -> Any:
-    """Move tensors, also in tuples, lists and dicts."""
+def _float_of(model: Any) -> Any:
+    """The type of a model's first floating parameter or buffer; None if it has none."""
+    return next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
+
+
+def to_device(inputs: Any, device: Any, in_place_of_float64: Any = None) -> Any:
+    """Move tensors, also in tuples, lists and dicts; float64 ones become another type if one is given."""
     import torch
 
     if torch.is_tensor(inputs):
-        return inputs.to(device)
+        return inputs.to(device, in_place_of_float64 if inputs.dtype == torch.float64 else None)
     if isinstance(inputs, dict):
-        return {name: to_device(value, device) for name, value in inputs.items()}
+        return {name: to_device(value, device, in_place_of_float64) for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(to_device(value, device) for value in inputs)
+        return tuple(to_device(value, device, in_place_of_float64) for value in inputs)
     return inputs
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from byheart.audit.calibration import MEMORIZED
 from byheart.memorization import Memorization
 
-N_RESAMPLES = 200
+N_RESAMPLES = 100
 _FEWEST = 10  # examples of either kind that a ranking is judged by
 
 
@@ -28,7 +28,7 @@ def ranking(
     Args:
         scores: By name, the score of every example, by several audited networks.
         positive: Which examples should come first.
-        n_resamples: Of the examples, for the intervals; default 200.
+        n_resamples: Of the examples, for the intervals; default 100.
         seed: Of the resampling.
 
     Returns:
