@@ -319,6 +319,8 @@ class AuditCommand:
         Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
         counts = changes["change"].value_counts()
         newly, no_longer = counts.get("newly memorised", 0), counts.get("no longer", 0)
+        if "probability" not in before or "probability" not in after:
+            _out.print("Uncalibrated: without a held-out run each audit flags its top 1 %, so that as many come as go.")
         _out.print(f"{newly} newly memorised examples, {no_longer} no longer")
         _fail(fail_on, changes[changes["change"] == "newly memorised"])
 
