@@ -9,7 +9,7 @@ import pytest
 
 from byheart import leaderboard as package
 from byheart.datasets import digits
-from byheart.leaderboard import leaderboard, measure, reported
+from byheart.leaderboard import leaderboard, metrics, reported
 from byheart.leaderboard.cost import cost
 from byheart.leaderboard.detectors import detection
 from byheart.leaderboard.page import MARK
@@ -35,7 +35,7 @@ def tasks(monkeypatch):
     }
     monkeypatch.setattr(package, "TASKS", found)
     monkeypatch.setattr(package, "_BASE", "base")
-    monkeypatch.setattr(measure, "N_RESAMPLES", 10)
+    monkeypatch.setattr(metrics, "N_RESAMPLES", 10)
     monkeypatch.setattr(package, "cost", lambda: cost(500))
 
 

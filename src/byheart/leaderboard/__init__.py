@@ -18,7 +18,7 @@ from byheart.audit.calibration import MEMORIZED, calibrate
 from byheart.audit.counterfactual import Counterfactual
 from byheart.leaderboard.cost import cost
 from byheart.leaderboard.detectors import detection
-from byheart.leaderboard.measure import calibration, follows, ranking
+from byheart.leaderboard.metrics import calibration, follows, ranking
 from byheart.leaderboard.page import write_page
 from byheart.leaderboard.scores import HELD_OUT_SEED, audited, truth
 from byheart.leaderboard.tasks import TASKS, Task

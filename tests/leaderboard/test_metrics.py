@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.leaderboard.measure import calibration, calibration_error, follows, ranking
+from byheart.leaderboard.metrics import calibration, calibration_error, follows, ranking
 from byheart.memorization import Memorization
 
 POSITIVE = np.arange(100) < 20
