@@ -27,7 +27,7 @@ from rich.table import Column, Table
 
 from byheart.audit import Audit, audit
 from byheart.audit.counterfactual import CounterfactualError
-from byheart.audit.targets import BUILT_IN, FailOn, built_in, compared, load_target
+from byheart.audit.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
 from byheart.benchmark import BenchConfig, ChildError, Results, benchmark, page, put_in_readme, summary
 from byheart.benchmark.table import check_readme
 from byheart.config import TrainConfig
@@ -275,6 +275,8 @@ class AuditCommand:
             raise ValueError(f"target: received {received}, accepted: FILE.py:function, {names}, or diff A B")
         if self.out.suffix != ".html":
             raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
+        for path in filter(None, (self.out, self.table)):
+            prepare_directory(path.parent)
         found = self._audited(self.target[0])
         _out.print("\n".join(found.notes), markup=False)
         top = found.table.sort_values("score", ascending=False).head(10)
@@ -309,8 +311,7 @@ class AuditCommand:
         if len(self.target) != 3:
             raise ValueError("target: accepted: diff A B, two tables of byheart audit --table, or two FILE.py:function")
         before, after = (
-            pd.read_csv(name, index_col="example") if name.endswith(".csv") else self._audited(name).table
-            for name in self.target[1:]
+            read_table(name) if name.endswith(".csv") else self._audited(name).table for name in self.target[1:]
         )
         changes = compared(before.reset_index(drop=True), after.reset_index(drop=True))
         table = Table(*(str(name).replace("_", " ") for name in changes))

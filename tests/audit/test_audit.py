@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from byheart.audit import audit
 from byheart.audit.counterfactual import Counterfactual
@@ -207,6 +214,10 @@ class Twice(nn.Module):
         return self.network(x), x
 
 
+def drawn(sampler):
+    return DataLoader(TensorDataset(*map(torch.tensor, data())), 10, sampler=sampler)
+
+
 def sequences(value: float = 1.0):
     x = np.ones((5, 6, 4), np.float32)
     x[3] *= value
@@ -226,6 +237,13 @@ def sequences(value: float = 1.0):
         (network(), "mnist", {}, "dataset: received str"),
         (network(), data()[0], {}, "dataset: received ndarray"),
         (network(), data(), {"loss": "hinge"}, "loss: received 'hinge'"),
+        (network(), data(), {"layer": ["1"]}, "layer: received .'1'., accepted: a name"),
+        (network(), data(), {"log": "log.pkl"}, "log: received str, accepted: a TrainingLog"),
+        (network(), data(), {"held_out": data()}, "held_out: received tuple, accepted: a Counterfactual"),
+        (network(), (data()[0], np.where(data()[1], data()[1], -100)), {}, "targets from -100 to 2, accepted: 0 to 2"),
+        (network(), drawn(SubsetRandomSampler(range(9))), {}, "a DataLoader with a SubsetRandomSampler, accepted"),
+        (network(), drawn(WeightedRandomSampler([1.0] * 50, 50)), {}, "with a WeightedRandomSampler"),
+        (network(), drawn(RandomSampler(range(50), num_samples=9)), {}, "with a RandomSampler"),
         (network(), data(), {"loss": lambda out, y: out.mean()}, "one per example"),
         (network(), data(), {"log": TrainingLog(3)}, "log: received one of 3 examples"),
         (nn.Linear(12, 3), (data()[0].reshape(50, 12), data()[1]), {}, "without submodules"),
@@ -249,6 +267,29 @@ def test_nonsense_is_refused_in_one_line(model, given, options, message):
         audit(model, given, **options)
     assert "\n" not in str(error.value)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_nearest_takes_any_indices_in_any_order():
+    found = audit(network(), data())
+    far = found.nearest(np.arange(50), n=60)
+    assert far.shape == (50, 49)
+    assert all(set(row) | {i} == set(range(50)) for i, row in enumerate(far))
+    np.testing.assert_array_equal(found.nearest([30, 2, 30]), far[[30, 2, 30], :3])
+    np.testing.assert_array_equal(found.nearest(7, n=1), far[[7], :1])
+    for indices in ([50], [-1], [0.5], [[1, 2]]):
+        with pytest.raises(ValueError, match="accepted: integers from 0 to 49"):
+            found.nearest(indices)
+    with pytest.raises(ValueError, match="n: received 0"):
+        found.nearest([1], n=0)
+
+
+def test_what_is_printed_says_what_was_found():
+    log = TrainingLog(50)
+    log.record(np.arange(50), np.arange(50.0))
+    assert repr(log) == "TrainingLog(50 examples, each recorded 1 to 1 times)"
+    assert repr(audit(network(), data(), log=log)) == (
+        "Audit(Sequential, layer 3.input: 1 of 50 examples flagged, by mean_loss x maximal_dimensionality, if answered)"
+    )
 
 
 def test_what_is_no_module_is_refused():

@@ -42,6 +42,21 @@ def test_probabilities_and_estimates_are_right_on_average(n_runs):
     assert ((found["low"] <= rate) & (rate <= found["high"])).mean() == pytest.approx(0.95, abs=0.05)
 
 
+@pytest.mark.parametrize("n_runs", [1, 4])
+def test_intervals_cover_where_networks_do_not_know_all_that_they_were_trained_on(n_runs):
+    from scipy.stats import norm
+
+    table, runs, rate_out = planted(n_runs)
+    rng = np.random.default_rng(1)
+    rate_in = rate_out * norm.cdf(-0.3 + 0.75 * rng.normal(size=N))
+    missed = np.where(runs.train_mask, rng.random((n_runs, N)) < rate_in, runs.margins < 0)
+    found = calibrate(table, Counterfactual(runs.train_mask, np.where(missed, -1.0, 1.0)))
+    mem = rate_out - rate_in
+    covered = (found["low"] <= mem) & (mem <= found["high"])
+    assert covered.mean() == pytest.approx(0.95, abs=0.05)
+    assert covered[rate_out > 0.7].mean() == pytest.approx(0.95, abs=0.07)
+
+
 def test_more_runs_tell_more():
     errors = []
     for n_runs in (1, 4, 16):

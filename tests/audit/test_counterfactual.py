@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from byheart.audit.counterfactual import CounterfactualError, counterfactual
+from byheart.audit.counterfactual import Counterfactual, CounterfactualError, counterfactual
 from byheart.audit.fit import Fit, margins_of
 from byheart.audit.log import TrainingLog
 from byheart.memorization import balanced_subsets
@@ -67,8 +67,12 @@ def test_the_same_call_goes_on_where_it_stopped(tmp_path):
         return nearest(data)(indices, seed)
 
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(CounterfactualError, match=r"1 model\(s\) failed; the first, 3: RuntimeError: out of luck"):
+        with pytest.raises(
+            CounterfactualError, match=r"1 model\(s\) failed; the first, 3: RuntimeError: out of luck"
+        ) as error:
             counterfactual(fit, data, 5, store=tmp_path, executor=pool)
+        assert error.value.finished is not None
+        np.testing.assert_array_equal(error.value.finished.train_mask, balanced_subsets(60, 5, fewest=0)[[0, 1, 2, 4]])
         assert len(list(tmp_path.glob("model-*"))) == 4
         calls.extend([-1] * 8)
         counterfactual(fit, data, 5, store=tmp_path, executor=pool)
@@ -126,6 +130,7 @@ class Odd(nn.Module):
         ({"learning_rate": 0}, "learning_rate"),
         ({"model": Odd()}, "received Odd without reset_parameters"),
         ({"labels": np.zeros(3)}, "inputs, labels: received 60 and 3"),
+        ({"model": nn.Sequential}, "model: received <class .*accepted: a torch module"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):
@@ -133,6 +138,33 @@ def test_settings_out_of_range_are_refused(options, message):
     settings = {"model": nn.Sequential(nn.Linear(50, 3)), "inputs": inputs, "labels": labels} | options
     with pytest.raises(ValueError, match=message):
         Fit(**settings)
+
+
+def test_other_settings_need_another_store(tmp_path):
+    inputs, labels = blobs()
+    model = nn.Sequential(nn.Linear(50, 3))
+    with ThreadPoolExecutor(1) as pool:
+        counterfactual(Fit(model, inputs, labels, 1), (inputs, labels), 1, store=tmp_path, executor=pool)
+        for other in (
+            Fit(model, inputs, labels, 2),
+            Fit(nn.Sequential(nn.Linear(50, 3), nn.ReLU()), inputs, labels, 1),
+        ):
+            with pytest.raises(ValueError, match="settings of Fit"):
+                counterfactual(other, (inputs, labels), 1, store=tmp_path, executor=pool)
+
+
+@pytest.mark.parametrize(
+    ("mask", "margins", "message"),
+    [
+        (np.ones(4, bool), np.ones(4), r"train_mask: received bool of shape \(4,\)"),
+        (np.ones((1, 4), int), np.ones((1, 4)), "train_mask: received int64"),
+        (np.ones((1, 4), bool), np.ones((1, 5)), r"margins: received shape \(1, 5\), accepted: finite"),
+        (np.ones((1, 4), bool), np.full((1, 4), np.nan), "margins: received numbers that are not finite"),
+    ],
+)
+def test_other_runs_of_ones_own_are_refused(mask, margins, message):
+    with pytest.raises(ValueError, match=message):
+        Counterfactual(mask, margins)
 
 
 def test_nonsense_is_refused(tmp_path):
@@ -143,8 +175,10 @@ def test_nonsense_is_refused(tmp_path):
         with pytest.raises(CounterfactualError, match="not finite"):
             counterfactual(lambda i, s: np.full(60, np.nan), data, 5, store=tmp_path / "a", executor=pool)
         counterfactual(nearest(data), data, 5, store=tmp_path / "a", executor=pool)
-        with pytest.raises(ValueError, match="another dataset, fraction or seed"):
+        with pytest.raises(ValueError, match="of other data, targets, fraction, seed or settings of Fit"):
             counterfactual(nearest(data), data, 5, store=tmp_path / "a", seed=1, executor=pool)
+        with pytest.raises(ValueError, match="of other data, targets"):
+            counterfactual(nearest(data), blobs(wrong=()), 5, store=tmp_path / "a", executor=pool)
         path = tmp_path / "a" / "model-0001.safetensors"
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(ValueError, match="a whole file"):

@@ -52,6 +52,7 @@ def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
     first = why.groupby("input").first()
     assert (first["example"] == wrong).mean() > 0.9
     assert (why["label"] == why["prediction"]).all()
+    np.testing.assert_array_equal(why["score"], audit.table["score"][why["example"]])
     assert why.groupby("input")["share"].sum().max() <= 1 + 1e-9
     assert (why.groupby("input").size() <= 3).all()
 
@@ -63,6 +64,15 @@ def test_nonsense_is_refused(memorising):
         audit.detector(x, 1.5)
     with pytest.raises(ValueError, match="received 10 inputs, accepted: at least 19"):
         audit.detector(x[:10])
+    detector = audit.detector(x)
+    for call in (detector, detector.explain):
+        for nothing in (x[:0], np.array(1.0)):
+            with pytest.raises(ValueError, match="inputs: received none"):
+                call(nothing)
+        with pytest.raises(ValueError, match="the model raises RuntimeError: mat1 and mat2"):
+            call(x[:, :3])
+        with pytest.raises(ValueError, match=r"outputs of shape \(20, 3\)|accepted: a batch|mat1 and mat2"):
+            call(x[0])
     regression = bh.audit(nn.Sequential(nn.Linear(20, 1)), (x, x[:, 0]))
     with pytest.raises(ValueError, match="accepted: a classifier"):
         regression.detector(x)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.audit.targets import FailOn, built_in, compared, load_target
+from byheart.audit.targets import FailOn, built_in, compared, load_target, read_table
 
 SCRIPT = """
 import torch
@@ -47,8 +47,19 @@ def test_other_functions_are_refused(script, name, message):
 
 
 def test_a_file_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"received 'nowhere.py:f'"):
+    with pytest.raises(ValueError, match=r"received 'nowhere.py:f', but there is no file nowhere.py"):
         load_target("nowhere.py:f")
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "scores.csv"
+    with pytest.raises(ValueError, match="No such file"):
+        read_table(path)
+    TABLE.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="Index example invalid.*accepted: a table as byheart audit --table writes it"):
+        read_table(path)
+    TABLE.to_csv(path, index_label="example")
+    pd.testing.assert_frame_equal(read_table(path), TABLE.rename_axis("example"))
 
 
 def test_digits_come_with_a_log_and_a_held_out_run(tmp_path):
@@ -99,6 +110,6 @@ def test_two_audits_are_compared():
     assert found["change"].tolist() == ["newly memorised", "no longer"]
     np.testing.assert_array_equal(found["score_after"], [0.8, 0.1])
     assert compared(before, before).empty
-    for other in (after[:2], after.assign(label=0), after.drop(columns="flagged")):
+    for other in (after[:2], after.assign(label=0), after.drop(columns="flagged"), after.assign(mean_loss=1)):
         with pytest.raises(ValueError, match="accepted: "):
             compared(before, other)

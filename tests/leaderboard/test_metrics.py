@@ -49,10 +49,10 @@ def test_estimates_that_are_the_truth():
     counts = np.full(200, 19)
     truth = Memorization(mem, np.zeros(200), counts, counts, mem)
     table = pd.DataFrame({"estimate": mem, "low": mem, "high": mem, "probability": (mem > 0.25).astype(float)})
-    found = calibration([table], truth, np.ones(200, dtype=bool))
+    found = calibration([table], truth, np.ones(200, dtype=bool), mem > 0.9)
     assert found["rmse"] == 0
     assert found["calibration_error"] == 0
-    assert found["coverage"] == 1
+    assert found["coverage"] == found["coverage_wrong"] == 1
     assert found["truth_rmse"] == pytest.approx(np.sqrt(np.mean(mem * (1 - mem) / 19)))
 
 

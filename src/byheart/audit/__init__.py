@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from scipy.special import expit
 
 from byheart.audit.calibration import MEMORIZED, calibrate
+from byheart.audit.counterfactual import Counterfactual
 from byheart.audit.curvature import input_curvature
 from byheart.audit.inputs import Batch, Inputs, as_inputs, call, require_torch
 from byheart.audit.layers import find_head, find_layers, left_as_found, vectors, watched
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from byheart.audit.counterfactual import Counterfactual
     from byheart.audit.detector import Detector
 
 LossName = Literal["cross_entropy", "nll", "mse"]
@@ -61,9 +61,16 @@ class Audit:
     score_name: str
     notes: list[str]
     provenance: dict[str, str]
-    _model: nn.Module = field(repr=False)
-    _inputs: Inputs = field(repr=False)
-    _plan: _Plan = field(repr=False)
+    _model: nn.Module
+    _inputs: Inputs
+    _plan: _Plan
+
+    def __repr__(self) -> str:
+        """Return what was audited, and how many examples are flagged."""
+        return (
+            f"Audit({self.provenance['model']}, layer {self.provenance['layer']}: {self.table['flagged'].sum():,} of"
+            f" {len(self.table):,} examples flagged, by {self.score_name})"
+        )
 
     @property
     def budget(self) -> pd.DataFrame:
@@ -101,6 +108,7 @@ class Audit:
         path = Path(path)
         if path.suffix != ".html":
             raise ValueError(f"path: received {path}, accepted: a name that ends in .html")
+        path.parent.mkdir(parents=True, exist_ok=True)
         options = {"title": self.provenance["model"], "label_names": self._inputs.label_names} | options
         return write_page(self, path, **options)
 
@@ -108,14 +116,31 @@ class Audit:
         """Return the input of an example, as the dataset has it."""
         return self._inputs.item(index)
 
-    def nearest(self, indices: Int64[np.ndarray, " n_chosen"], n: int = 3) -> Int64[np.ndarray, "n_chosen n_nearest"]:
-        """Return the other examples whose vectors in the (first) layer have the least angle to each of these."""
+    def nearest(self, indices: Any, n: int = 3) -> Int64[np.ndarray, "n_chosen n_nearest"]:
+        """Return the other examples whose vectors in the (first) layer have the least angle to each of these.
+
+        Args:
+            indices: Of examples: a sequence or array of integers.
+            n: How many of each.
+
+        Raises:
+            ValueError: If these are no indices of examples, or ``n`` is below 1.
+        """
+        indices = np.atleast_1d(np.asarray(indices))
+        if (
+            indices.ndim != 1
+            or indices.dtype.kind not in "iu"
+            or not np.isin(indices, np.arange(len(self.table))).all()
+        ):
+            raise ValueError(f"indices: received {indices}, accepted: integers from 0 to {len(self.table) - 1}")
+        if n < 1:
+            raise ValueError(f"n: received {n}, accepted: at least 1")
         name = self.layers[0]
         with left_as_found(self._model):
+            each, places_of = np.unique(indices, return_inverse=True)
             chosen = np.concatenate(
-                [rows[np.isin(first + np.arange(len(rows)), indices)] for first, rows in self._directions(name)]
-            )
-            chosen = chosen[np.argsort(np.argsort(indices))]
+                [rows[np.isin(first + np.arange(len(rows)), each)] for first, rows in self._directions(name)]
+            )[places_of]
             best = np.full((len(indices), n), -np.inf)
             found = np.zeros((len(indices), n), dtype=np.int64)
             for first, rows in self._directions(name):
@@ -190,6 +215,12 @@ def audit(
 
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: received {type(model).__name__}, accepted: a torch module")
+    if layer is not None and not isinstance(layer, str):
+        raise ValueError(f"layer: received {layer!r}, accepted: a name or a glob pattern")
+    if log is not None and not isinstance(log, TrainingLog):
+        raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog")
+    if held_out is not None and not isinstance(held_out, Counterfactual):
+        raise ValueError(f"held_out: received {type(held_out).__name__}, accepted: a Counterfactual")
     inputs = as_inputs(dataset, batch_size)
     with left_as_found(model):
         plan = _Plan.make(model, inputs, layer, loss)
@@ -220,8 +251,8 @@ def audit(
         table["flagged"] = table["probability"] > 0.5
         n_runs = len(held_out.train_mask)
         notes.append(
-            f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out run(s); flagged are"
-            " those above 1/2."
+            f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out"
+            f" run{'s' if n_runs > 1 else ''}; flagged are those above 1/2."
         )
     else:
         n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
@@ -282,13 +313,7 @@ class _Plan:
         outputs: list[Any] = []
 
         def forward() -> Any:
-            try:
-                outputs.append(call(model, batch.inputs))
-            except (TypeError, RuntimeError, IndexError) as error:
-                words = " ".join(str(error).split())
-                raise ValueError(
-                    f"dataset: received inputs on which the model raises {type(error).__name__}: {words}"
-                ) from error
+            outputs.append(call(model, batch.inputs))
             return outputs[0]
 
         head = find_head(model, forward)
@@ -448,7 +473,7 @@ def _losses(
             " per example, or per position of outputs (n_examples, n_positions, n_classes)"
         )
     n_classes = outputs.shape[-1]
-    real = targets[targets != -100]
+    real = targets[targets != -100] if tokens else targets
     if len(real) and not (int(real.min()) >= 0 and int(real.max()) < n_classes):
         raise ValueError(f"dataset: received targets from {real.min()} to {real.max()}, accepted: 0 to {n_classes - 1}")
     function = functional.cross_entropy if loss == "cross_entropy" else functional.nll_loss

@@ -2,17 +2,19 @@
 
 A held-out run is a model that was trained on some of the examples only. Whether it misses those that it never saw is
 regressed on the scores of the audited model; the same for those it was trained on; the difference of the two rates is
-memorization. Examples with the same scores still differ: the rate of each is taken to be normal around the regression,
-on the probit scale, with a deviation that two held-out runs or more tell, and that is 0.75 otherwise (what MNIST has).
+memorization. Examples with the same scores still differ, and so do runs: each rate of an example is taken to be normal
+around its regression, on the probit scale, with a deviation of 0.75, or more if several held-out runs say so. Intervals
+that took the rate of known examples from one run as exact covered 8 to 35 % of wrong labels in place of 95 %.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from scipy.stats import norm
 
 if TYPE_CHECKING:
@@ -31,11 +33,12 @@ _WITHOUT_LOG = (
     "gradient_norm",
 )
 _MARGINS = ("ridge_leave_one_out", "other_class")  # all others are positive, and enter by their logarithm
-_DEVIATIONS = np.array([0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0])  # that are tried where two runs tell
-_DEFAULT_DEVIATION = 0.75
-_NODES = np.linspace(-4, 4, 81)  # of the normal distribution around the regression
+_DEVIATIONS = np.array([0.75, 1.0, 1.5, 2.0])  # the first where one run cannot tell; few runs tell less too easily
+_NODES = {"out": np.linspace(-4, 4, 161), "in": np.linspace(-3, 3, 11)}  # of the normal distributions
+_GRID = np.linspace(-1, 1, 401)  # of memorization
 _FEWEST = 5  # outcomes of either kind that a regression takes
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 2_000
+_ROWS_THAT_TELL = 20_000  # the deviation
 _LEVEL = 0.95
 
 
@@ -66,15 +69,9 @@ def calibrate(table: pd.DataFrame, held_out: Counterfactual) -> pd.DataFrame:
     if "ridge_leave_one_out" not in table:
         raise ValueError("held_out: received with a model without classes or last linear layer, accepted: with both")
     features = _features(table)
-    rate_out, rate_in = _rates(features, missed, ~inside), _rates(features, missed, inside)
-    n_out, n_missed = (~inside).sum(axis=0), (missed & ~inside).sum(axis=0)
-    deviation = _DEFAULT_DEVIATION
-    if (n_out >= 2).sum() >= _FEWEST:
-        deviation = max(_DEVIATIONS, key=lambda value: _log_likelihood(rate_out, n_out, n_missed, value))
-    parts = [
-        _posterior(rate_out[rows], rate_in[rows], n_out[rows], n_missed[rows], deviation)
-        for rows in np.array_split(np.arange(len(table)), -(-len(table) // _ROWS_AT_ONCE))
-    ]
+    sides = [_Side.of(features, missed, rows, nodes) for rows, nodes in ((~inside, "out"), (inside, "in"))]
+    chunks = np.array_split(np.arange(len(table)), -(-len(table) // _ROWS_AT_ONCE))
+    parts = [_posterior(*(side.likelihoods(rows) for side in sides)) for rows in chunks]
     return pd.DataFrame(np.concatenate(parts), columns=["estimate", "low", "high", "probability"])
 
 
@@ -105,36 +102,62 @@ def _rates(
     return found
 
 
-def _likelihoods(
-    rate: np.ndarray, n_out: np.ndarray, n_missed: np.ndarray, deviation: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rates at the nodes, and how likely the outcomes are at each, times the nodes' weights."""
-    centre = norm.ppf(np.clip(rate, 1e-6, 1 - 1e-6)) * np.sqrt(1 + deviation**2)
-    rates = norm.cdf(centre[:, None] + deviation * _NODES)
-    weights = norm.pdf(_NODES) / norm.pdf(_NODES).sum()
-    likely = rates ** n_missed[:, None] * (1 - rates) ** (n_out - n_missed)[:, None]
-    return rates, likely * weights
+@dataclass
+class _Side:
+    """How often each example is missed by models that were trained on it, or by those that were not."""
 
+    rate: Float64[np.ndarray, " n_examples"]
+    """Of examples with such scores."""
+    n: Int64[np.ndarray, " n_examples"]
+    n_missed: Int64[np.ndarray, " n_examples"]
+    nodes: Float64[np.ndarray, " n_nodes"]
+    deviation: float = float(_DEVIATIONS[0])
 
-def _log_likelihood(rate: np.ndarray, n_out: np.ndarray, n_missed: np.ndarray, deviation: float) -> float:
-    rows = np.flatnonzero(n_out >= 2)[:_ROWS_AT_ONCE]
-    _, weighted = _likelihoods(rate[rows], n_out[rows], n_missed[rows], float(deviation))
-    return float(np.log(weighted.sum(axis=1)).sum())
+    @classmethod
+    def of(
+        cls,
+        features: np.ndarray,
+        missed: Bool[np.ndarray, "n_models n_examples"],
+        rows: Bool[np.ndarray, "n_models n_examples"],
+        nodes: str,
+    ) -> _Side:
+        rate = _rates(features, missed, rows)
+        side = cls(rate, rows.sum(axis=0), (missed & rows).sum(axis=0), _NODES[nodes])
+        telling = np.flatnonzero(side.n >= 2)[:_ROWS_THAT_TELL]
+        if len(telling) >= _FEWEST:
+            fits = []
+            for value in _DEVIATIONS.tolist():
+                side.deviation = value
+                fits.append(np.log(side.likelihoods(telling)[1].sum(axis=1)).sum())
+            side.deviation = float(_DEVIATIONS[int(np.argmax(fits))])
+        return side
+
+    def likelihoods(
+        self, rows: Int64[np.ndarray, " n_rows"]
+    ) -> tuple[Float64[np.ndarray, "n_rows n_nodes"], Float64[np.ndarray, "n_rows n_nodes"]]:
+        """Rates of these examples at the nodes, and how likely their outcomes are at each, times the nodes' weights."""
+        centre = norm.ppf(np.clip(self.rate[rows], 1e-6, 1 - 1e-6)) * np.sqrt(1 + self.deviation**2)
+        rates = norm.cdf(centre[:, None] + self.deviation * self.nodes)
+        n, n_missed = self.n[rows, None], self.n_missed[rows, None]
+        return rates, rates**n_missed * (1 - rates) ** (n - n_missed) * norm.pdf(self.nodes) / norm.pdf(
+            self.nodes
+        ).sum()
 
 
 def _posterior(
-    rate_out: np.ndarray, rate_in: np.ndarray, n_out: np.ndarray, n_missed: np.ndarray, deviation: float
-) -> np.ndarray:
+    missed_out: tuple[np.ndarray, np.ndarray], missed_in: tuple[np.ndarray, np.ndarray]
+) -> Float64[np.ndarray, "n_rows 4"]:
     """Mean, interval and probability of being above 0.25, of memorization: a row per example."""
-    rates, weights = _likelihoods(rate_out, n_out, n_missed, deviation)
-    weights /= weights.sum(axis=1, keepdims=True)
-    mem = rates - rate_in[:, None]
-    below = weights.cumsum(axis=1)
-    index = np.arange(len(mem))
+    (rate_out, weight_out), (rate_in, weight_in) = missed_out, missed_in
+    mem = rate_out[:, :, None] - rate_in[:, None, :]
+    weights = weight_out[:, :, None] * weight_in[:, None, :]
+    weights /= weights.sum(axis=(1, 2), keepdims=True)
+    cells = np.rint((mem + 1) / (_GRID[1] - _GRID[0])).astype(np.int64)
+    cells += len(_GRID) * np.arange(len(mem))[:, None, None]
+    density = np.bincount(cells.ravel(), weights.ravel(), len(mem) * len(_GRID)).reshape(len(mem), -1)
+    below = density.cumsum(axis=1)
     low, high = (
-        mem[index, (below < tail).sum(axis=1).clip(max=len(_NODES) - 1)]
-        for tail in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
+        _GRID[(below < tail).sum(axis=1).clip(max=len(_GRID) - 1)] for tail in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
     )
-    # The node at which 0.25 is passed counts in part, so that probabilities do not jump.
-    above = np.clip((mem - MEMORIZED) / np.maximum(np.gradient(mem, axis=1), 1e-12) + 0.5, 0, 1)
-    return np.stack([(weights * mem).sum(axis=1), low, high, (weights * above).sum(axis=1)], axis=1)
+    above = density[:, _GRID > MEMORIZED + 1e-9].sum(axis=1)
+    return np.stack([(weights * mem).sum(axis=(1, 2)), low, high, above], axis=1)

@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from byheart.audit.fit import margins_of
+from byheart.audit.fit import Fit, margins_of
+from byheart.audit.inputs import as_inputs
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.store import SUFFIX, digest, prepare_directory, write_atomically
 from byheart.workers import process_pool
@@ -35,13 +36,14 @@ class CounterfactualError(RuntimeError):
 
     Attributes:
         failures: What was raised, by number of the model.
+        finished: The other models, None if there are none.
     """
 
-    def __init__(self, failures: dict[int, Exception]) -> None:
+    def __init__(self, failures: dict[int, Exception], finished: Counterfactual | None = None) -> None:
         number, error = min(failures.items())
         words = " ".join(str(error).split()) or "no message"
         super().__init__(f"{len(failures)} model(s) failed; the first, {number}: {type(error).__name__}: {words}")
-        self.failures = failures
+        self.failures, self.finished = failures, finished
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,23 @@ class Counterfactual:
     Attributes:
         train_mask: Which model was trained on which example.
         margins: Of each model on each example, above 0 where its answer is right; or what ``fit`` returned.
+
+    Raises:
+        ValueError: If the mask is no matrix of bools, or the margins are not finite and of its shape.
     """
 
     train_mask: Bool[np.ndarray, "n_models n_examples"]
     margins: Float[np.ndarray, "n_models n_examples"]
+
+    def __post_init__(self) -> None:
+        mask, margins = np.asarray(self.train_mask), np.asarray(self.margins)
+        if mask.ndim != 2 or mask.dtype != bool or not mask.size:
+            raise ValueError(
+                f"train_mask: received {mask.dtype} of shape {mask.shape}, accepted: bools, (n_models, n_examples)"
+            )
+        if margins.shape != mask.shape or margins.dtype.kind not in "biuf" or not np.isfinite(margins).all():
+            wrong = f"shape {margins.shape}" if margins.shape != mask.shape else "numbers that are not finite"
+            raise ValueError(f"margins: received {wrong}, accepted: finite, of the mask's shape {mask.shape}")
 
     @cached_property
     def memorization(self) -> Memorization:
@@ -99,14 +114,16 @@ def counterfactual(
         n_models: How many; ``Memorization.headline`` says what they tell. One is enough for ``audit(held_out=...)``,
             memorization needs enough to have each example in and out of two training sets.
         fraction: Share of the examples that each is trained on.
-        store: Directory of the models' files, made if missing; models that are there already are not trained again.
+        store: Directory of what each model knows of each example, made if missing; models that are there already are
+            not trained again. Another dataset, target, subset, seed or setting of a ``Fit`` is noticed; changed inputs
+            or a changed function are not, and need another directory.
         seed: Of the subsets; model k is fitted with seed + k.
         n_workers: Processes, one core each; default all cores.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         on_progress: Called a few times a second with the number of models done, and of all.
 
     Raises:
-        ValueError: If a number lies outside its range, or the store has models of another dataset, subset or seed.
+        ValueError: If a number lies outside its range, or the store has models of another call.
         OSError: If the store cannot be written.
         CounterfactualError: After all other models are finished, if ``fit`` raised for some.
         KeyboardInterrupt: On Ctrl-C, at once; finished models are kept.
@@ -120,7 +137,8 @@ def counterfactual(
     mask = balanced_subsets(n_examples, n_models, fraction, seed, fewest=0)
     store = prepare_directory(store)
     paths = [store / f"model-{k:04d}{SUFFIX}" for k in range(n_models)]
-    subsets = [digest(mask[k]) + f"-{seed + k}" for k in range(n_models)]
+    common = f"{_digest_targets(dataset)}-{fit.settings if isinstance(fit, Fit) else ''}"
+    subsets = [f"{digest(mask[k])}-{seed + k}-{common}" for k in range(n_models)]
     found = {k: _load(paths[k], subsets[k], n_examples) for k in range(n_models) if paths[k].exists()}
     todo = [k for k in range(n_models) if k not in found]
     size = min(n_workers or loky.cpu_count(), max(len(todo), 1))
@@ -148,12 +166,14 @@ def counterfactual(
             future.cancel()
         if own is not None:
             own.shutdown(kill_workers=True)
-    if failures:
-        raise CounterfactualError(failures)
-    margins = [found[k] if k in found else _load(paths[k], subsets[k], n_examples) for k in range(n_models)]
+    done = [k for k in range(n_models) if k not in failures]
+    margins = [found[k] if k in found else _load(paths[k], subsets[k], n_examples) for k in done]
+    result = Counterfactual(mask[done], np.stack(margins)) if done else None
+    if result is None or failures:
+        raise CounterfactualError(failures, result)
     if on_progress is not None:
         on_progress(n_models, n_models)
-    return Counterfactual(mask, np.stack(margins))
+    return result
 
 
 def _start_worker() -> None:
@@ -186,12 +206,23 @@ def _load(path: Path, subset: str, n_examples: int) -> np.ndarray:
         raise ValueError(f"store: received {path} ({error}), accepted: a whole file as byheart wrote it") from error
     if header.get("subset") != subset or margins.shape != (n_examples,):
         raise ValueError(
-            f"store: received {path} of another dataset, fraction or seed, accepted: an empty directory, or one of the"
-            " same call"
+            f"store: received {path} of other data, targets, fraction, seed or settings of Fit, accepted: an empty"
+            " directory, or one of the same call"
         )
     if header.get("margins") != digest(margins):
         raise ValueError(f"store: received {path}, whose contents do not match its digest, accepted: a whole file")
     return np.asarray(margins)
+
+
+def _digest_targets(dataset: Any) -> str:
+    """Digest of all targets; of a dataset that has none, nothing."""
+    if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
+        return digest(np.asarray(dataset[1]))
+    try:
+        targets = [np.asarray(batch.targets.cpu()) for batch in as_inputs(dataset)]
+    except (ValueError, TypeError):
+        return ""
+    return digest(*targets)
 
 
 def _size(dataset: Any) -> int:

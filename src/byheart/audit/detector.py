@@ -10,6 +10,7 @@ those of representer points (Yeh et al. 2018) of a ridge regression.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,12 @@ class Detector:
 
     false_positive_rate: float
     threshold: float
-    held_out_scores: Float64[np.ndarray, " n_held_out"]
+    held_out_scores: Float64[np.ndarray, " n_held_out"] = field(repr=False)
     _model: nn.Module = field(repr=False)
     _head: str = field(repr=False)
     _examples: Int64[np.ndarray, " n_memorised"] = field(repr=False)
     _labels: Int64[np.ndarray, " n_memorised"] = field(repr=False)
+    _scores: Float64[np.ndarray, " n_memorised"] = field(repr=False)
     _carriers: Float64[np.ndarray, "n_memorised n_hidden"] = field(repr=False)
 
     def __call__(self, inputs: Any) -> pd.DataFrame:
@@ -65,14 +67,14 @@ class Detector:
     def explain(self, inputs: Any, n: int = 5) -> pd.DataFrame:
         """Return the memorised training examples that carry each prediction: a row per input and example.
 
-        Columns: input, prediction, example (index in the training data), label, share of what memorised examples
-        contribute to the prediction. Only examples with a share above 0 are listed.
+        Columns: input, prediction, example (index in the training data), label, score (the audit's, of that example),
+        share of what memorised examples contribute to the prediction. Only those with a share above 0 are listed.
 
         Args:
             inputs: A dataset, or an array or tensor of inputs.
             n: At most so many examples each.
         """
-        rows: list[tuple[int, int, int, int, float]] = []
+        rows: list[tuple[int, int, int, int, float, float]] = []
         first = 0
         for predictions, carried in self._carried(inputs):
             total = np.maximum(carried.sum(axis=1), 1e-300)
@@ -80,10 +82,10 @@ class Detector:
             for row, prediction in enumerate(predictions.tolist()):
                 for k in order[row]:
                     if carried[row, k] > 0:
-                        share = float(carried[row, k] / total[row])
-                        rows.append((first + row, prediction, int(self._examples[k]), int(self._labels[k]), share))
+                        which = int(self._examples[k]), int(self._labels[k]), float(self._scores[k])
+                        rows.append((first + row, prediction, *which, float(carried[row, k] / total[row])))
             first += len(predictions)
-        return pd.DataFrame(rows, columns=["input", "prediction", "example", "label", "share"])
+        return pd.DataFrame(rows, columns=["input", "prediction", "example", "label", "score", "share"])
 
     def _carried(self, inputs: Any) -> Any:
         """Yield, batch by batch, the predictions, and what each memorised example contributes to each (at least 0)."""
@@ -121,9 +123,9 @@ def make_detector(audit: Audit, held_out: Any, false_positive_rate: float) -> De
     kept = np.flatnonzero(weights > _LEAST_WEIGHT)
     solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), z[kept].T).T
     labels = audit.table["label"].to_numpy()[kept]
-    detector = Detector(
-        false_positive_rate, np.inf, np.zeros(0), model, head, kept, labels, weights[kept, None] * solved
-    )
+    ranked = audit.table["score"].to_numpy()[kept]
+    carriers = weights[kept, None] * solved
+    detector = Detector(false_positive_rate, np.inf, np.zeros(0), model, head, kept, labels, ranked, carriers)
     scores = np.sort(detector(held_out)["score"].to_numpy())
     rank = int(np.ceil((1 - false_positive_rate) * (len(scores) + 1)))  # the conformal quantile
     if rank > len(scores):
@@ -131,16 +133,7 @@ def make_detector(audit: Audit, held_out: Any, false_positive_rate: float) -> De
             f"held_out: received {len(scores)} inputs, accepted: at least {int(np.ceil(1 / false_positive_rate)) - 1}"
             f" for a false positive rate of {false_positive_rate:g}"
         )
-    return Detector(
-        false_positive_rate,
-        float(scores[rank - 1]),
-        scores,
-        model,
-        head,
-        kept,
-        labels,
-        detector._carriers,
-    )
+    return dataclasses.replace(detector, threshold=float(scores[rank - 1]), held_out_scores=scores)
 
 
 def memorization_weights(table: pd.DataFrame) -> Float64[np.ndarray, " n_examples"]:
@@ -161,5 +154,10 @@ def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
         for batch in inputs_only(inputs):
             seen.clear()
             outputs = call(model, batch)
+            if outputs.ndim != 2:
+                raise ValueError(
+                    f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
+                    " with outputs of shape (n_inputs, n_classes)"
+                )
             z = vectors(seen[f"{head}.input"], head, 0)[:, 0].astype(np.float64)
             yield outputs.argmax(dim=1).cpu().numpy(), z

@@ -46,6 +46,8 @@ class Fit:
     """Changes a batch's inputs before each step; draws from torch's generator."""
 
     def __post_init__(self) -> None:
+        if not hasattr(self.model, "named_modules") or isinstance(self.model, type):
+            raise ValueError(f"model: received {self.model!r:.60}, accepted: a torch module (an instance)")
         if len(self.inputs) != len(self.labels) or not len(self.labels):
             raise ValueError(
                 f"inputs, labels: received {len(self.inputs)} and {len(self.labels)}, accepted: as many, at least one"
@@ -64,6 +66,13 @@ class Fit:
                     f"model: received {name or type(module).__name__} without reset_parameters, accepted: modules that"
                     " draw their weights anew (or a function of indices and seed in place of Fit)"
                 )
+
+    @property
+    def settings(self) -> str:
+        """In words, all that training depends on but the data."""
+        augment = getattr(self.augment, "__qualname__", type(self.augment).__name__)
+        numbers = f"{self.n_epochs} {self.batch_size} {self.learning_rate:g} {self.weight_decay:g}"
+        return f"{' '.join(str(self.model).split())} {numbers} {augment}"
 
     def __call__(
         self,

@@ -81,14 +81,15 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
 
     Args:
         data: A torch ``Dataset`` or ``DataLoader`` of (input, target), a pair of arrays or tensors, or a ``Labelled``.
-            A loader that shuffles is gone through in the order of its dataset.
+            A loader that shuffles is gone through in the order of its dataset; one that draws a part of it, or some
+            examples more often than others, is refused.
         batch_size: Of data that do not come in batches.
 
     Raises:
         ValueError: If this is none of them, is empty, or inputs and targets differ in number.
     """
     import torch
-    from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+    from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
     notes: list[str] = []
     label_names = None
@@ -99,6 +100,14 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
         if data.batch_size is None or (not in_order and not hasattr(data.dataset, "__len__")):
             raise ValueError(
                 "dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset"
+            )
+        if not (
+            isinstance(data.sampler, SequentialSampler)
+            or (type(data.sampler) is RandomSampler and len(data.sampler) == len(data.dataset))
+        ):
+            raise ValueError(
+                f"dataset: received a DataLoader with a {type(data.sampler).__name__}, accepted: one that shuffles or"
+                " not; for a part of the data a torch.utils.data.Subset"
             )
         if not in_order:
             notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
@@ -124,17 +133,29 @@ def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
     import torch
 
     if isinstance(data, np.ndarray) or torch.is_tensor(data):
+        if not data.ndim or not len(data):
+            raise ValueError(
+                "inputs: received none, accepted: at least one, in a dataset or along an array's first axis"
+            )
         yield from torch.as_tensor(data).split(batch_size)
     else:
         yield from (batch.inputs for batch in as_inputs(data, batch_size))
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Call a model on a batch's inputs, moved to its device; float64, which arrays come in, becomes its own type."""
+    """Call a model on a batch's inputs, moved to its device; float64, which arrays come in, becomes its own type.
+
+    Raises:
+        ValueError: If the model raises, as of inputs of another shape than it takes.
+    """
     moved = to_device(inputs, device_of(model), _float_of(model))
-    if isinstance(moved, tuple):
-        return model(*moved)
-    return model(**moved) if isinstance(moved, dict) else model(moved)
+    try:
+        if isinstance(moved, tuple):
+            return model(*moved)
+        return model(**moved) if isinstance(moved, dict) else model(moved)
+    except (TypeError, RuntimeError, IndexError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"inputs: received some on which the model raises {type(error).__name__}: {words}") from error
 
 
 def device_of(model: Any) -> Any:

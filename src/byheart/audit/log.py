@@ -37,6 +37,10 @@ class TrainingLog:
         """Return the number of examples."""
         return len(self.counts)
 
+    def __repr__(self) -> str:
+        """Return how many examples there are, and how often the losses of each were recorded."""
+        return f"TrainingLog({len(self):,} examples, each recorded {self.counts.min()} to {self.counts.max()} times)"
+
     def record(self, indices: Any, losses: Any) -> None:
         """Add the losses of a batch, as computed in training anyway.
 

@@ -47,11 +47,12 @@
         words.append(element("div", "scores", `memorization ${number(example.estimate)} (${number(example.low)} to ${number(example.high)})`));
       }
     }
-    words.append(element("div", "scores", `rank ${example.rank} of ${data.n_examples}, score ${number(example.scores.score)}`));
+    const score = example.low === null ? `, score ${number(example.scores.score)}` : "";
+    words.append(element("div", "scores", `rank ${example.rank} of ${data.n_examples}${score}`));
     made.append(words);
     if (!example.image) made.append(shown);
     if (example.nearest.length) {
-      const near = element("div", "near", "Nearest: ");
+      const near = element("div", "near", "Nearest in the layer, by angle: ");
       for (const other of example.nearest) {
         const one = element("span");
         const small = picture(other, "small");

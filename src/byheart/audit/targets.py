@@ -41,7 +41,9 @@ def load_target(spec: str) -> dict[str, Any]:
     """
     file, _, name = spec.rpartition(":")
     path = Path(file)
-    if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
+    if name.isidentifier() and path.suffix == ".py" and not path.is_file():
+        raise ValueError(f"target: received {spec!r}, but there is no file {path}, accepted: FILE.py:function")
+    if not name.isidentifier() or path.suffix != ".py":
         raise ValueError(f"target: received {spec!r}, accepted: FILE.py:function, {', '.join(BUILT_IN)}, or diff A B")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
@@ -98,6 +100,21 @@ def built_in(
             fit, (data.inputs, data.labels), 1, store=held_out, seed=seed + 1, on_progress=on_progress
         )
     return found
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Return the table of an audit that ``byheart audit --table`` wrote.
+
+    Raises:
+        ValueError: If there is no such file, or it is no such table.
+    """
+    try:
+        return pd.read_csv(path, index_col="example")
+    except (OSError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"table: received {path} ({words}), accepted: a table as byheart audit --table writes it"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,8 @@ def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         A row per such example: example, change ("newly memorised" or "no longer"), the scores of both.
 
     Raises:
-        ValueError: If the tables have other numbers of examples or other labels, or one has no column "flagged".
+        ValueError: If the tables have other numbers of examples, labels or kinds of scores, or one has no column
+            "flagged".
     """
     for table in (before, after):
         if "flagged" not in table or "score" not in table:
@@ -178,6 +196,13 @@ def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
             f"tables: received {len(before)} and {len(after)} examples{'' if same_labels else ' with other labels'},"
             " accepted: two audits of the same examples in the same order"
         )
+    for name in ("probability", "mean_loss", "ridge_leave_one_out"):
+        if (name in before) != (name in after):
+            which = "the first" if name in before else "the second"
+            raise ValueError(
+                f"tables: received only {which} with {name}, so that their scores are of two kinds, accepted: two"
+                " audits from the same evidence"
+            )
     was, is_now = before["flagged"].to_numpy(dtype=bool), after["flagged"].to_numpy(dtype=bool)
     changed = np.flatnonzero(was != is_now)
     columns = [name for name in ("probability", "score", "loss") if name in before and name in after]

@@ -107,7 +107,7 @@ class _Measured:
         )
         self.calibration = pd.DataFrame(
             [
-                calibration(calibrated, self.truth, rows).rename(name)
+                calibration(calibrated, self.truth, rows, self.wrong).rename(name)
                 for name, calibrated in (("checkpoint", without_log), ("log", with_log))
             ]
         )

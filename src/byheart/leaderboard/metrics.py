@@ -60,25 +60,30 @@ def _areas(values: np.ndarray, positive: np.ndarray) -> tuple[float, float, floa
 
 
 def calibration(
-    calibrated: list[pd.DataFrame], truth: Memorization, rows: Bool[np.ndarray, " n_examples"]
+    calibrated: list[pd.DataFrame],
+    truth: Memorization,
+    rows: Bool[np.ndarray, " n_examples"],
+    wrong: Bool[np.ndarray, " n_examples"],
 ) -> pd.Series[float]:
     """Return how far estimates and probabilities are from the truth, means over audited networks.
 
     Returns:
         rmse of the estimates; that of the truth itself against its expectation, ``truth_rmse``; calibration_error of
         the probability that memorization is above 0.25, the mean distance in ten groups of equal size; coverage of the
-        95 % intervals, widened by the truth's resolution, one model.
+        95 % intervals, widened by the truth's resolution, one model; coverage_wrong, of those of wrong labels.
     """
     mem, step = truth.mem[rows], 1 / truth.n_out[rows]
     found = []
     for table in calibrated:
         part = table[rows]
         error = float(np.sqrt(np.mean((part["estimate"] - mem) ** 2)))
-        inside = (part["low"] - step <= mem) & (mem <= part["high"] + step)
-        found.append((error, calibration_error(part["probability"].to_numpy(), mem > MEMORIZED), float(inside.mean())))
+        inside = ((part["low"] - step <= mem) & (mem <= part["high"] + step)).to_numpy()
+        gap = calibration_error(part["probability"].to_numpy(), mem > MEMORIZED)
+        among_wrong = inside[wrong[rows]].mean() if wrong[rows].any() else np.nan
+        found.append((error, gap, inside.mean(), among_wrong))
     rate = 1 - mem.clip(0, 1)
     noise = float(np.sqrt(np.mean(rate * (1 - rate) / truth.n_out[rows])))
-    values = dict(zip(("rmse", "calibration_error", "coverage"), np.mean(found, axis=0), strict=True))
+    values = dict(zip(("rmse", "calibration_error", "coverage", "coverage_wrong"), np.mean(found, axis=0), strict=True))
     return pd.Series(values | {"truth_rmse": noise})
 
 
