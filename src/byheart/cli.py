@@ -248,7 +248,7 @@ class ReportCommand:
 class AuditCommand:
     """Find the training examples that a network memorised, and write a page about them; or compare two audits."""
 
-    target: tyro.conf.Positional[tuple[str, ...]]
+    target: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TARGET")]
     """FILE.py:function, which returns (model, dataset) or a dict of the arguments of bh.audit; or mnist, fashion-mnist
     or digits, on which a network is trained; or: diff A B, two tables or FILE.py:functions."""
     out: Path = Path("audit.html")
@@ -260,7 +260,9 @@ class AuditCommand:
     held_out: bool = True
     """Of mnist, fashion-mnist and digits: also train a network without some of the data, for probabilities."""
     fail_on: str | None = None
-    """Exit with status 1 if so many examples are like that: "probability>0.9 count>10"."""
+    """Exit with status 1 if so many examples are like that: "probability>0.9 count>10", conditions on columns of the
+    table with > >= < or <=, all of which an example meets, and on their count (default >0). A probability needs a
+    held-out run."""
     seed: int = 0
     """Of the network that is trained on mnist, fashion-mnist or digits."""
 
@@ -340,7 +342,7 @@ class _CheckError(Exception):
 class LeaderboardCommand:
     """Measure every score against counterfactual truth, and write the tables; the same command again goes on."""
 
-    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    tasks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TASK ...]")] = ()
     """Names of tasks; default all."""
     out: Path = Path("leaderboard")
     """Directory of models, tables and README.md."""
