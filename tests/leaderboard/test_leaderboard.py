@@ -39,8 +39,9 @@ def tasks(monkeypatch):
     monkeypatch.setattr(package, "cost", lambda: cost(500))
 
 
-def test_tables_and_page_of_small_tasks(tasks, tmp_path):
-    table = leaderboard(tmp_path, n_models=8, n_seeds=1, n_workers=2)
+def test_tables_and_page_of_small_tasks(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "_SET_ASIDE", 5)
+    table = leaderboard(tmp_path, n_models=10, n_seeds=1, n_workers=2)
     assert set(table["task"]) == {"base", "base-stopped"}
     assert {"memorised", "wrong label"} <= set(table["target"])
     assert table[table["target"] == "wrong label"]["score"].iloc[0] == "kernel_leave_one_out"  # no model: the first row
@@ -49,13 +50,13 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path):
     assert wrong.loc["other_class", "auroc"] > 0.9
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert MARK in page
-    for name in ("rankings", "calibration", "tasks", "follows", "cost"):
+    for name in ("rankings", "calibration", "tasks", "follows", "cost", "held-out-runs"):
         assert f"[{name}]({name}.csv)" in page
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
     (tmp_path / "README.md").write_text(f"# Mine\n\n{MARK}\nold", encoding="utf-8")
     files = sorted((tmp_path / "runs").rglob("*"))
     times = [file.stat().st_mtime_ns for file in files if file.is_file()]
-    again = leaderboard(tmp_path, n_models=8, n_seeds=1, n_workers=2)  # nothing is trained again
+    again = leaderboard(tmp_path, n_models=10, n_seeds=1, n_workers=2)  # nothing is trained again
     assert [file.stat().st_mtime_ns for file in files if file.is_file()] == times
     pd.testing.assert_frame_equal(again, table)
     assert (tmp_path / "README.md").read_text(encoding="utf-8").startswith("# Mine")

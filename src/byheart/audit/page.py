@@ -96,8 +96,8 @@ def write_page(
         charts=_charts(table),
         budget=_budget(audit),
         shown_note=(
-            f"{len(listed):,} of {len(table):,} examples are on this page: those with the largest scores. The score is"
-            f" {audit.score_name.replace('_', ' ')}."
+            f"{len(listed):,} of {len(table):,} examples are on this page: those with the largest scores"
+            f" ({audit.score_name.replace('_', ' ')})."
         ),
         notes=[*audit.notes, *_LIMITS],
         meanings=[(name, meaning) for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)],

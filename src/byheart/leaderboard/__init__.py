@@ -26,6 +26,7 @@ from byheart.memorization import Memorization, memorization
 from byheart.store import prepare_directory
 
 WITH_DETECTORS = ("mnist-mlp", "mnist-cnn", "fashion-mlp", "fashion-cnn")  # images with their own labels
+_SET_ASIDE = 10  # models of the truth, to calibrate with one to eight of them
 _BASE = "fashion-wrong-mlp"  # what its variants, fitted otherwise, are compared with
 OnProgress = Callable[[float, float | None, str], None]
 
@@ -111,6 +112,7 @@ class _Measured:
                 for name, calibrated in (("checkpoint", without_log), ("log", with_log))
             ]
         )
+        self.by_runs = self._by_runs(tables[0])
         self.detectors: list[pd.DataFrame] = []
         self.seconds = pd.DataFrame([table.attrs["seconds"] for table in tables]).mean()
 
@@ -124,6 +126,20 @@ class _Measured:
             return pd.DataFrame()
         found = [memorization(correct[rows][:, known].astype(float), inside[rows][:, known]).mem for rows in halves]
         return ranking({"half of the models of the truth": [found[0]]}, found[1] > MEMORIZED)
+
+    def _by_runs(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What calibration is worth by the number of held-out runs: some of the truth's models, beside the others."""
+        mask, margins = self.models.train_mask, self.models.margins
+        if len(mask) < 2 * _SET_ASIDE:
+            return pd.DataFrame()
+        others = memorization((margins[_SET_ASIDE:] > 0).astype(float), mask[_SET_ASIDE:])
+        rows = []
+        for n_runs in (n for n in (1, 2, 4, 8) if n <= _SET_ASIDE):
+            firsts = range(0, _SET_ASIDE - n_runs + 1, n_runs)
+            runs = [Counterfactual(mask[k : k + n_runs], margins[k : k + n_runs]) for k in firsts]
+            found = calibration([calibrate(table, run) for run in runs], others, self.report, self.wrong)
+            rows.append({"n_runs": n_runs, **found})
+        return pd.DataFrame(rows)
 
 
 def reported(n_examples: int) -> Bool[np.ndarray, " n_examples"]:
@@ -171,6 +187,10 @@ def _write(found: dict[str, _Measured], out: Path, more: dict[str, pd.DataFrame]
         ]
     )
     tables = {"rankings": rankings, "calibration": calibrations, "tasks": sizes}
+    by_runs = [m.by_runs.assign(task=name) for name, m in found.items() if len(m.by_runs)]
+    if by_runs:
+        together = pd.concat(by_runs, ignore_index=True)
+        tables["held-out-runs"] = together[["task", *together.columns.drop("task")]]
     variants = [name for name in found if name.startswith(f"{_BASE}-") and _BASE in found]
     if variants:
         parts = [

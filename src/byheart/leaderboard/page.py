@@ -42,8 +42,14 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     parts.append(
         "## Estimates and probabilities from one held-out run\n\nrmse: of the estimates of memorization; truth_rmse:"
         " what of it the truth's own models make; calibration_error: of the probability that it is above 0.25;"
-        " coverage: of the 95 % intervals, widened by one of the truth's models.\n\n" + _markdown(tables["calibration"])
+        " coverage: of the 95 % intervals, widened by one of the truth's models, and of those of wrong labels.\n\n"
+        + _markdown(tables["calibration"])
     )
+    if "held-out-runs" in tables:
+        parts.append(
+            "## Estimates and probabilities from more held-out runs\n\nWith the log. The runs are some of the truth's"
+            " models; the others are the truth.\n\n" + _markdown(tables["held-out-runs"])
+        )
     if "follows" in tables:
         parts.append(
             "## Does a score follow the model, or only the data?\n\nThe same data, fitted in another way: of the"
