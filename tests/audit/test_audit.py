@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -157,6 +158,20 @@ def test_arrays_of_float64_are_taken_as_the_model_has_its_weights():
     np.testing.assert_allclose(double["loss"], expected["loss"], rtol=1e-4)
 
 
+def test_arrays_may_be_read_only_and_classes_true_or_false():
+    x, y = data()
+    x.flags.writeable = False
+    expected = audit(network(), (x, (y > 0).astype(int))).table
+    pd.testing.assert_frame_equal(audit(network(), (x, y > 0)).table, expected)
+
+
+def test_one_hot_targets_are_told():
+    x, y = data()
+    found = audit(network(), (x, np.eye(3, dtype=np.float32)[y]))
+    assert any("one-hot" in note for note in found.notes)
+    assert not any("one-hot" in note for note in audit(network(), (x, x[:, 0, :3])).notes)
+
+
 def test_checkpoints_are_averaged():
     models = [network(seed) for seed in range(3)]
     found = audit(models[2], data(), checkpoints=[model.state_dict() for model in models]).table
@@ -236,6 +251,7 @@ def sequences(value: float = 1.0):
         (network(), (data()[0], data()[1] + 1), {}, "targets from 1 to 3, accepted: 0 to 2"),
         (network(), "mnist", {}, "dataset: received str"),
         (network(), data()[0], {}, "dataset: received ndarray"),
+        (network(), data(), {"batch_size": 0}, "batch_size: received 0"),
         (network(), data(), {"loss": "hinge"}, "loss: received 'hinge'"),
         (network(), data(), {"layer": ["1"]}, "layer: received .'1'., accepted: a name"),
         (network(), data(), {"log": "log.pkl"}, "log: received str, accepted: a TrainingLog"),

@@ -129,6 +129,7 @@ class Odd(nn.Module):
         ({"batch_size": 0}, "batch_size: received 0"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"model": Odd()}, "received Odd without reset_parameters"),
+        ({"labels": np.zeros(60)}, "labels: received float64, accepted: integers"),
         ({"labels": np.zeros(3)}, "inputs, labels: received 60 and 3"),
         ({"model": nn.Sequential}, "model: received <class .*accepted: a torch module"),
     ],

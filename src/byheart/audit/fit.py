@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
-from byheart.audit.inputs import as_inputs, call, require_torch
+from byheart.audit.inputs import as_inputs, call, require_torch, tensor_of
 from byheart.audit.layers import left_as_found
 from byheart.audit.log import TrainingLog
 
@@ -51,6 +51,10 @@ class Fit:
         if len(self.inputs) != len(self.labels) or not len(self.labels):
             raise ValueError(
                 f"inputs, labels: received {len(self.inputs)} and {len(self.labels)}, accepted: as many, at least one"
+            )
+        if not np.issubdtype(np.asarray(self.labels).dtype, np.integer):
+            raise ValueError(
+                f"labels: received {np.asarray(self.labels).dtype}, accepted: integers, the classes from 0 on"
             )
         for name in ("n_epochs", "batch_size"):
             if getattr(self, name) < 1:
@@ -107,7 +111,7 @@ class Fit:
             if on_epoch is not None:
                 on_epoch(model)
             chosen = torch.as_tensor(np.asarray(indices))
-            inputs, labels = torch.as_tensor(self.inputs)[chosen], torch.as_tensor(self.labels)[chosen]
+            inputs, labels = tensor_of(self.inputs)[chosen], tensor_of(self.labels)[chosen]
             for _ in range(self.n_epochs):
                 for rows in torch.randperm(len(chosen)).split(self.batch_size):
                     batch = inputs[rows] if self.augment is None else self.augment(inputs[rows])

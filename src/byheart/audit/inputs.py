@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -67,10 +68,12 @@ class Inputs:
         for item in self.loader:
             if not isinstance(item, (tuple, list)) or len(item) < 2:
                 raise ValueError(
-                    f"dataset: received items of type {type(item).__name__}, accepted: (input, target), or several"
-                    " inputs and a target last"
+                    f"dataset: received items of type {type(item).__name__}, accepted: (input, target), where the input"
+                    " may be a dict of tensors, or several inputs and a target last"
                 )
             targets = torch.as_tensor(item[-1])
+            if targets.dtype == torch.bool:
+                targets = targets.long()
             batch = Batch(first, item[0] if len(item) == 2 else tuple(item[:-1]), targets)
             yield batch
             first += len(targets)
@@ -88,7 +91,8 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
     Raises:
         ValueError: If this is none of them, is empty, or inputs and targets differ in number.
     """
-    import torch
+    if batch_size < 1:
+        raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
     from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
     notes: list[str] = []
@@ -114,7 +118,7 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
             data = DataLoader(data.dataset, data.batch_size, collate_fn=data.collate_fn, num_workers=data.num_workers)
         return Inputs(_not_empty(data, data.dataset), notes)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        inputs, targets = (torch.as_tensor(np.asarray(part)) if not torch.is_tensor(part) else part for part in data)
+        inputs, targets = (tensor_of(part) for part in data)
         if len(inputs) != len(targets):
             raise ValueError(
                 f"dataset: received {len(inputs)} inputs and {len(targets)} targets, accepted: one target per input"
@@ -137,9 +141,18 @@ def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
             raise ValueError(
                 "inputs: received none, accepted: at least one, in a dataset or along an array's first axis"
             )
-        yield from torch.as_tensor(data).split(batch_size)
+        yield from tensor_of(data).split(batch_size)
     else:
         yield from (batch.inputs for batch in as_inputs(data, batch_size))
+
+
+def tensor_of(values: Any) -> torch.Tensor:
+    """A tensor that shares an array's memory where it can; nothing is written to it, so that it may be read-only."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return values if torch.is_tensor(values) else torch.as_tensor(np.asarray(values))
 
 
 def call(model: Any, inputs: Any) -> Any:
