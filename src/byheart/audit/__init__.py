@@ -334,7 +334,7 @@ class _Plan:
         y = batch.targets
         if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
             notes.append(
-                "Targets look like one-hot rows, which are not taken as classes; for a classification give class numbers."
+                "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
             )
         layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
         return cls(layers, layer is None, head, int(output.shape[1]) if classes else None, loss, notes)
