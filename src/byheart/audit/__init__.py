@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from jaxtyping import Int64
 from scipy.special import expit
 
@@ -222,7 +223,8 @@ def audit(
     if held_out is not None and not isinstance(held_out, Counterfactual):
         raise ValueError(f"held_out: received {type(held_out).__name__}, accepted: a Counterfactual")
     inputs = as_inputs(dataset, batch_size)
-    with left_as_found(model):
+    # Threads of BLAS and of PyTorch wait for each other's cores: with two of each an audit takes twice as long.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), left_as_found(model):
         plan = _Plan.make(model, inputs, layer, loss)
         first = _first_pass(model, inputs, plan, on_progress)
         if log is not None and len(log) != len(first.table):
@@ -406,7 +408,7 @@ def _over_checkpoints(
         except (RuntimeError, TypeError, AttributeError) as error:
             words = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoints: received {number}: {words}, accepted: state dicts of the model") from error
-        with left_as_found(then):
+        with threadpoolctl.threadpool_limits(1, user_api="blas"), left_as_found(then):
             first = _first_pass(then, inputs, plan, on_progress)
             found["mean_loss"].append(first.table["loss"].to_numpy())
             if first.head_scores is not None:
