@@ -175,6 +175,9 @@ def test_a_ridge_is_found_along_both_axes(tmp_path):
     flat = made_up(tmp_path / "flat", losses_of("phase-map", lambda c: 1 / c.n_examples + 1 / c.n_hidden))
     for claim in ("more-data-hurts", "bigger-model-hurts"):
         assert verdict("phase-map", flat, claim) == "differs", claim
+    below = made_up(tmp_path / "below", losses_of("phase-map", lambda c: ridge(c) / 10, "quick"))
+    assert verdict("phase-map", below, "more-data-hurts") == "reproduced"
+    assert verdict("phase-map", below, "ridge") == "inconclusive"
 
 
 @pytest.mark.parametrize(
