@@ -169,10 +169,10 @@ def test_a_ridge_is_found_along_both_axes(tmp_path):
     def ridge(c: TrainConfig) -> float:
         return 1 + 5 * math.exp(-((math.log(c.n_examples) - math.log(30 * c.n_hidden)) ** 2))
 
-    runs = made_up(tmp_path / "ridge", losses_of("phase-map", ridge))
+    runs = made_up(tmp_path / "ridge", losses_of("phase-map", ridge, "quick"))
     for claim in ("more-data-hurts", "bigger-model-hurts", "ridge"):
         assert verdict("phase-map", runs, claim) == "reproduced", claim
-    flat = made_up(tmp_path / "flat", losses_of("phase-map", lambda c: 1 / c.n_examples + 1 / c.n_hidden))
+    flat = made_up(tmp_path / "flat", losses_of("phase-map", lambda c: 1 / c.n_examples + 1 / c.n_hidden, "quick"))
     for claim in ("more-data-hurts", "bigger-model-hurts"):
         assert verdict("phase-map", flat, claim) == "differs", claim
     below = made_up(tmp_path / "below", losses_of("phase-map", lambda c: ridge(c) / 10, "quick"))
