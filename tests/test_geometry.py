@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from byheart.geometry import (
+    arrangement,
     example_dimensionality,
     feature_dimensionality,
     is_regular_polygon,
@@ -212,6 +213,24 @@ def test_a_polygon_with_a_corner_moved_by_fifteen_degrees_is_not_regular():
     turn = np.deg2rad(15)
     points[0] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]] @ points[0]
     assert not is_regular_polygon(points)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "second", "expected"),
+    [
+        ([1, 1, 1, 1, 1, 1], 60, "regular polygon"),
+        ([1, 1, 1, 1, 0.4, 0.4], 60, "two circles"),
+        ([1, 1, 1, 1, 0.4, 0.0], 60, "two circles"),
+        ([1, 1, 1, 1, 1, 0.0], 60, "some at the origin"),
+        ([0, 0, 0, 0, 0, 0], 60, "some at the origin"),
+        ([1, 1, 1, 1, 1, 1], 5, "shared direction"),
+        ([1, 1, 1, 1, 1, 1], 30, "other"),
+    ],
+)
+def test_arrangements_are_named(lengths, second, expected):
+    angles = np.deg2rad([0, second, 120, 180, 240, 300])
+    points = np.array(lengths)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert arrangement(points) == expected
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (5, 3)])

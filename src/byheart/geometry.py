@@ -119,9 +119,37 @@ def is_regular_polygon(points: Float[np.ndarray, "n_points n_dimensions"]) -> bo
     if points.shape[1] != 2 or len(points) < 3:
         raise ValueError(f"points: received shape {points.shape}, accepted: (n_points >= 3, 2)")
     lengths = np.linalg.norm(points, axis=1)
+    return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(_gaps(points) - 360 / len(points)).max() < 10)
+
+
+def arrangement(points: Float[np.ndarray, "n_points 2"]) -> str:
+    """Name how planar hidden vectors lie.
+
+    "regular polygon" (see ``is_regular_polygon``); else "two circles", if some have 0.2 to 0.8 of the longest's length;
+    else "some at the origin", if some have less; else "shared direction", if two are nearer in angle than a quarter of
+    a regular polygon's gap; else "other".
+
+    Raises:
+        ValueError: As ``is_regular_polygon``.
+
+    References:
+        C. Olah and T. Henighan, comment on two circles in Henighan et al. 2023; the other names are ours.
+    """
+    if is_regular_polygon(points):
+        return "regular polygon"
+    lengths = np.linalg.norm(points, axis=1)
+    relative = lengths / lengths.max() if lengths.any() else lengths
+    if ((relative >= 0.2) & (relative < 0.8)).any():
+        return "two circles"
+    if (relative < 0.2).any():
+        return "some at the origin"
+    return "shared direction" if _gaps(points).min() < 90 / len(points) else "other"
+
+
+def _gaps(points: np.ndarray) -> np.ndarray:
+    """The angles between neighbours, in degrees."""
     angles = np.sort(np.degrees(np.arctan2(points[:, 1], points[:, 0])))
-    gaps = np.diff(np.append(angles, angles[0] + 360))
-    return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(gaps - 360 / len(points)).max() < 10)
+    return np.diff(np.append(angles, angles[0] + 360))
 
 
 def neighbour_overlap(hidden: Float[np.ndarray, "n_examples 2"], rows: Any) -> float:

@@ -185,7 +185,7 @@ def vectors(points: Float[np.ndarray, "n_vectors n_hidden"], ax: Axes, color: st
     if len(points) <= _MANY_VECTORS:
         ax.plot(*np.stack([points, 0 * points]).transpose(2, 0, 1), color=color, lw=0.6, alpha=0.5)
     ax.plot(*points.T, "o", color=color, ms=3 if len(points) <= _MANY_VECTORS else 1.5, mew=0, rasterized=True)
-    reach = 1.1 * (limit or float(np.linalg.norm(points, axis=1).max()) or 1.0)
+    reach = 1.2 * (limit or float(np.linalg.norm(points, axis=1).max()) or 1.0)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set(visible=True, color="#cccccc")

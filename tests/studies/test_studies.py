@@ -188,7 +188,10 @@ def test_a_ridge_is_found_along_both_axes(tmp_path):
             {"weight-decay-does-not-matter": "reproduced", "ten-occurrences-m2": "reproduced"},
         ),
         (lambda c: 100 * (c.weight_decay / 1e-2) ** 0.2, {"weight-decay-does-not-matter": "differs"}),
-        (lambda c: 100 * (c.weight_decay / 1e-2) ** 0.5, {"weight-decay-does-not-matter": "inconclusive"}),  # never at 1
+        (
+            lambda c: 100 * (c.weight_decay / 1e-2) ** 0.5,
+            {"weight-decay-does-not-matter": "inconclusive"},
+        ),  # never at 1
         (
             lambda c: (1 if c.n_hidden == 2 else 10) / (1 - c.sparsity),  # with more hidden units beyond the range
             {"ten-occurrences-m2": "reproduced", "ten-occurrences-m4": "differs"},

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
-from byheart.geometry import is_regular_polygon
+from byheart.geometry import arrangement
 from byheart.plots import EXAMPLES, figure_of, vectors
 from byheart.solutions import polygon_radius
 from byheart.store import Run, Runs
@@ -32,6 +32,13 @@ _ESCAPES: dict[str, tuple[object, ...]] = {
     "n_steps": (60_000,),
 }
 _MEMORISED = 1e-3  # train loss; one example of fifteen that is not memorised adds 1/15
+_COLORS = {
+    "regular polygon": "#0072B2",
+    "two circles": "#D55E00",
+    "some at the origin": "#CC79A7",
+    "shared direction": "#F0E442",
+    "other": "#999999",
+}
 _FIGURE_2 = "Henighan et al. 2023, Figure 2"
 
 
@@ -43,11 +50,8 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     return list(dict.fromkeys(configs))
 
 
-def _outcome(run: Run) -> str:
-    """A regular polygon; memorised otherwise (as on two circles); or some examples not memorised."""
-    if (run.metrics["train_loss"] or 0.0) >= _MEMORISED:
-        return "not memorised"
-    return "regular polygon" if is_regular_polygon(run.hidden) else "other memorised"
+def _memorised(run: Run) -> bool:
+    return (run.metrics["train_loss"] or 0.0) < _MEMORISED
 
 
 def _plain(runs: Runs) -> Runs:
@@ -63,24 +67,30 @@ def _base(runs: Runs) -> dict[str, object]:
 def _outcomes(runs: Runs) -> pd.DataFrame:
     rows = []
     for run in runs:
-        lengths, b = np.linalg.norm(run.hidden, axis=1), np.abs(run.b)
+        lengths = np.linalg.norm(run.hidden, axis=1)
+        relative = lengths / lengths.max()
+        at_origin, long = relative < 0.2, relative >= 0.8
+        short = ~at_origin & ~long
         rows.append(
-            (
-                int(run.config.n_examples),
-                run.config.seed,
-                _outcome(run),
-                lengths.mean(),
-                lengths.min() / lengths.max(),
-                b.max(),
-            )
+            {
+                "n_examples": int(run.config.n_examples),
+                "seed": run.config.seed,
+                "arrangement": arrangement(run.hidden),
+                "memorised": _memorised(run),
+                "radius": lengths[long].mean(),
+                "n_long": long.sum(),
+                "n_short": short.sum(),
+                "n_at_origin": at_origin.sum(),
+                "short_to_long": lengths[short].mean() / lengths[long].mean() if short.any() else np.nan,
+                "largest_bias": np.abs(run.b).max(),
+            }
         )
-    names = ["n_examples", "seed", "outcome", "radius", "shortest_to_longest", "largest_bias"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows)
 
 
 def _small_are_regular(runs: Runs) -> Finding:
     table = _outcomes(_plain(runs))
-    share = (table["outcome"] == "regular polygon").groupby(table["n_examples"]).mean()
+    share = (table["arrangement"] == "regular polygon").groupby(table["n_examples"]).mean()
     chosen = share[share.index.isin((3, 4, 5, 6))]
     if len(chosen) < 4 or table["seed"].nunique() < 4:
         return not_run("T = 3 to 6, four seeds")
@@ -93,7 +103,7 @@ def _eight_fails(runs: Runs) -> Finding:
     table = _outcomes(_plain(runs)).query("n_examples == @_ESCAPE_T")
     if len(table) < 4:
         return not_run("four datasets at T = 8")
-    counts = table["outcome"].value_counts()
+    counts = table["arrangement"].value_counts()
     n = len(table)
     failed = 1 - counts.get("regular polygon", 0) / n
     error = float(np.sqrt(failed * (1 - failed) / n))
@@ -104,18 +114,21 @@ def _eight_fails(runs: Runs) -> Finding:
 
 
 def _two_circles(runs: Runs) -> Finding:
-    table = _outcomes(_plain(runs)).query("outcome == 'other memorised'")
-    if len(table) < 4:
-        return not_run("four runs that memorise without a regular polygon")
-    ratio = table["shortest_to_longest"].to_numpy()
-    finding = compare(ratio, 0.4, 0.2, ".2f")
-    return Finding(f"{finding.ours}; from {ratio.min():.2f} to {ratio.max():.2f}", finding.verdict)
+    table = _outcomes(_plain(runs)).query("n_examples == @_ESCAPE_T")
+    circles = table[table["arrangement"] == "two circles"]
+    if len(circles) < 4:
+        return not_run("four datasets on two circles at T = 8")
+    finding = compare(circles["short_to_long"].to_numpy(), 0.4, 0.2, ".2f")
+    kinds = circles[["n_long", "n_short", "n_at_origin"]].value_counts().head(4).reset_index()
+    shown = ", ".join(f"{k.n_long}, {k.n_short}, {k.n_at_origin} in {k.count}" for k in kinds.itertuples())
+    ours = f"{len(circles)} of {len(table)} datasets; ratio {finding.ours}; long, short and at the origin: {shown}"
+    return Finding(ours, finding.verdict)
 
 
 def _radius(runs: Runs) -> Finding:
-    table = _outcomes(_plain(runs)).query("outcome == 'regular polygon'")
+    table = _outcomes(_plain(runs)).query("arrangement == 'regular polygon' and memorised")
     if len(table) < 4:
-        return not_run("four regular polygons")
+        return not_run("four regular polygons that are memorised")
     ratio = table["radius"] / table["n_examples"].map(polygon_radius)
     by_size = ratio.groupby(table["n_examples"]).mean()
     words = ", ".join(f"{r:.3f} at T = {t}" for t, r in by_size.items())
@@ -134,11 +147,10 @@ def _escapes(runs: Runs) -> pd.DataFrame:
         chosen = runs.where(n_examples=_ESCAPE_T, **(base | change))
         if not len(chosen):
             continue
-        outcomes = [_outcome(run) for run in chosen]
         name = ", ".join(f"{field} {value}" for field, value in change.items()) or "the paper's settings"
-        regular = outcomes.count("regular polygon") / len(outcomes)
-        memorised = 1 - outcomes.count("not memorised") / len(outcomes)
-        rows.append((name, len(outcomes), regular, memorised))
+        regular = np.mean([arrangement(run.hidden) == "regular polygon" for run in chosen])
+        memorised = np.mean([_memorised(run) for run in chosen])
+        rows.append((name, len(chosen), regular, memorised))
     return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorised"])
 
 
@@ -175,7 +187,7 @@ _CLAIMS = (
     ),
     Claim(
         "two-circles",
-        "Where examples are memorised otherwise, the shortest hidden vector is 0.4 of the longest",
+        "T = 8: where the examples lie on two circles, the smaller has 0.4 of the radius of the larger",
         "Olah and Henighan, comment on two circles in Henighan et al. 2023",
         "0.4 (read off; tolerance 0.2)",
         _two_circles,
@@ -202,16 +214,17 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     plain = _plain(runs)
     table = _outcomes(plain)
     sizes = sorted(set(table["n_examples"]))
-    figure, axes = figure_of(2, 1, size=(7, 5.2), height_ratios=[1.3, 1])
-    shares = pd.crosstab(table["n_examples"], table["outcome"], normalize="index")
+    figure, axes = figure_of(2, 1, size=(7, 4.2), height_ratios=[1, 0.18])
+    shares = pd.crosstab(table["n_examples"], table["arrangement"], normalize="index")
     bottom = np.zeros(len(shares))
-    colors = {"regular polygon": "#0072B2", "other memorised": "#E69F00", "not memorised": "#999999"}
-    for name, color in colors.items():
+    for name, color in _COLORS.items():
         if name in shares:
             axes[0].bar([str(t) for t in shares.index], shares[name], bottom=bottom, color=color, label=name)
             bottom += shares[name].to_numpy()
+    memorised = table.groupby("n_examples")["memorised"].mean()
+    axes[0].plot([str(t) for t in memorised.index], memorised, "ko-", ms=4, lw=1, label="all memorised")
     axes[0].set(xlabel="training examples T", ylabel="share of datasets")
-    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(colors))
+    axes[0].legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     axes[1].axis("off")
     for k, t in enumerate(sizes):
         inset = axes[1].inset_axes((k / len(sizes), 0, 0.95 / len(sizes), 1))
@@ -222,7 +235,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
     outcomes = _outcomes(_plain(runs))
-    counts = pd.crosstab(outcomes["n_examples"], outcomes["outcome"]).reset_index()
+    counts = pd.crosstab(outcomes["n_examples"], outcomes["arrangement"]).reset_index()
     return {"outcomes": outcomes, "counts": counts, "escapes": _escapes(runs)}
 
 
