@@ -7,7 +7,7 @@ import scipy.sparse
 from byheart.config import TrainConfig
 from byheart.data import SparseExamples, sample_examples
 from byheart.kernels import reference
-from byheart.solutions import feature_polygon_gain, infinite_data_loss, pentagon, polygon, polygon_radius
+from byheart.solutions import feature_polygon_gain, infinite_data_loss, pentagon, polygon, polygon_norms, polygon_radius
 from byheart.train import draw_test_examples, represented_features, train
 
 
@@ -26,10 +26,10 @@ def test_disjoint_examples_on_a_polygon_are_answered_without_error(n_examples):
     rounding = 3e-7 * polygon_radius(n_examples) ** 2  # the examples are float32, of norm 1 but for that
     assert reference.example_losses(W, b, examples).max() < rounding**2
     np.testing.assert_allclose(np.linalg.norm(examples.to_scipy() @ W.T, axis=1), polygon_radius(n_examples), rtol=1e-6)
-    # ||W|| = sqrt(T) r and ||b|| = sqrt(T) r^2 cos(2 pi/T): each example's column weights have unit norm.
-    assert np.linalg.norm(W) == pytest.approx(np.sqrt(n_examples) * polygon_radius(n_examples), rel=1e-6)
-    expected = np.sqrt(n_examples) * polygon_radius(n_examples) ** 2 * abs(np.cos(2 * np.pi / n_examples))
-    assert np.linalg.norm(b) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    W_norm, b_norm = polygon_norms(n_examples)
+    assert np.linalg.norm(W) == pytest.approx(W_norm, rel=1e-6)
+    assert np.linalg.norm(b) == pytest.approx(b_norm, rel=1e-6, abs=1e-9)
+    assert b_norm == pytest.approx(np.sqrt(n_examples) * abs(polygon_radius(n_examples) ** 2 - 1), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n_examples", "radius"), [(5, 1.20), (10, 2.29), (30, 6.77), (100, 22.5)])

@@ -23,6 +23,18 @@ def polygon_radius(n_examples: int) -> float:
     return float(1 / np.sqrt(1 - np.cos(2 * np.pi / n_examples)))
 
 
+def polygon_norms(n_examples: int) -> tuple[float, float]:
+    """Return ||W|| = sqrt(T) r and ||b|| = sqrt(T) r^2 |cos(2 pi/T)| of the least T-gon of unit examples.
+
+    They hold for examples without a feature in common; for a larger radius R, ||b|| = sqrt(T) (R^2 - 1).
+
+    Raises:
+        ValueError: If ``n_examples`` is below 2.
+    """
+    radius = polygon_radius(n_examples)
+    return np.sqrt(n_examples) * radius, np.sqrt(n_examples) * radius**2 * abs(np.cos(2 * np.pi / n_examples))
+
+
 def polygon(examples: SparseExamples) -> tuple[Float64[np.ndarray, "2 n_features"], Float64[np.ndarray, " n_features"]]:
     """Return (W, b) that put the examples on a regular polygon, in their order.
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, learning_rates
 from byheart.plots import EXAMPLES, FEATURES, figure_of
-from byheart.solutions import feature_polygon_gain, infinite_data_loss, polygon_radius
+from byheart.solutions import feature_polygon_gain, infinite_data_loss, polygon_norms, polygon_radius
 from byheart.store import Run, Runs
 from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, judged, not_run, setup
 from byheart.sweep import grid
@@ -71,9 +71,8 @@ def _memorised(runs: Runs) -> pd.DataFrame:
     """Memorised runs at the usual learning rate, with the norms a regular T-gon would have."""
     table: pd.DataFrame = runs.table.query("learning_rate == 0.001 and train_loss < @_MEMORISED")
     table = table[np.isfinite(table["n_examples"]) & (table["n_examples"] >= 4)]
-    radius = table["n_examples"].map(lambda t: polygon_radius(int(t)))
-    size = table["n_examples"]
-    return table.assign(W_theory=np.sqrt(size) * radius, b_theory=np.sqrt(size) * radius**2 * np.cos(2 * np.pi / size))
+    norms = [polygon_norms(int(size)) for size in table["n_examples"]]
+    return table.assign(W_theory=[W for W, _ in norms], b_theory=[b for _, b in norms])
 
 
 def _growth(column: str, exponent: float) -> Claim:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.geometry import arrangement
 from byheart.plots import EXAMPLES, figure_of, vectors
-from byheart.solutions import polygon_radius
+from byheart.solutions import polygon_norms, polygon_radius
 from byheart.store import Run, Runs
 from byheart.studies.study import Claim, Finding, Scale, Study, compare, judged, not_run
 from byheart.studies.study import setup as base_setup
@@ -89,7 +89,7 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
                 "n_short": short.sum(),
                 "n_at_origin": at_origin.sum(),
                 "short_to_long": lengths[short].mean() / lengths[long].mean() if short.any() else np.nan,
-                "largest_bias": np.abs(run.b).max(),
+                "b_norm": float(np.linalg.norm(run.b)),
             }
         )
     return pd.DataFrame(rows)
@@ -132,14 +132,37 @@ def _two_circles(runs: Runs) -> Finding:
     return Finding(ours, finding.verdict)
 
 
-def _radius(runs: Runs) -> Finding:
+def _regular_memorised(runs: Runs) -> pd.DataFrame:
+    """The T-gons that hold all examples, with radius and norm of b over those of the least regular T-gon."""
     table = _outcomes(_plain(runs)).query("arrangement == 'regular polygon' and memorised")
+    norm = table["n_examples"].map(lambda size: polygon_norms(size)[1])
+    own = np.sqrt(table["n_examples"]) * (table["radius"] ** 2 - 1)
+    return table.assign(
+        radius=table["radius"] / table["n_examples"].map(polygon_radius),
+        b_to_least=table["b_norm"] / norm,
+        b_to_own=table["b_norm"] / own,
+    )
+
+
+def _by_size(table: pd.DataFrame, column: str) -> str:
+    return ", ".join(f"{mean:.3f} at T = {size}" for size, mean in table.groupby("n_examples")[column].mean().items())
+
+
+def _radius(runs: Runs) -> Finding:
+    table = _regular_memorised(runs)
     if len(table) < 4:
         return not_run("four regular polygons that are memorised")
-    ratio = table["radius"] / table["n_examples"].map(polygon_radius)
-    by_size = ratio.groupby(table["n_examples"]).mean()
-    words = ", ".join(f"{r:.3f} at T = {t}" for t, r in by_size.items())
-    finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.05, ".3f")
+    finding = compare(table.groupby("seed")["radius"].mean().to_numpy(), 1, 0.05, ".3f")
+    return Finding(f"{finding.ours}; {_by_size(table, 'radius')}", finding.verdict)
+
+
+def _biases(runs: Runs) -> Finding:
+    table = _regular_memorised(runs).query("n_examples >= 5")  # a square needs none
+    if len(table) < 4:
+        return not_run("four regular polygons of five or more examples that are memorised")
+    finding = compare(table.groupby("seed")["b_to_least"].mean().to_numpy(), 1, 0.1, ".3f")
+    own = compare(table.groupby("seed")["b_to_own"].mean().to_numpy(), 1, 0.1, ".3f").ours
+    words = f"{_by_size(table, 'b_to_least')}; to that of the radius each has, sqrt(T) (R^2 - 1): {own}"
     return Finding(f"{finding.ours}; {words}", finding.verdict)
 
 
@@ -201,6 +224,13 @@ _CLAIMS = (
         "derived from Henighan et al. 2023",
         "ratio 1 (tolerance 0.05)",
         _radius,
+    ),
+    Claim(
+        "biases",
+        "The norm of b of a regular T-gon (T of 5 or more) is that of the least radius, sqrt(T) r^2 cos(2 pi/T)",
+        "derived from Henighan et al. 2023",
+        "ratio 1 (tolerance 0.1)",
+        _biases,
     ),
     Claim(
         "best-of-inits-escapes",
