@@ -14,10 +14,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, learning_rates
+from byheart.model import Reduction
 from byheart.plots import EXAMPLES, FEATURES, figure_of
 from byheart.solutions import feature_polygon_gain, infinite_data_loss, polygon_norms, polygon_radius
-from byheart.store import Run, Runs
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, judged, not_run, setup
+from byheart.store import Runs
+from byheart.studies.study import (
+    N_SEEDS,
+    WORDS_OF_REDUCTION,
+    Claim,
+    Finding,
+    Scale,
+    Study,
+    compare,
+    judged,
+    losses_with,
+    not_run,
+    setup,
+)
 from byheart.sweep import grid
 from byheart.train import draw_test_examples
 
@@ -36,35 +49,57 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     reach = grid(setup(scale), {"n_examples": _REACH_T, "learning_rate": rates}, range(N_SEEDS[scale]))
     steps = {"n_steps": 3_000} if scale == "quick" else {}
     infinite = grid(
-        setup(scale, n_examples="inf", batch_size=1_024 if scale == "quick" else 2_048, **steps), {}, range(2)
+        setup(scale, n_examples="inf", batch_size=1_024 if scale == "quick" else 2_048, **steps),
+        {"reduction": list(WORDS_OF_REDUCTION)},
+        range(2),
     )
     return list(dict.fromkeys(growth + reach + infinite))
 
 
-def _infinite(runs: Runs) -> list[Run]:
-    return list(runs.where(n_examples="inf"))
+def _infinite(reduction: Reduction) -> tuple[Claim, Claim]:
+    """The two claims on infinite data, of the runs with this reduction."""
 
+    def level(runs: Runs) -> Finding:
+        chosen = runs.where(n_examples="inf", reduction=reduction)
+        if not len(chosen):
+            return not_run("T = infinity")
+        config = chosen.headers[0].config
+        mean = float(draw_test_examples(config).to_scipy().mean())
+        expected = infinite_data_loss(config.n_features, mean)
+        losses = losses_with(chosen, reduction)["test_loss"].to_numpy()
+        finding = compare(losses, expected, 0.25 * (1 - expected), ".5f")
+        nothing = infinite_data_loss(config.n_features, mean, 0)
+        return Finding(f"{finding.ours}; theory {expected:.5f}, without features {nothing:.5f}", finding.verdict)
 
-def _level(runs: Runs) -> Finding:
-    chosen = _infinite(runs)
-    if not chosen:
-        return not_run("T = infinity")
-    config = chosen[0].config
-    mean = float(draw_test_examples(config).to_scipy().mean())
-    expected = infinite_data_loss(config.n_features, mean)
-    finding = compare([run.metrics["test_loss"] or math.nan for run in chosen], expected, 0.25 * (1 - expected), ".5f")
-    return Finding(f"{finding.ours}; theory {expected:.5f}", finding.verdict)
+    def five(runs: Runs) -> Finding:
+        chosen = runs.where(n_examples="inf", reduction=reduction)
+        if not len(chosen):
+            return not_run("T = infinity")
+        gains = {f: feature_polygon_gain(f, chosen.headers[0].config.sparsity) for f in range(3, 10)}
+        best = min(gains, key=lambda f: gains[f])
+        counts = chosen.table["n_features_represented"].astype(int).to_list()
+        holds = [count == best for count in counts]
+        return judged(f"theory: {best} features; trained, by seed: {counts}", all(holds), not any(holds))
 
-
-def _five(runs: Runs) -> Finding:
-    chosen = _infinite(runs)
-    if not chosen:
-        return not_run("T = infinity")
-    gains = {f: feature_polygon_gain(f, chosen[0].config.sparsity) for f in range(3, 10)}
-    best = min(gains, key=lambda f: gains[f])
-    counts = [int(run.metrics["n_features_represented"] or 0) for run in chosen]
-    holds = [count == best for count in counts]
-    return judged(f"theory: {best} features; trained, by seed: {counts}", all(holds), not any(holds))
+    words = WORDS_OF_REDUCTION[reduction]
+    return (
+        Claim(
+            f"infinite-data-{reduction}",
+            f"Infinite data, {words}: test loss is 1 - 5/n - (n - 5) E[x]^2"
+            " (tolerance: a quarter of its distance from 1)",
+            "derived; Henighan et al. 2023, Figure 3, reads 0.9987",
+            "0.9988 at the paper's sizes",
+            level,
+        ),
+        Claim(
+            f"five-features-{reduction}",
+            f"Infinite data, {words}: as many features are represented as the theory of unit polygons has it",
+            "Henighan et al. 2023, notebook; S. Jain 2025",
+            "5",
+            five,
+            refuted_if="no seed represents that many",
+        ),
+    )
 
 
 def _memorised(runs: Runs) -> pd.DataFrame:
@@ -143,21 +178,8 @@ def _reach_grows(runs: Runs) -> Finding:
 
 
 _CLAIMS = (
-    Claim(
-        "infinite-data-level",
-        "Infinite data: test loss is 1 - 5/n - (n - 5) E[x]^2 (tolerance: a quarter of its distance from 1)",
-        "derived; Henighan et al. 2023, Figure 3, reads 0.9987",
-        "0.9988 at the paper's sizes",
-        _level,
-    ),
-    Claim(
-        "five-features",
-        "Infinite data: as many features are represented as the theory of unit polygons has it",
-        "Henighan et al. 2023, notebook; S. Jain 2025",
-        "5",
-        _five,
-        refuted_if="no seed represents that many",
-    ),
+    *_infinite("sum"),
+    *_infinite("mean"),
     Claim(
         "norm-of-W",
         "The norm of W of memorised sets is that of a regular T-gon of least radius (ratio)",
@@ -182,12 +204,9 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     table = _memorised(runs)
     figure, axes = figure_of(1, 2, size=(8.5, 3.4))
     sizes = np.arange(4, max(int(table["n_examples"].max()) if len(table) else 12, 12) + 1)
-    radius = np.array([polygon_radius(int(t)) for t in sizes])
-    norms = {"W": np.sqrt(sizes) * radius, "b": np.sqrt(sizes) * radius**2 * np.cos(2 * np.pi / sizes)}
-    for name, color in (("W", FEATURES), ("b", EXAMPLES)):
-        axes[0].plot(
-            sizes, np.where(norms[name] > 1e-9, norms[name], np.nan), color=color, lw=1, label=f"norm of {name}, T-gon"
-        )
+    norms = np.array([polygon_norms(int(t)) for t in sizes])
+    for name, norm, color in (("W", norms[:, 0], FEATURES), ("b", norms[:, 1], EXAMPLES)):
+        axes[0].plot(sizes, np.where(norm > 1e-9, norm, np.nan), color=color, lw=1, label=f"norm of {name}, T-gon")
         axes[0].plot(table["n_examples"], table[f"{name}_norm"], "o", ms=3.5, color=color, alpha=0.5, mew=0)
     axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorised sets)")
     axes[0].legend(fontsize=8)
