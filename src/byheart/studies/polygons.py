@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.geometry import arrangement
 from byheart.plots import EXAMPLES, figure_of, vectors
-from byheart.solutions import polygon_norms, polygon_radius
+from byheart.solutions import polygon_radius
 from byheart.store import Run, Runs
 from byheart.studies.study import Claim, Finding, Scale, Study, compare, judged, not_run
 from byheart.studies.study import setup as base_setup
 from byheart.sweep import grid
+from byheart.train import draw_examples
 
 _T: dict[Scale, tuple[int, ...]] = {
     "quick": (3, 4, 5, 6, 7, 8, 10, 12, 15),
@@ -71,6 +72,14 @@ def _base(runs: Runs) -> dict[str, object]:
     return {"learning_rate": 1e-3, "n_inits": 1, "weight_decay": 1e-2, "n_steps": int(table["n_steps"].mode()[0])}
 
 
+def _bias(run: Run) -> float:
+    """-b_f / x_f of the features that one example alone has, x_f its value there: the least-squares slope."""
+    X = draw_examples(run.config).to_scipy()
+    alone = np.asarray((X > 0).sum(axis=0)).ravel() == 1
+    x, b = np.asarray(X.sum(axis=0)).ravel()[alone], run.b[alone]
+    return float(-(b @ x) / (x @ x))
+
+
 def _outcomes(runs: Runs) -> pd.DataFrame:
     rows = []
     for run in runs:
@@ -89,7 +98,7 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
                 "n_short": short.sum(),
                 "n_at_origin": at_origin.sum(),
                 "short_to_long": lengths[short].mean() / lengths[long].mean() if short.any() else np.nan,
-                "b_norm": float(np.linalg.norm(run.b)),
+                "bias": _bias(run),
             }
         )
     return pd.DataFrame(rows)
@@ -133,14 +142,13 @@ def _two_circles(runs: Runs) -> Finding:
 
 
 def _regular_memorised(runs: Runs) -> pd.DataFrame:
-    """The T-gons that hold all examples, with radius and norm of b over those of the least regular T-gon."""
+    """The T-gons that hold all examples: radius over the least one, bias over what the radius R asks for, R^2 - 1."""
     table = _outcomes(_plain(runs)).query("arrangement == 'regular polygon' and memorised")
-    norm = table["n_examples"].map(lambda size: polygon_norms(size)[1])
-    own = np.sqrt(table["n_examples"]) * (table["radius"] ** 2 - 1)
+    least = table["n_examples"].map(polygon_radius)
     return table.assign(
-        radius=table["radius"] / table["n_examples"].map(polygon_radius),
-        b_to_least=table["b_norm"] / norm,
-        b_to_own=table["b_norm"] / own,
+        radius=table["radius"] / least,
+        bias=table["bias"] / (table["radius"] ** 2 - 1),
+        bias_to_least=table["bias"] / (least**2 - 1),
     )
 
 
@@ -160,9 +168,8 @@ def _biases(runs: Runs) -> Finding:
     table = _regular_memorised(runs).query("n_examples >= 5")  # a square needs none
     if len(table) < 4:
         return not_run("four regular polygons of five or more examples that are memorised")
-    finding = compare(table.groupby("seed")["b_to_least"].mean().to_numpy(), 1, 0.1, ".3f")
-    own = compare(table.groupby("seed")["b_to_own"].mean().to_numpy(), 1, 0.1, ".3f").ours
-    words = f"{_by_size(table, 'b_to_least')}; to that of the radius each has, sqrt(T) (R^2 - 1): {own}"
+    finding = compare(table.groupby("seed")["bias"].mean().to_numpy(), 1, 0.05, ".3f")
+    words = f"{_by_size(table, 'bias')}; to that of the least radius: {_by_size(table, 'bias_to_least')}"
     return Finding(f"{finding.ours}; {words}", finding.verdict)
 
 
@@ -180,18 +187,26 @@ def _escapes(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorised"])
 
 
-def _best_of_five_escapes(runs: Runs) -> Finding:
-    table = _escapes(runs).set_index("setting")
-    if "n_inits 5" not in table.index or "the paper's settings" not in table.index:
-        return not_run("T = 8, one and five initialisations")
-    before, after = (float(str(table.loc[name, "memorised"])) for name in ("the paper's settings", "n_inits 5"))
-    n = int(table["seeds"].min())
-    ours = "memorised, and regular, at T = 8: " + "; ".join(
-        f"{row.memorised:.0%}, {row.regular:.0%} with {name}" for name, row in table.iterrows()
+def _best_of_five(outcome: str, words: str) -> Claim:
+    def test(runs: Runs) -> Finding:
+        table = _escapes(runs).set_index("setting")
+        if "n_inits 5" not in table.index or "the paper's settings" not in table.index:
+            return not_run("T = 8, one and five initialisations")
+        before, after = (float(str(table.loc[name, outcome])) for name in ("the paper's settings", "n_inits 5"))
+        n = int(table["seeds"].min())
+        ours = f"{outcome} at T = 8: " + ", ".join(f"{share:.0%} with {name}" for name, share in table[outcome].items())
+        error = float(np.sqrt((before * (1 - before) + after * (1 - after)) / n))
+        gain = after - before
+        return judged(ours, gain > 2 * error, gain < -2 * error)
+
+    return Claim(
+        f"best-of-inits-{outcome}",
+        f"T = 8: the best of five initialisations {words} more often than one",
+        "Henighan et al. 2023 (several seeds, lowest train loss); the numbers are new",
+        "more often",
+        test,
+        refuted_if="it does so less often by two standard errors",
     )
-    error = float(np.sqrt((before * (1 - before) + after * (1 - after)) / n))
-    gain = after - before
-    return judged(ours, gain > 2 * error, gain < -2 * error)
 
 
 _CLAIMS = (
@@ -227,19 +242,13 @@ _CLAIMS = (
     ),
     Claim(
         "biases",
-        "The norm of b of a regular T-gon (T of 5 or more) is that of the least radius, sqrt(T) r^2 cos(2 pi/T)",
+        "The bias of a feature that one example of a regular T-gon has (T of 5 or more) is -(R^2 - 1) x, R the radius",
         "derived from Henighan et al. 2023",
-        "ratio 1 (tolerance 0.1)",
+        "ratio 1 (tolerance 0.05)",
         _biases,
     ),
-    Claim(
-        "best-of-inits-escapes",
-        "The best of five initialisations memorises all eight examples more often than one",
-        "Henighan et al. 2023 (several seeds, lowest train loss); the numbers are new",
-        "more often",
-        _best_of_five_escapes,
-        refuted_if="it does so less often by two standard errors",
-    ),
+    _best_of_five("memorised", "memorises all eight examples"),
+    _best_of_five("regular", "ends in a regular octagon"),
 )
 
 
