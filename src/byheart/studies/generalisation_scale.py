@@ -50,23 +50,18 @@ def _table(runs: Runs) -> pd.DataFrame:
 def _jumps(runs: Runs) -> pd.DataFrame:
     """By width, sparsity and weight decay, and seed: the T (1 - S) at which the largest feature dimensionality jumps.
 
-    From there on it stays above half of its value at the largest T. Infinite if that is not three times what it is at
+    From there on it stays above half of its value at the largest T. Infinite where that is not three times its value at
     the smallest T: nothing jumps in this range.
     """
     rows = []
     for key, group in _table(runs).groupby(["n_hidden", "sparsity", "weight_decay"]):
-        by_occurrences = group.groupby("occurrences")["feature_dimensionality_max"].mean()
-        if len(by_occurrences) < 3 or by_occurrences.index.max() < 20:
+        if group["occurrences"].nunique() < 3 or group["occurrences"].max() < 20:
             continue  # too few runs to tell
-        if by_occurrences.iloc[-1] < 3 * by_occurrences.iloc[0]:
-            rows += [(*key, seed, math.inf) for seed in sorted(set(group["seed"]))]
-            continue
-        largest = group[group["occurrences"] == group["occurrences"].max()].set_index("seed")
-        half = group["seed"].map(largest["feature_dimensionality_max"] / 2)
-        rows += [
-            (*key, seed, jump)
-            for seed, jump in onsets(group, group["feature_dimensionality_max"] > half, "occurrences").items()
-        ]
+        by_seed = group.pivot_table(index="occurrences", columns="seed", values="feature_dimensionality_max")
+        first, last = by_seed.iloc[0], by_seed.iloc[-1]
+        half = group["seed"].map(last / 2)
+        found = onsets(group, group["feature_dimensionality_max"] > half, "occurrences")
+        rows += [(*key, seed, jump) for seed, jump in found.where(last >= 3 * first, math.inf).items()]
     return pd.DataFrame(rows, columns=["n_hidden", "sparsity", "weight_decay", "seed", "jump"])
 
 
@@ -74,8 +69,9 @@ def _means(jumps: pd.DataFrame, by: str) -> pd.DataFrame:
     """The geometric mean of the jump over seeds by a column, two standard errors either way, and all of it in words."""
     rows = {}
     for value, jump in jumps.groupby(by)["jump"]:
-        if np.isinf(jump).any():
-            rows[value] = (math.inf, math.inf, math.inf, f"none up to {_OCCURRENCES[-1]}")
+        if none := int(np.isinf(jump).sum()):
+            words = "none" if none == len(jump) else f"{none} of {len(jump)} none"
+            rows[value] = (math.inf, math.inf, math.inf, f"{words} up to {_OCCURRENCES[-1]}")
             continue
         mean, error = float(np.log(jump).mean()), float(np.log(jump).sem())
         mean, low, high = math.exp(mean), math.exp(mean - 2 * error), math.exp(mean + 2 * error)

@@ -56,8 +56,8 @@ def _judge(bumps: dict[float, Bump], name: str) -> Finding:
     if not bumps:
         return not_run("three values of the axis with two seeds")
     high = {value: bump for value, bump in bumps.items() if bump.height > 3}
-    best = max(bumps, key=lambda value: bumps[value].height)
-    ours = f"{len(high)} of {len(bumps)} have one; the clearest, {name} = {best:g}: {bumps[best]}"
+    best = max(bumps, key=lambda value: (bumps[value].mean > 1, bumps[value].height))
+    ours = f"{len(high)} of {len(bumps)} have one; the clearest above 1, {name} = {best:g}: {bumps[best]}"
     return judged(ours, len(high) >= 3, all(bump.where == "first" for bump in bumps.values()))
 
 
