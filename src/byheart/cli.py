@@ -159,15 +159,17 @@ class ReproduceCommand:
 
     def run(self) -> None:
         """Reproduce, and print the table of verdicts."""
+        accepted = (*STUDIES, "mnist", "all")
+        if self.study not in accepted and (self.study or not self.list):
+            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(accepted)}")
         if self.list:
             for name, question in [*((s.name, s.question) for s in STUDIES.values()), ("mnist", MNIST_QUESTION)]:
                 _out.print(f"[bold]{name}[/bold]  {question}")
             return
-        accepted = (*STUDIES, "mnist", "all")
-        if self.study not in accepted:
-            raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(accepted)}")
         if self.images is not None and self.study not in {"mnist", "all"}:
             raise ValueError(f"images: received {str(self.images)!r} with {self.study}, accepted: with mnist")
+        if self.max_examples is not None and self.study == "mnist":
+            raise ValueError(f"max_examples: received {self.max_examples} with mnist, accepted: with the other studies")
         out = self.out or Path(f"{self.study}-{self.scale}")
         if self.study == "mnist":
             _print_verdicts(self._reproduce_mnist(out))
@@ -178,6 +180,10 @@ class ReproduceCommand:
             _out.print(f"tables and figures in {out}; open {out / 'report.html'} in a browser", markup=False)
             return
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
+        if not chosen:
+            raise ValueError(
+                f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
+            )
         for study in chosen.values():
             self._reproduce(study, out / study.name)
         try:
@@ -206,6 +212,10 @@ class ReproduceCommand:
         return verdicts
 
 
+def _print_table(table: Table) -> None:
+    Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+
+
 def _print_verdicts(verdicts: pd.DataFrame) -> None:
     columns = [name for name in ("study", "statement", "paper", "ours") if name in verdicts]
     headers = [Column(name.replace("statement", "claim"), no_wrap=name == "study") for name in columns]
@@ -213,7 +223,7 @@ def _print_verdicts(verdicts: pd.DataFrame) -> None:
     for _, row in verdicts.iterrows():
         style = _VERDICT_STYLE[row["verdict"]]
         table.add_row(*(escape(str(row[name])) for name in columns), f"[{style}]{row['verdict']}[/{style}]")
-    Console(highlight=False).print(table)
+    _print_table(table)
 
 
 @dataclass
@@ -287,7 +297,7 @@ class AuditCommand:
         table = Table("example", *columns, title=f"the largest scores; flagged: {n_flagged:,} of {len(found.table):,}")
         for index, row in top[columns].iterrows():
             table.add_row(str(index), *(f"{row[c]:.4g}" for c in columns))
-        Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+        _print_table(table)
         _out.print(f"wrote {found.save(self.out, title=Path(self.target[0]).name)}", markup=False)
         if self.table is not None:
             found.table.to_csv(self.table, index_label="example", float_format="%.7g")
@@ -319,7 +329,7 @@ class AuditCommand:
         table = Table(*(str(name).replace("_", " ") for name in changes))
         for row in changes.itertuples(index=False):
             table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-        Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+        _print_table(table)
         counts = changes["change"].value_counts()
         newly, no_longer = counts.get("newly memorised", 0), counts.get("no longer", 0)
         if "probability" not in before or "probability" not in after:
@@ -463,7 +473,7 @@ def _print_runs(runs: pd.DataFrame, axes: list[str]) -> None:
     for _, row in runs.iterrows():
         cells = [row[name] for name in (*axes, *_METRICS)]
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
-    Console(highlight=False, width=None if _out.is_terminal else _WIDE).print(table)
+    _print_table(table)
 
 
 @contextlib.contextmanager

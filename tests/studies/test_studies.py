@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from byheart.config import TrainConfig, log_spaced_steps
+from byheart.plots import paper_reference
 from byheart.store import Run, Runs, open_runs
 from byheart.studies import STUDIES, Study, judge, reproduce
 from byheart.studies.readme import MARK
@@ -197,6 +198,10 @@ def test_a_ridge_is_found_along_both_axes(tmp_path):
             {"ten-occurrences-m2": "reproduced", "ten-occurrences-m4": "differs"},
         ),
         (lambda c: (c.seed % 2 + 0.5) / (1 - c.sparsity), {"ten-occurrences-m2": "inconclusive"}),
+        (  # one dataset in which nothing jumps
+            lambda c: (1 if c.seed else 10) / (1 - c.sparsity),
+            {"ten-occurrences-m2": "inconclusive", "weight-decay-does-not-matter": "inconclusive"},
+        ),
     ],
 )
 def test_what_sets_the_generalisation_scale(tmp_path, scale_of, expected):
@@ -226,7 +231,45 @@ def test_the_one_change_is_named(tmp_path):
     runs = discrepancy_runs(tmp_path, lambda c: c.eps * (c.n_features if c.reduction == "mean" else 1) > 5e-6)
     table = judge(STUDIES["discrepancy"], runs).set_index("claim")
     # The norms of these runs, and the losses to the fourth digit, are nobody's.
-    assert set(table["verdict"].drop(["norm-peak", "the-papers-curve"])) == {"reproduced"}, table[["verdict", "ours"]]
+    nobodys = ["norm-peak", "the-papers-curve", "averaged-bump"]
+    assert set(table["verdict"].drop(nobodys)) == {"reproduced"}, table[["verdict", "ours"]]
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(1e-4, "reproduced"), (1e-2, "inconclusive")])
+def test_the_papers_curve_needs_a_small_spread(tmp_path, spread, expected):
+    paper = paper_reference().set_index("n_examples")["test_loss"].fillna(1.1)
+    configs = [c for c in STUDIES["discrepancy"].configs("paper") if c.reduction == "mean" and c.eps == 1e-8]
+    losses = {c: paper[c.n_examples] * (1 + spread * (c.seed % 4 - 1.5)) / c.n_features for c in configs}
+    runs = made_up(tmp_path, losses)
+    for claim in ("the-papers-curve", "averaged-bump"):
+        assert verdict("discrepancy", runs, claim) == expected
+    off = made_up(tmp_path, {c: loss * 1.01 for c, loss in losses.items()})
+    assert verdict("discrepancy", off, "the-papers-curve") == "differs"
+
+
+def test_a_broken_polygon_does_not_generalise(tmp_path):
+    losses = losses_of("middle-regime", lambda c: 1.5 if c.initialization == "xavier_normal" else 0.99, keep=True)
+    runs = made_up(tmp_path, losses, train_loss=0.9)
+    assert verdict("middle-regime", runs, "sudden") == "differs"
+    learned = {c: loss for c, loss in losses.items() if c.initialization == "pentagon"}
+    runs = made_up(tmp_path, learned, train_loss=0.9, n_features_represented=5.0)
+    assert verdict("middle-regime", runs, "sudden") == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("up_to", "expected"),
+    [
+        (lambda rate: {3e-4: 10, 1e-3: 20, 3e-3: 40}[rate], "reproduced"),
+        (lambda rate: 10, "differs"),
+        (lambda rate: {3e-4: 6, 1e-3: 10, 3e-3: 10}[rate], "inconclusive"),
+    ],
+)
+def test_what_adam_reaches(tmp_path, up_to, expected):
+    losses = {c: 1.0 for c in losses_of("analytic", lambda c: 1.0) if c.n_examples != "inf"}
+    for memorised in (True, False):
+        chosen = {c: loss for c, loss in losses.items() if (c.n_examples <= up_to(c.learning_rate)) == memorised}
+        made_up(tmp_path, chosen, train_loss=1e-6 if memorised else 0.05)
+    assert verdict("analytic", open_runs(tmp_path), "reach") == expected
 
 
 def test_another_cause_refutes_it(tmp_path):

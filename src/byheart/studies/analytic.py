@@ -158,7 +158,7 @@ def _reach(runs: Runs) -> pd.DataFrame:
         config = next(h.config for h in runs.headers if h.config.learning_rate == rate and h.config.n_examples != "inf")
         total = float(learning_rates(config).sum())
         memorised = group.groupby("n_examples")["train_loss"].median() < _MEMORISED
-        largest = float(memorised.index.to_numpy()[memorised.cummin()].max(initial=-math.inf))
+        largest = float(memorised.index.to_numpy(dtype=float)[memorised.cummin()].max(initial=-math.inf))
         limit = next(t for t in range(5, 100_000) if _needed_bias(t) > total)
         rows.append((rate, total, largest, limit))
     return pd.DataFrame(rows, columns=["learning_rate", "sum_of_rates", "largest_memorised", "predicted"])

@@ -115,8 +115,8 @@ def _numbers(runs: Runs) -> pd.DataFrame:
     Of the seeds that every T has. The T(1 - S) is unknown (nan) where the T that were run do not reach 5.
     """
     rows = []
-    n_seeds = N_SEEDS["paper"]
-    table = _named(runs).query("n_examples > @_ROUGH_PATCH and seed < @n_seeds")
+    table = _named(runs).query("n_examples > @_ROUGH_PATCH")
+    table = table[table["seed"] < N_SEEDS["paper"]]
     for name, group in table.groupby("change", sort=False):
         onset, per_feature = onsets(group, group["test_loss"] < 1), 1 - float(group["sparsity"].iloc[0])
         for seed, own in group.groupby("seed"):

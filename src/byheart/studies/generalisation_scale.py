@@ -71,7 +71,8 @@ def _means(jumps: pd.DataFrame, by: str) -> pd.DataFrame:
     for value, jump in jumps.groupby(by)["jump"]:
         if none := int(np.isinf(jump).sum()):
             words = "none" if none == len(jump) else f"{none} of {len(jump)} none"
-            rows[value] = (math.inf, math.inf, math.inf, f"{words} up to {_OCCURRENCES[-1]}")
+            low = math.inf if none == len(jump) else 0.0  # datasets that disagree tell nothing
+            rows[value] = (math.inf, low, math.inf, f"{words} up to {_OCCURRENCES[-1]}")
             continue
         mean, error = float(np.log(jump).mean()), float(np.log(jump).sem())
         mean, low, high = math.exp(mean), math.exp(mean - 2 * error), math.exp(mean + 2 * error)

@@ -167,9 +167,9 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     figure, axes = figure_of(1, 2, size=(8.5, 3.4), width_ratios=[1.4, 1])
     for name, color in (("memorising", EXAMPLES), ("generalising", FEATURES)):
         grouped = table.groupby("n_examples")[name]
-        axes[0].plot(table["n_examples"], table[name], "o", ms=4, color=color, alpha=0.5, mew=0)
-        axes[0].plot(grouped.mean().index, grouped.mean(), color=color, label=name)
-    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="lowest train loss")
+        axes[0].plot(table["n_examples"], 1 - table[name], "o", ms=4, color=color, alpha=0.5, mew=0)
+        axes[0].plot(grouped.mean().index, 1 - grouped.mean(), color=color, label=name)
+    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="1 - lowest train loss")
     axes[0].legend(fontsize=8)
     clusters = _clusters(runs)
     n_features = runs.headers[0].config.n_features

@@ -26,7 +26,7 @@ from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
 from byheart.plots import figure_of, style
 from byheart.store import prepare_directory, write_atomically
 from byheart.studies.readme import write_readme
-from byheart.studies.study import Claim, Finding, Scale, compare, judged, verdict_row
+from byheart.studies.study import Claim, Finding, Scale, compare, judged, one_digit, verdict_row
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,7 +167,7 @@ def _mean(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3g} (one network)"
     spread = np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {spread:.1g} (standard error, {len(values)} networks)"
+    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {one_digit(spread)} (standard error, {len(values)} networks)"
 
 
 def _outliers(table: pd.DataFrame) -> Finding:

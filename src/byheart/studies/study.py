@@ -112,7 +112,10 @@ def reproduce(
     """
     configs = study.configs_up_to(scale, max_examples)
     if not configs:
-        raise ValueError(f"max_examples: received {max_examples}, accepted: at least the study's smallest T")
+        smallest = min(c.n_examples for c in study.configs(scale) if c.n_examples != "inf")
+        raise ValueError(
+            f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
+        )
     runs = sweep(configs, out / "runs", n_workers=n_workers, on_progress=on_progress)
     return write_results(study, scale, runs, out)
 
@@ -181,13 +184,18 @@ def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float
     if len(values) < 2:
         return Finding(_not_enough(values, form), "inconclusive")
     mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-    ours = f"{mean:{form}} \N{PLUS-MINUS SIGN} {error:.1g} (standard error, {len(values)} seeds)"
+    ours = f"{mean:{form}} \N{PLUS-MINUS SIGN} {one_digit(error)} (standard error, {len(values)} seeds)"
     low, high = mean - 2 * error, mean + 2 * error
     if paper - tolerance <= low and high <= paper + tolerance:
         return Finding(ours, "reproduced")
     if high < paper - tolerance or low > paper + tolerance:
         return Finding(ours, "differs")
     return Finding(ours, "inconclusive")
+
+
+def one_digit(error: float) -> str:
+    """Return an error with one significant digit: 0.03, 2e-05, 40."""
+    return f"{error:.1g}" if error < 10 else f"{float(f'{error:.1g}'):.0f}"
 
 
 def share(holds: Sequence[bool], what: str, of: str = "seeds") -> Finding:
@@ -232,7 +240,7 @@ class Bump:
         return cls(float(str(at[peak])), float(mean[peak]), float(error[peak]), height, where)
 
     def __str__(self) -> str:
-        words = f"{self.mean:.4g} \N{PLUS-MINUS SIGN} {self.error:.1g} at {self.at:g}"
+        words = f"{self.mean:.4g} \N{PLUS-MINUS SIGN} {one_digit(self.error)} at {self.at:g}"
         return f"{words}, {self.height:.1f} standard errors high" if self.where == "inside" else f"{words} (at an end)"
 
 
