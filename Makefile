@@ -9,10 +9,10 @@ demo: .venv/base
 	@echo "The report is demo/report.html, the figure demo/double-descent.png."
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: check
-	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 test-gpu: .venv/dev
 	$(BIN)/pytest -m gpu tests/kernels

@@ -6,6 +6,7 @@ import sys
 
 CODE = """
 import os
+import time
 from byheart.workers import process_pool
 
 def start():
@@ -16,8 +17,10 @@ pool = process_pool(1, start)
 assert os.environ.get("PYTHONWARNINGS") == before
 from loky.backend import resource_tracker
 tracker = resource_tracker._resource_tracker._pid
-print(open(f"/proc/{tracker}/environ").read().replace(chr(0), chr(10)))
 print("worker:", pool.submit(os.environ.get, "PYTHONWARNINGS").result())
+while "resource_tracker" not in open(f"/proc/{tracker}/cmdline").read():
+    time.sleep(0.01)  # it has not become a program of its own yet
+print(open(f"/proc/{tracker}/environ").read().replace(chr(0), chr(10)))
 pool.shutdown(kill_workers=True)
 """
 
