@@ -7,7 +7,14 @@ import scipy.sparse
 from byheart.config import TrainConfig
 from byheart.data import SparseExamples, sample_examples
 from byheart.kernels import reference
-from byheart.solutions import feature_polygon_gain, infinite_data_loss, pentagon, polygon, polygon_norms, polygon_radius
+from byheart.solutions import (
+    feature_polygon_loss_change,
+    infinite_data_loss,
+    pentagon,
+    polygon,
+    polygon_norms,
+    polygon_radius,
+)
 from byheart.train import draw_test_examples, represented_features, train
 
 
@@ -60,7 +67,7 @@ def test_the_level_of_infinite_data_is_the_papers():
 
 
 def test_five_features_gain_most():
-    gains = {n: feature_polygon_gain(n, 0.999) for n in range(1, 20)}
+    gains = {n: feature_polygon_loss_change(n, 0.999) for n in range(1, 20)}
     assert min(gains, key=lambda n: gains[n]) == 5
     # F = 4: no neighbour is disturbed, each feature saves a third of (1 - S).
     assert gains[4] == pytest.approx(-4 * 0.001 / 3)

@@ -110,7 +110,9 @@ def _blocks(
 
 
 def is_regular_polygon(points: Float[np.ndarray, "n_points n_dimensions"]) -> bool:
-    """Whether planar vectors form a regular polygon: lengths within 10 % of their mean, gaps within 10 degrees.
+    """Whether planar vectors form a regular polygon: lengths differ by less than 20 %, gaps by less than 10 degrees.
+
+    Lengths from the shortest to the longest, in shares of their mean; gaps from those of a regular polygon.
 
     Raises:
         ValueError: If the vectors are not planar, or there are fewer than three.

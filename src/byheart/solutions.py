@@ -69,7 +69,7 @@ def pentagon(
     return W, b
 
 
-def feature_polygon_gain(n_corners: int, sparsity: float) -> float:
+def feature_polygon_loss_change(n_corners: int, sparsity: float) -> float:
     """Return how the loss changes if F features, uniform on (0, 1], are put on a regular unit polygon, with b = 0.
 
     (1 - S) (F/3) (sum over the others of max(0, cos)^2 - 1): each feature is answered, and disturbs those within a

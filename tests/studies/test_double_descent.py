@@ -99,9 +99,10 @@ def test_polygons_are_told_from_two_circles(tmp_path):
         return hidden
 
     regular = made_up_runs(tmp_path / "regular", {5: 1.0, 10: 1.0}, lambda n: polygon(n, 2.29))
-    assert verdict(regular, "pentagon") == verdict(regular, "decagon") == "reproduced"
     irregular = made_up_runs(tmp_path / "irregular", {5: 1.0, 10: 1.0}, two_circles)
-    assert verdict(irregular, "pentagon") == verdict(irregular, "decagon") == "differs"
+    for claim in ("pentagon", "decagon", "m-over-T"):
+        assert verdict(regular, claim) == "reproduced", claim
+        assert verdict(irregular, claim) == "differs", claim
 
 
 def test_the_study_runs_small_and_leaves_its_tables_and_figures(tmp_path):

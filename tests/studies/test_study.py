@@ -1,11 +1,12 @@
 """Verdicts are computed as their docstrings say."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.studies.study import compare, one_digit, share
+from byheart.studies.study import Bump, compare, judge_bump, one_digit, share
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,53 @@ def test_a_claim_of_every_seed_needs_every_seed():
     assert share([False, False], "do").verdict == "differs"
     assert share([True], "do").verdict == "inconclusive"
     assert share([True, False], "do").ours == "1 of 2 seeds do"
+
+
+def losses(means, factors=(0.8, 1.25)) -> pd.DataFrame:
+    """A run per T of 10, 100, 1,000 ... and factor, whose losses have these geometric means."""
+    rows = [(10.0 ** (k + 1), mean * factor) for k, mean in enumerate(means) for factor in factors]
+    return pd.DataFrame(rows, columns=["n_examples", "test_loss"])
+
+
+def test_a_bump_stands_above_the_higher_of_its_two_sides():
+    bump = Bump.along(losses([1, 8, 2]), "n_examples")
+    assert (bump.at, bump.where) == (100, "inside")
+    assert bump.mean == pytest.approx(8)
+    spread = np.log(1.25)  # the standard error of two logarithms is half their distance
+    assert bump.error == pytest.approx(8 * spread)
+    assert bump.height == pytest.approx(np.log(4) / (np.sqrt(2) * spread))
+
+
+@given(st.floats(1e-3, 1e6))
+def test_a_bump_does_not_depend_on_the_unit(unit):
+    one, other = (Bump.along(losses(np.array([1, 8, 2, 3]) * scale), "n_examples") for scale in (1, unit))
+    assert other.at == one.at
+    assert other.height == pytest.approx(one.height)
+    assert other.mean == pytest.approx(one.mean * unit)
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ([1, 8, 1], "reproduced"),
+        ([1, 1.1, 1], "inconclusive"),  # within the noise
+        ([8, 4, 1], "differs"),
+        ([1, 4, 8], "inconclusive"),  # may peak beyond the range
+        ([1, 8], "inconclusive"),
+    ],
+)
+def test_a_bump_is_judged_by_its_height_and_place(means, verdict):
+    assert judge_bump(losses(means), "more").verdict == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "low", "high"), [(4, 0.02, 0.06), (2, 0.08, 0.16)])
+@pytest.mark.parametrize("n_values", [7, 12])
+def test_noise_alone_has_as_many_bumps_as_is_said(n_seeds, n_values, low, high):
+    rng = np.random.default_rng(0)
+    axis, n_rows = np.repeat(np.arange(1.0, n_values + 1), n_seeds), 1_000
+    found = [
+        Bump.along(pd.DataFrame({"n_examples": axis, "test_loss": np.exp(rng.normal(size=len(axis)))}), "n_examples")
+        for _ in range(n_rows)
+    ]
+    share_of_bumps = np.mean([bump.height > 3 for bump in found])
+    assert low - 0.02 < share_of_bumps < high + 0.02

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig, learning_rates
 from byheart.model import Reduction
 from byheart.plots import EXAMPLES, FEATURES, figure_of
-from byheart.solutions import feature_polygon_gain, infinite_data_loss, polygon_norms, polygon_radius
+from byheart.solutions import feature_polygon_loss_change, infinite_data_loss, polygon_norms, polygon_radius
 from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
@@ -75,7 +75,7 @@ def _infinite(reduction: Reduction) -> tuple[Claim, Claim]:
         chosen = runs.where(n_examples="inf", reduction=reduction)
         if not len(chosen):
             return not_run("T = infinity")
-        gains = {f: feature_polygon_gain(f, chosen.headers[0].config.sparsity) for f in range(3, 10)}
+        gains = {f: feature_polygon_loss_change(f, chosen.headers[0].config.sparsity) for f in range(3, 10)}
         best = min(gains, key=lambda f: gains[f])
         counts = chosen.table["n_features_represented"].astype(int).to_list()
         holds = [count == best for count in counts]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
@@ -52,6 +53,8 @@ _ROUGH_PATCH = 15  # up to here all test losses jump about, the paper's too
 _PEAK_T, _N_SEEDS_AT_PEAK = 2_000, 16  # averaged, datasets differ most there
 _SAME = 0.002  # test losses within this are the same; they are read off the paper's figure to 0.0003
 _PAPER_PEAK, _JERMYN_PEAK = 1.1, 3.0  # highest test loss: the paper's is below the one, Jermyn's above the other
+_LIKE_THE_PAPER = f"test loss up to {_PAPER_PEAK:g}, and below 1 from T(1 - S) = 2.5 to 5 on"
+_LIKE_JERMYN = f"test loss above {_JERMYN_PEAK:g}, and below 1 only from T(1 - S) above 5 on"
 
 
 def _changes(n_features: int) -> dict[str, dict[str, Any]]:
@@ -256,28 +259,29 @@ def _norm_peak(runs: Runs) -> Finding:
 _CLAIMS = (
     _claim_of(
         "as-stated-is-jermyns",
-        "The setup as stated (squared errors summed, eps 1e-8) gives Jermyn's numbers",
+        f"The setup as stated (squared errors summed, eps 1e-8) gives numbers like Jermyn's: {_LIKE_JERMYN}",
         _AS_STATED,
         "Jermyn",
         "Jermyn: up to 5,000, from T(1 - S) = 20 on",
     ),
     _claim_of(
         "mean-is-the-papers",
-        "Averaging the squared error over features, which leaves everything but Adam's eps as it is, gives the paper's",
+        "Averaging the squared error over features, which leaves everything but Adam's eps as it is, gives numbers"
+        f" like the paper's: {_LIKE_THE_PAPER}",
         _MEAN,
         "paper",
         "paper: up to 1.015, from T(1 - S) = 5 on",
     ),
     _claim_of(
         "eps-is-the-papers",
-        "So does eps alone, n times larger, with squared errors summed",
+        f"So does eps alone, n times larger, with squared errors summed: {_LIKE_THE_PAPER}",
         _LARGE_EPS,
         "paper",
         "paper: up to 1.015, from T(1 - S) = 5 on",
     ),
     _claim_of(
         "small-eps-is-jermyns",
-        "And back: averaging with eps n times smaller gives Jermyn's numbers",
+        f"And back: averaging with eps n times smaller gives numbers like Jermyn's: {_LIKE_JERMYN}",
         _MEAN_SMALL_EPS,
         "Jermyn",
         "Jermyn: up to 5,000, from T(1 - S) = 20 on",
@@ -324,7 +328,7 @@ _CLAIMS = (
     ),
     Claim(
         "nothing-else",
-        "No other change has the paper's numbers",
+        "No other change has numbers like the paper's",
         "new",
         "none",
         _nothing_else,
@@ -334,35 +338,53 @@ _CLAIMS = (
 
 
 def _figures(runs: Runs) -> dict[str, Figure]:
+    """Curves of the changes that were run at several T, and all others side by side at one."""
     table = _named(runs)
-    names = [name for name in _changes(runs.headers[0].config.n_features) if name in set(table["change"])]
-    n_columns = 4
-    n_rows = -(-len(names) // n_columns)
-    figure, axes = figure_of(n_rows, n_columns, size=(10, 2.1 * n_rows), sharex=True, sharey=True, squeeze=False)
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    panes = figure.add_gridspec(1, 2, width_ratios=[1.5, 1])
+    grid_of_curves = panes[0].subgridspec(3, 2)
+    paper = paper_reference().query("n_examples >= 100 and n_examples <= 20_000 and test_loss > 0")
     stated = table[table["change"] == _AS_STATED].groupby("n_examples")["test_loss"].mean()
-    paper = paper_reference().dropna(subset=["test_loss"]).query("n_examples >= 100 and n_examples <= 20_000")
-    for ax, name in zip(axes.flat, names, strict=False):
+    shared: Axes | None = None
+    for k, name in enumerate((*_KEY, *_LOW_AT_SMALL_N)):
+        ax = figure.add_subplot(grid_of_curves[k // 2, k % 2], sharex=shared, sharey=shared)
+        shared = shared or ax
         own = table[table["change"] == name]
+        mean = own.groupby("n_examples")["test_loss"].mean()
         ax.plot(stated.index, stated, color=REFERENCE, lw=1, label=_AS_STATED)
         if _at_papers_sizes(runs):
             ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=4, label="the paper")
-        ax.plot(own["n_examples"], own["test_loss"], "o", ms=3, color="#D55E00", alpha=0.6, mew=0)
-        mean = own.groupby("n_examples")["test_loss"].mean()
-        ax.plot(mean.index, mean, color="#D55E00", lw=1.3)
+        ax.plot(own["n_examples"], own["test_loss"], "o", ms=3, color=EXAMPLES, alpha=0.6, mew=0)
+        ax.plot(mean.index, mean, color=EXAMPLES, lw=1.3)
         ax.axhline(1, color="black", lw=0.6, ls="--")
-        ax.set(xscale="log", yscale="log")
+        ax.set(xscale="log", yscale="log", xlabel="training examples T", ylabel="test loss")
         ax.set_title(name, fontsize=8.5)
-    for ax in list(axes.flat)[len(names) :]:
-        ax.axis("off")
-    axes[0, 0].legend(fontsize=7)
-    figure.supxlabel("training examples T", fontsize=9)
-    figure.supylabel("test loss", fontsize=9)
-    close = (
-        {"in-the-papers-range": _in_the_papers_range(runs)}
-        if len(_beside_the_paper(runs)) and _at_papers_sizes(runs)
-        else {}
-    )
-    return {"discrepancy": figure, **close}
+        ax.label_outer()
+        if k == 1:
+            ax.legend(fontsize=7)
+    _side_by_side(table, figure.add_subplot(panes[1]), paper if _at_papers_sizes(runs) else None)
+    if not (_at_papers_sizes(runs) and len(_beside_the_paper(runs))):
+        return {"discrepancy": figure}
+    return {"discrepancy": figure, "in-the-papers-range": _in_the_papers_range(runs)}
+
+
+def _side_by_side(table: pd.DataFrame, ax: Axes, paper: pd.DataFrame | None) -> None:
+    """Draw test losses of each dataset, a row per change, at the T in common with the largest loss as stated."""
+    order = _changes(int(table["n_features"].iloc[0]))
+    names = [name for name in order if name in set(table["change"]) and name not in _KEY[2:]]
+    at = table[table["change"].isin(names)].groupby("n_examples")["change"].nunique()
+    common = table[table["n_examples"].isin(at.index[at == len(names)])]
+    size = common[common["change"] == _AS_STATED].groupby("n_examples")["test_loss"].mean().idxmax()
+    for row, name in enumerate(names):
+        losses = common.loc[(common["change"] == name) & (common["n_examples"] == size), "test_loss"]
+        ax.plot(losses, np.full(len(losses), row), "o", ms=4, color=EXAMPLES, alpha=0.6, mew=0)
+    if paper is not None and size in set(paper["n_examples"]):
+        loss = float(paper.loc[paper["n_examples"] == size, "test_loss"].iloc[0])
+        ax.axvline(loss, color="black", lw=0.8, ls="--", label=f"the paper, {loss:.4f}")
+        ax.legend(fontsize=7, loc="upper right")
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set(xscale="log", xlabel="test loss", title=f"each change, T = {size:,.0f}")
+    ax.invert_yaxis()
 
 
 def _in_the_papers_range(runs: Runs) -> Figure:

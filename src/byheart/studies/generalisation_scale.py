@@ -146,8 +146,10 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     for ax, n_hidden in zip(axes[0, 1:], widths, strict=True):
         rows = table[(table["n_hidden"] == n_hidden) & (table["weight_decay"] == 1e-2)]
         curves(rows, "feature_dimensionality_max", "sparsity", ax, "occurrences", "S = {:g}")
-        ax.set(title=f"m = {n_hidden}", ylabel="")
-    axes[0, 0].set(title="m = 2", ylabel="largest feature dimensionality")
+        ax.set(title=f"m = {n_hidden}, sparsities", ylabel="")
+    axes[0, 0].set(
+        title=f"m = 2, weight decays (S = {_base_sparsity(runs):g})", ylabel="largest feature dimensionality"
+    )
     for ax in axes[0]:
         ax.set(xlabel="T (1 - S)", xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
         ax.minorticks_off()

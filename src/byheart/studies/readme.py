@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from byheart.studies.study import Scale
 
 MARK = "<!-- below: made by byheart reproduce -->"
-HOW_JUDGED = """A mean with a tolerance is *reproduced* if its interval of two standard errors lies within it, *differs*
-if the two do not touch. What each dataset either shows or not is *reproduced* if all show it, *differs* if none does.
-Any other claim *differs* if what would refute it is seen. What is neither is *inconclusive*. Of bumps more than 3
-standard errors high, noise alone makes one in 2 to 6 % of rows with four seeds, in 8 to 16 % with two."""
+HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our
+mean, two standard errors either way, lies within it, and *differs* if it lies outside. What each dataset either shows
+or not is *reproduced* if all show it, *differs* if none does. Any other claim *differs* if what would refute it is
+seen. What is neither is *inconclusive*."""
+HOW_BUMPS_ARE_JUDGED = """The height of a bump is the difference of mean log test losses, at the peak and at the higher
+of the lowest ones on either side, in standard errors; its loss is a geometric mean. Noise alone has bumps of more than
+3 standard errors in 2 to 6 % of rows with four seeds, in 8 to 16 % with two."""
 _ALWAYS = {"n_features", "sparsity", "n_hidden", "n_steps", "learning_rate", "weight_decay"}
 _LABELS = {"reproduced": "**reproduced**", "differs": "**differs**", "inconclusive": "inconclusive"}
 
@@ -40,21 +43,27 @@ def write_summary(directory: Path) -> pd.DataFrame:
     if not found:
         raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
-    lines = ["| study | n | claim | value at the source | ours | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["| study | n | claim | source | value there | ours | verdict |", "|---|---|---|---|---|---|---|"]
     for name, rows in verdicts.groupby("study", sort=False):
         runs = directory / str(name) / "runs.csv"  # studies of real networks have none
         size = f"{pd.read_csv(runs, usecols=['n_features'])['n_features'].max():,}" if runs.exists() else ""
         for row in rows.itertuples():
-            cells = (f"[{name}]({name}/README.md)", size, row.statement, row.paper, row.ours)
+            cells = (f"[{name}]({name}/README.md)", size, row.statement, row.source, row.paper, row.ours)
             lines.append("| " + " | ".join(map(_cell, (*cells, _LABELS[str(row.verdict)]))) + " |")
     counts = ", ".join(f"{n} {label}" for label, n in verdicts["verdict"].value_counts().items())
     path = directory / "README.md"
     above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else "# Results"
     table = "\n".join(lines)
     path.write_text(
-        f"{above}\n\n{MARK}\n\n{len(verdicts)} claims: {counts}.\n\n{table}\n\n{HOW_JUDGED}\n", encoding="utf-8"
+        f"{above}\n\n{MARK}\n\n{len(verdicts)} claims: {counts}.\n\n{table}\n\n{_how_judged(verdicts)}\n",
+        encoding="utf-8",
     )
     return verdicts
+
+
+def _how_judged(verdicts: pd.DataFrame) -> str:
+    bumps = verdicts["ours"].str.contains("standard errors high").any()
+    return f"{HOW_JUDGED}\n\n{HOW_BUMPS_ARE_JUDGED}" if bumps else HOW_JUDGED
 
 
 def _cell(value: object) -> str:
@@ -79,7 +88,7 @@ def write_readme(
         above,
         MARK,
         *(f"![{figure}]({figure}.png)" for figure in figures),
-        f"## Claims\n\n{_claims(verdicts)}\n\n{HOW_JUDGED}",
+        f"## Claims\n\n{_claims(verdicts)}\n\n{_how_judged(verdicts)}",
         f"## Setup and cost\n\n{setup}",
         f"```\nbyheart reproduce {name} --scale {scale}\n```",
         "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",

@@ -212,11 +212,13 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     if shown:
         figure, axes = figure_of(1, len(shown), size=(3.1 * len(shown), 3.0), sharey=True, squeeze=False)
         for ax, repeats in zip(axes[0], shown, strict=True):
-            training_history(next(iter(_largest_with(runs, repeats))), ax, range(len(repeats)))
+            run = next(iter(_largest_with(runs, repeats)))
+            training_history(run, ax, range(len(repeats)))
             counts = f"{len(repeats)} examples" if len(repeats) > 1 else "one example"
             ax.set_title(f"{counts}, {f'{repeats[0]} times' if repeats[0] > 1 else 'once'}")
             ax.label_outer()
         axes[0, 0].legend(fontsize=7)
+        figure.suptitle(f"one dataset each, T = {run.config.n_examples:,}", fontsize=9)
         figures["histories"] = figure
     alone = _alone(runs)
     sizes = sorted(set(alone["n_examples"]))

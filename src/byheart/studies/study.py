@@ -206,17 +206,19 @@ def share(holds: Sequence[bool], what: str, of: str = "seeds") -> Finding:
 
 @dataclass(frozen=True)
 class Bump:
-    """The highest mean of a quantity along an axis, and how far it stands above the lowest mean on either side.
+    """The highest mean of a positive quantity along an axis, and how far it stands above the lowest on either side.
 
-    Of rows of 7 to 12 values that are noise alone, 2 to 6 % have a bump of more than three standard errors with four
-    seeds, 8 to 16 % with two: look at the height.
+    Means, errors and heights are of logarithms, since at a bump datasets differ by factors. Of rows of 7 to 12 values
+    that are noise alone, 2 to 6 % have a bump of more than three standard errors with four seeds, 8 to 16 % with two:
+    look at the height.
     """
 
     at: float
     """Where on the axis."""
     mean: float
+    """Geometric mean over seeds."""
     error: float
-    """Standard error over seeds."""
+    """Its standard error."""
     height: float
     """In standard errors of the difference, above the higher of the two lowest means; 0 at an end of the axis."""
     where: Literal["inside", "first", "last"]
@@ -225,7 +227,7 @@ class Bump:
     @classmethod
     def along(cls, table: pd.DataFrame, axis: str, value: str = "test_loss") -> Bump | None:
         """Find the bump in a table with a row per run; None with fewer than three values of the axis or one seed."""
-        grouped = table.groupby(axis)[value]
+        grouped = np.log(table[value]).groupby(table[axis])
         mean, error, at = grouped.mean().to_numpy(), grouped.sem().to_numpy(), list(grouped.groups)
         if len(at) < 3 or grouped.size().min() < 2:
             return None
@@ -237,11 +239,21 @@ class Bump:
         if where == "inside":
             beside = int(mean[:peak].argmin()), peak + 1 + int(mean[peak + 1 :].argmin())
             height = min(float((mean[peak] - mean[k]) / math.hypot(error[peak], error[k])) for k in beside)
-        return cls(float(str(at[peak])), float(mean[peak]), float(error[peak]), height, where)
+        highest = math.exp(mean[peak])
+        return cls(float(str(at[peak])), highest, highest * float(error[peak]), height, where)
 
     def __str__(self) -> str:
         words = f"{self.mean:.4g} \N{PLUS-MINUS SIGN} {one_digit(self.error)} at {self.at:g}"
         return f"{words}, {self.height:.1f} standard errors high" if self.where == "inside" else f"{words} (at an end)"
+
+
+def judge_bump(table: pd.DataFrame, missing: str) -> Finding:
+    """Judge that test loss has a bump along T: reproduced above 3 standard errors, differs if it only falls.
+
+    ``missing`` names the runs that are needed.
+    """
+    bump = Bump.along(table, "n_examples")
+    return not_run(missing) if bump is None else judged(str(bump), bump.height > 3, bump.where == "first")
 
 
 def mean_losses(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -19,12 +19,11 @@ from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
     WORDS_OF_REDUCTION,
-    Bump,
     Claim,
     Finding,
     Scale,
     Study,
-    judged,
+    judge_bump,
     losses_with,
     mean_losses,
     not_run,
@@ -65,10 +64,7 @@ def _longer_is_larger(reduction: Reduction, runs: Runs) -> Finding:
 def _bump_of_longest(reduction: Reduction, runs: Runs) -> Finding:
     table = losses_with(runs, reduction)
     longest = table[table["n_steps"] == table["n_steps"].max()]
-    bump = Bump.along(longest, "n_examples")
-    if bump is None:
-        return not_run("three T with two seeds")
-    return judged(str(bump), bump.height > 3, bump.where == "first")
+    return judge_bump(longest, "three T with two seeds")
 
 
 def _claims(reduction: Reduction) -> tuple[Claim, ...]:

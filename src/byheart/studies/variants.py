@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import figure_of
 from byheart.store import Runs
-from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, mean_losses, not_run
+from byheart.studies.study import Claim, Finding, Scale, Study, judge_bump, mean_losses
 from byheart.sweep import grid
 
 _VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,10 +63,8 @@ def _named(runs: Runs) -> pd.DataFrame:
 def _claim_of(name: str) -> Claim:
     def test(runs: Runs) -> Finding:
         table = _named(runs)
-        bump = Bump.along(table[(table["variant"] == name) & (table["n_examples"] > 15)], "n_examples")
-        if bump is None:
-            return not_run(f"{name}: three T above 15, two seeds")
-        return judged(str(bump), bump.height > 3, bump.where == "first")
+        chosen = table[(table["variant"] == name) & (table["n_examples"] > 15)]
+        return judge_bump(chosen, f"{name}: three T above 15, two seeds")
 
     return Claim(
         name.lower().replace(" ", "-"),

@@ -24,6 +24,7 @@ from byheart.studies.study import (
     Finding,
     Scale,
     Study,
+    judge_bump,
     judged,
     losses_with,
     mean_losses,
@@ -49,10 +50,9 @@ def _configs(scale: Scale) -> list[TrainConfig]:
     return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
 
 
-def _bumps(runs: Runs, reduction: Reduction) -> dict[float, Bump]:
-    by_decay = losses_with(runs, reduction).groupby("weight_decay")
-    found = {float(str(decay)): Bump.along(rows, "n_examples") for decay, rows in by_decay}
-    return {decay: bump for decay, bump in found.items() if bump is not None}
+def _at_decay(runs: Runs, reduction: Reduction, decay: float) -> pd.DataFrame:
+    table = losses_with(runs, reduction)
+    return table[table["weight_decay"] == decay]
 
 
 def _less_decay_larger_bump(reduction: Reduction, runs: Runs) -> Finding:
@@ -66,15 +66,11 @@ def _less_decay_larger_bump(reduction: Reduction, runs: Runs) -> Finding:
 
 
 def _present(reduction: Reduction, runs: Runs) -> Finding:
-    bump = _bumps(runs, reduction).get(1e-2)
-    if bump is None:
-        return not_run("weight decay 1e-2 at three T, two seeds")
-    return judged(str(bump), bump.height > 3, bump.where == "first")
+    return judge_bump(_at_decay(runs, reduction, 1e-2), "weight decay 1e-2 at three T, two seeds")
 
 
 def _gone(reduction: Reduction, runs: Runs) -> Finding:
-    bump = _bumps(runs, reduction).get(1.0)
-    usual = _bumps(runs, reduction).get(1e-2)
+    usual, bump = (Bump.along(_at_decay(runs, reduction, decay), "n_examples") for decay in (1e-2, 1.0))
     if bump is None or usual is None or usual.height <= 3:
         return not_run("a bump at weight decay 1e-2, and the same T at weight decay 1")
     return judged(str(bump), bump.height < 2, bump.height > 3)
