@@ -448,6 +448,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+# Tyro's words for a value of another type, and ours.
+_CLEARER = (
+    (r"no type matching (.+?) could be instantiated from \['(.*?)'\].*", r"\3, accepted: \2"),
+    (r"could not convert string to float: (.*)", r"\2, accepted: a number"),
+    (r"invalid literal for int\(\) with base 10: (.*)", r"\2, accepted: an integer"),
+)
+
+
 def _parse(arguments: list[str] | None) -> Command:
     """Parse the arguments; a usage error becomes one line and exit status 2."""
     printed = io.StringIO()
@@ -463,6 +471,8 @@ def _parse(arguments: list[str] | None) -> Command:
         if error.code:
             inside = re.split(r"\n│ ─+ │", printed.getvalue())[0].split("\n", 1)[-1]  # of tyro's box
             words = re.sub(r"[│╰╯─\s]+", " ", inside).strip().split(" For full helptext")[0]
+            for pattern, clearer in _CLEARER:
+                words = re.sub(rf"Error parsing (--\S+): {pattern}", rf"\1: received {clearer}", words)
             _err.print(f"byheart: {words} (see byheart --help)", markup=False)
         raise
     return command
