@@ -13,6 +13,7 @@ from byheart.geometry import (
     example_dimensionality,
     feature_dimensionality,
     is_regular_polygon,
+    lengths_apart,
     maximal_dimensionality,
     neighbour_overlap,
 )
@@ -231,6 +232,14 @@ def test_arrangements_are_named(lengths, second, expected):
     angles = np.deg2rad([0, second, 120, 180, 240, 300])
     points = np.array(lengths)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     assert arrangement(points) == expected
+
+
+@given(hiddens, st.floats(1e-3, 1e3))
+def test_each_vector_is_long_short_or_at_the_origin_in_any_unit(hidden, unit):
+    masks = np.array(lengths_apart(hidden))
+    assert (masks.sum(axis=0) == 1).all()
+    assert masks[0].any() == hidden.any()  # the longest is long
+    np.testing.assert_array_equal(lengths_apart(hidden * 2 ** round(np.log2(unit))), masks)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (5, 3)])

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 _ROWS_PER_BLOCK = 65_536
 
@@ -124,12 +124,25 @@ def is_regular_polygon(points: Float[np.ndarray, "n_points n_dimensions"]) -> bo
     return bool(np.ptp(lengths) < 0.2 * lengths.mean() and np.abs(_gaps(points) - 360 / len(points)).max() < 10)
 
 
+def lengths_apart(
+    points: Float[np.ndarray, "n_points n_dimensions"],
+) -> tuple[Bool[np.ndarray, " n_points"], Bool[np.ndarray, " n_points"], Bool[np.ndarray, " n_points"]]:
+    """Return which vectors are long, short and at the origin: from 0.8, from 0.2 and below 0.2 of the longest.
+
+    References:
+        C. Olah and T. Henighan, comment on two circles in Henighan et al. 2023 (a ratio of 0.4); the bounds are ours.
+    """
+    lengths = np.linalg.norm(points, axis=1)
+    relative = lengths / lengths.max() if lengths.any() else lengths
+    return relative >= 0.8, (relative >= 0.2) & (relative < 0.8), relative < 0.2
+
+
 def arrangement(points: Float[np.ndarray, "n_points 2"]) -> str:
     """Name how planar hidden vectors lie.
 
-    "regular polygon" (see ``is_regular_polygon``); else "two circles", if some have 0.2 to 0.8 of the longest's length;
-    else "some at the origin", if some have less; else "shared direction", if two are nearer in angle than a quarter of
-    a regular polygon's gap; else "other".
+    "regular polygon" (see ``is_regular_polygon``); else "two circles", if some are short (see ``lengths_apart``); else
+    "some at the origin", if some are; else "shared direction", if two are nearer in angle than a quarter of a regular
+    polygon's gap; else "other".
 
     Raises:
         ValueError: As ``is_regular_polygon``.
@@ -139,11 +152,10 @@ def arrangement(points: Float[np.ndarray, "n_points 2"]) -> str:
     """
     if is_regular_polygon(points):
         return "regular polygon"
-    lengths = np.linalg.norm(points, axis=1)
-    relative = lengths / lengths.max() if lengths.any() else lengths
-    if ((relative >= 0.2) & (relative < 0.8)).any():
+    _, short, at_origin = lengths_apart(points)
+    if short.any():
         return "two circles"
-    if (relative < 0.2).any():
+    if at_origin.any():
         return "some at the origin"
     return "shared direction" if _gaps(points).min() < 90 / len(points) else "other"
 

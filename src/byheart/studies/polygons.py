@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig
-from byheart.geometry import arrangement
+from byheart.geometry import arrangement, lengths_apart
 from byheart.plots import EXAMPLES, figure_of, vectors
 from byheart.solutions import polygon_radius
 from byheart.store import Run, Runs
@@ -84,9 +84,7 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
     rows = []
     for run in runs:
         lengths = np.linalg.norm(run.hidden, axis=1)
-        relative = lengths / lengths.max()
-        at_origin, long = relative < 0.2, relative >= 0.8
-        short = ~at_origin & ~long
+        long, short, at_origin = lengths_apart(run.hidden)
         rows.append(
             {
                 "n_examples": int(run.config.n_examples),
