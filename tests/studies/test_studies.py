@@ -12,6 +12,7 @@ from byheart.plots import paper_reference
 from byheart.store import Run, Runs, open_runs
 from byheart.studies import STUDIES, Study, judge, reproduce
 from byheart.studies.readme import MARK
+from byheart.train import draw_examples
 
 ASKED_FOR = {
     "double-descent",
@@ -254,6 +255,23 @@ def test_a_broken_polygon_does_not_generalise(tmp_path):
     learned = {c: loss for c, loss in losses.items() if c.initialization == "pentagon"}
     runs = made_up(tmp_path, learned, train_loss=0.9, n_features_represented=5.0)
     assert verdict("middle-regime", runs, "sudden") == "reproduced"
+
+
+@pytest.mark.parametrize(("on_a_pentagon", "expected"), [(True, "reproduced"), (False, "differs")])
+def test_stored_examples_are_told_by_their_error(tmp_path, on_a_pentagon, expected):
+    angles = 2 * np.pi * np.arange(5) / 5
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * on_a_pentagon
+    for config in STUDIES["repeats"].configs("quick"):
+        if not config.snapshot_steps:
+            continue
+        stored = min(len(config.repeats), 5) if config.repeats[0] >= 5 else 0
+        made_up(tmp_path, {config: 1.0}, n_features_represented=5.0 - stored)
+        X = draw_examples(config).to_scipy()[:stored].toarray()
+        run = open_runs(tmp_path)[config.run_id("")]
+        dataclasses.replace(run, W=(corners[:stored].T @ X).astype(np.float32)).save(tmp_path)
+    runs = open_runs(tmp_path)
+    for claim in ("replaces-one-feature", "each-is-stored", "each-replaces-one", "five-of-many"):
+        assert verdict("repeats", runs, claim) == expected, claim
 
 
 @pytest.mark.parametrize(

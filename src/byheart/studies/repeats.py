@@ -17,6 +17,7 @@ from byheart.plots import figure_of, map_of, training_history
 from byheart.store import Run, Runs
 from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, compare, not_run, onsets, setup, share
 from byheart.sweep import grid
+from byheart.train import draw_examples, example_losses
 
 _R = (1, 2, 3, 5, 10, 20)
 _SEVERAL = (1, 2, 3, 5, 8)  # examples, each repeated _SEVERAL_R times
@@ -32,7 +33,7 @@ _BOUNDARY_R: dict[Scale, tuple[int, ...]] = {
     "paper": (1, 2, 3, 4, 6, 8, 10),
 }
 _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
-_STANDS_OUT = 0.1  # dimensionality: features of a pentagon have 0.2 to 0.3, the rest below 0.05
+_STORED = 3 / 4  # squared error of what is stored, an example or a feature; answering 0 has 1
 
 
 def _main_size(scale: Scale) -> int:
@@ -53,10 +54,13 @@ def _configs(scale: Scale) -> list[TrainConfig]:
 
 
 def _stored(run: Run) -> tuple[int, int]:
-    """How many repeated examples, and how many features, have more than ``_STANDS_OUT`` of a dimension."""
-    repeated = len(run.config.repeats)
-    examples = example_dimensionality(run.hidden)[:repeated]
-    return int((examples > _STANDS_OUT).sum()), int((feature_dimensionality(run.W) > _STANDS_OUT).sum())
+    """How many repeated examples, and how many features, are answered with an error below ``_STORED``."""
+    losses = example_losses(run, draw_examples(run.config))[: len(run.config.repeats)]
+    return int((losses < _STORED).sum()), _n_features(run)
+
+
+def _n_features(run: Run) -> int:
+    return int(run.metrics["n_features_represented"] or 0)
 
 
 def _is_memorised(run: Run) -> bool:
@@ -66,14 +70,14 @@ def _is_memorised(run: Run) -> bool:
 
 
 def _alone(runs: Runs) -> pd.DataFrame:
-    """The runs with one repeated example: T, R, seed, what is stored, and whether the example is memorised."""
+    """The runs with one repeated example: T, R, seed, represented features, and whether the example is memorised."""
     rows = [
-        (float(run.config.n_examples), run.config.repeats[0], run.config.seed, *_stored(run), _is_memorised(run))
+        (float(run.config.n_examples), run.config.repeats[0], run.config.seed, _n_features(run), _is_memorised(run))
         for header in runs.headers
         if len(header.config.repeats) == 1
         for run in [runs[header.id]]
     ]
-    return pd.DataFrame(rows, columns=["n_examples", "repeats", "seed", "n_stored", "n_features", "memorised"])
+    return pd.DataFrame(rows, columns=["n_examples", "repeats", "seed", "n_features", "memorised"])
 
 
 def _largest_with(runs: Runs, repeats: tuple[int, ...]) -> Runs:
@@ -99,10 +103,22 @@ def _few_repeats_change_nothing(runs: Runs) -> Finding:
     return Finding(f"{finding.ours}; memorised: {words}", finding.verdict if ever else "inconclusive")
 
 
-def _each_replaces_one(runs: Runs) -> Finding:
+def _stored_of_up_to_five(runs: Runs) -> dict[int, list[tuple[int, int]]]:
     stored = {k: [_stored(run) for run in _largest_with(runs, (_SEVERAL_R,) * k)] for k in (1, 2, 3, 5)}
-    if not all(stored.values()):
-        return not_run(f"1, 2, 3 and 5 examples repeated {_SEVERAL_R} times")
+    return {k: found for k, found in stored.items() if found}
+
+
+def _each_is_stored(runs: Runs) -> Finding:
+    stored = _stored_of_up_to_five(runs)
+    if len(stored) < 2:
+        return not_run(f"one and more examples repeated {_SEVERAL_R} times")
+    return share([s[0] == k for k, found in stored.items() for s in found], "store all k repeated examples", "runs")
+
+
+def _each_replaces_one(runs: Runs) -> Finding:
+    stored = _stored_of_up_to_five(runs)
+    if len(stored) < 2:
+        return not_run(f"one and more examples repeated {_SEVERAL_R} times")
     holds = [s == (k, 5 - k) for k, found in stored.items() for s in found]
     words = "; ".join(f"{k}: {', '.join(map(str, found))}" for k, found in stored.items())
     finding = share(holds, "store k examples and 5 - k features", "runs")
@@ -155,6 +171,7 @@ def _more_at_small_t(runs: Runs) -> Finding:
     return Finding(f"{finding.ours}; {ours}", finding.verdict)
 
 
+_ERROR = "stored: error below 3/4"
 _CLAIMS = (
     Claim(
         "few-repeats",
@@ -166,15 +183,23 @@ _CLAIMS = (
     ),
     Claim(
         "replaces-one-feature",
-        "An example that occurs 5 times is stored beside four features, in place of the fifth (T = 3 n)",
+        f"An example that occurs 5 times is stored beside four features, in place of the fifth (T = 3 n; {_ERROR})",
         _JERMYN,
         "one example, four features",
         _replaces_one,
         refuted_if="no dataset stores one example and four features",
     ),
     Claim(
+        "each-is-stored",
+        f"Of 1, 2, 3 or 5 examples that occur {_SEVERAL_R} times each is stored (T = 3 n; {_ERROR})",
+        _JERMYN,
+        "k examples",
+        _each_is_stored,
+        refuted_if="in no run all are stored",
+    ),
+    Claim(
         "each-replaces-one",
-        f"Of 1, 2, 3 or 5 examples that occur {_SEVERAL_R} times each replaces one feature (T = 3 n)",
+        f"Of 1, 2, 3 or 5 examples that occur {_SEVERAL_R} times each replaces one feature (T = 3 n; {_ERROR})",
         _JERMYN,
         "k examples, 5 - k features",
         _each_replaces_one,
@@ -182,7 +207,7 @@ _CLAIMS = (
     ),
     Claim(
         "five-of-many",
-        "Of more than five repeated examples five are stored, and no feature (T = 3 n)",
+        f"Of more than five repeated examples five are stored, and no feature (T = 3 n; {_ERROR})",
         _JERMYN,
         "five examples, no feature",
         _five_of_many,
@@ -249,21 +274,28 @@ def _common(alone: pd.DataFrame) -> list[int]:
 
 
 def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    rows = [
-        (len(run.config.repeats), run.config.repeats[0], run.config.seed, *_stored(run))
-        for header in runs.headers
-        if header.config.snapshot_steps
-        for run in [runs[header.id]]
-    ]
-    names = ["n_repeated", "repeats", "seed", "n_stored", "n_features"]
     thresholds, n_features = _thresholds(runs).replace(math.inf, np.nan), runs.headers[0].config.n_features
     over_size = (thresholds["threshold"] * n_features / thresholds["n_examples"]).groupby(thresholds["n_examples"])
     return {
         "boundary": _alone(runs),
         "thresholds": thresholds,
         "law": over_size.agg(seeds="size", ratio="mean", ratio_se="sem").reset_index(),
-        "stored": pd.DataFrame(rows, columns=names),
+        "stored": _stored_at_main_size(runs),
     }
+
+
+def _stored_at_main_size(runs: Runs) -> pd.DataFrame:
+    """What is stored, the mean dimensionality of the repeated examples, and those of the five largest features."""
+    rows = []
+    for header in runs.headers:
+        if header.config.snapshot_steps:
+            run, repeated = runs[header.id], header.config.repeats
+            features = np.sort(feature_dimensionality(run.W))[::-1][:5]
+            examples = float(example_dimensionality(run.hidden)[: len(repeated)].mean())
+            rows.append((len(repeated), repeated[0], header.config.seed, *_stored(run), examples, *features))
+    names = ["n_repeated", "repeats", "seed", "n_stored", "n_features", "example_dimensionality"]
+    columns = [*names, *(f"feature_dimensionality_{k}" for k in range(1, 6))]
+    return pd.DataFrame(rows, columns=columns).sort_values(names[:3])
 
 
 STUDY = Study(
