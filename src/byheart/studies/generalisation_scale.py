@@ -19,6 +19,7 @@ from byheart.sweep import grid
 
 _OCCURRENCES = (2, 3, 5, 7, 10, 15, 20, 30)  # T (1 - S): how often each feature occurs
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_QUICK_OCCURRENCES, _QUICK_DECAYS = _OCCURRENCES[:-1], _DECAYS[::2]
 _SPARSITIES: dict[Scale, tuple[float, ...]] = {
     "quick": (0.97, 0.98, 0.99),
     "medium": (0.97, 0.98, 0.99, 0.995, 0.998),
@@ -29,15 +30,16 @@ _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
 
 def _configs(scale: Scale) -> list[TrainConfig]:
     seeds, configs = range(N_SEEDS[scale]), []
+    occurrences, decays = (_QUICK_OCCURRENCES, _QUICK_DECAYS) if scale == "quick" else (_OCCURRENCES, _DECAYS)
     for n_hidden in (2,) if scale == "quick" else (2, 4, 8):
         base = setup(scale, n_hidden=n_hidden)
         for sparsity in _SPARSITIES[scale]:
-            sizes = [round(k / (1 - sparsity)) for k in _OCCURRENCES]
+            sizes = [round(k / (1 - sparsity)) for k in occurrences]
             configs += grid(base, {"sparsity": (sparsity,), "n_examples": sizes}, seeds)
-        decays = [decay for decay in _DECAYS if decay != base.weight_decay and (decay != 1e-3 or scale != "quick")]
         if n_hidden == 2:
-            sizes = [round(k / (1 - base.sparsity)) for k in _OCCURRENCES]
-            configs += grid(base, {"weight_decay": decays, "n_examples": sizes}, seeds)
+            others = [decay for decay in decays if decay != base.weight_decay]
+            sizes = [round(k / (1 - base.sparsity)) for k in occurrences]
+            configs += grid(base, {"weight_decay": others, "n_examples": sizes}, seeds)
     return configs
 
 
@@ -51,7 +53,7 @@ def _jumps(runs: Runs) -> pd.DataFrame:
     """By width, sparsity and weight decay, and seed: the T (1 - S) at which the largest feature dimensionality jumps.
 
     From there on it stays above half of its value at the largest T. Infinite where that is not three times its value at
-    the smallest T: nothing jumps in this range.
+    the smallest T: nothing jumps up to T (1 - S) = ``up_to``.
     """
     rows = []
     for key, group in _table(runs).groupby(["n_hidden", "sparsity", "weight_decay"]):
@@ -61,18 +63,20 @@ def _jumps(runs: Runs) -> pd.DataFrame:
         first, last = by_seed.iloc[0], by_seed.iloc[-1]
         half = group["seed"].map(last / 2)
         found = onsets(group, group["feature_dimensionality_max"] > half, "occurrences")
-        rows += [(*key, seed, jump) for seed, jump in found.where(last >= 3 * first, math.inf).items()]
-    return pd.DataFrame(rows, columns=["n_hidden", "sparsity", "weight_decay", "seed", "jump"])
+        up_to = by_seed.index[-1]
+        rows += [(*key, seed, jump, up_to) for seed, jump in found.where(last >= 3 * first, math.inf).items()]
+    return pd.DataFrame(rows, columns=["n_hidden", "sparsity", "weight_decay", "seed", "jump", "up_to"])
 
 
 def _means(jumps: pd.DataFrame, by: str) -> pd.DataFrame:
     """The geometric mean of the jump over seeds by a column, two standard errors either way, and all of it in words."""
     rows = {}
-    for value, jump in jumps.groupby(by)["jump"]:
+    for value, found in jumps.groupby(by):
+        jump = found["jump"]
         if none := int(np.isinf(jump).sum()):
             words = "none" if none == len(jump) else f"{none} of {len(jump)} none"
             low = math.inf if none == len(jump) else 0.0  # datasets that disagree tell nothing
-            rows[value] = (math.inf, low, math.inf, f"{words} up to {_OCCURRENCES[-1]}")
+            rows[value] = (math.inf, low, math.inf, f"{words} up to {found['up_to'].max():g}")
             continue
         mean, error = float(np.log(jump).mean()), float(np.log(jump).sem())
         mean, low, high = math.exp(mean), math.exp(mean - 2 * error), math.exp(mean + 2 * error)

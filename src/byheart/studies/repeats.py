@@ -28,7 +28,7 @@ _SIZES: dict[Scale, tuple[int, ...]] = {
     "paper": (10_000, 20_000, 30_000, 50_000),
 }
 _BOUNDARY_R: dict[Scale, tuple[int, ...]] = {
-    "quick": (1, 2, 4, 8),
+    "quick": (1, 2, 3, 5, 10),
     "medium": (1, 2, 3, 4, 5, 6, 8, 10),
     "paper": (1, 2, 3, 4, 6, 8, 10),
 }
