@@ -5,21 +5,33 @@ Source: Henighan et al. 2023, Figure 5 (double descent along both axes; results 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from byheart.config import TrainConfig
 from byheart.plots import figure_of, map_of
 from byheart.store import Runs
-from byheart.studies.study import Bump, Claim, Finding, Scale, Study, judged, mean_losses, not_run, setup
+from byheart.studies.study import (
+    N_SEEDS,
+    SMALLEST,
+    SMALLEST_T,
+    Bump,
+    Claim,
+    Finding,
+    Scale,
+    Study,
+    judged,
+    mean_losses,
+    not_run,
+    setup,
+)
 from byheart.sweep import grid
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
-    "quick": {"n_hidden": (2, 4, 8, 16), "n_examples": (10, 20, 40, 80, 160, 320, 640)},
+    "quick": {"n_hidden": (2, 4, 8, 16), "n_examples": SMALLEST_T},
     "medium": {
         "n_hidden": (2, 3, 4, 6, 8, 12, 16, 32, 64, 100),
         "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 1_500, 2_000),
@@ -37,13 +49,7 @@ _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 
 
 def _configs(scale: Scale) -> list[TrainConfig]:
-    smaller: dict[Scale, dict[str, Any]] = {
-        # Hobbhahn's learning rate: at the paper's, 3,000 steps are too few for a ridge.
-        "quick": {"n_features": 250, "sparsity": 0.96, "n_steps": 3_000, "warmup_steps": 750, "learning_rate": 5e-3},
-        "medium": {},
-        "paper": {},
-    }
-    base, seeds = setup(scale, **smaller[scale]), range(2 if scale == "quick" else 4)
+    base, seeds = setup(scale, **(SMALLEST if scale == "quick" else {})), range(N_SEEDS[scale])
     configs = grid(base, _AXES[scale], seeds)
     return configs + (grid(base, _FAR_SIDE[scale], seeds) if scale in _FAR_SIDE else [])
 
@@ -144,7 +150,9 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     factor = float(np.exp(np.abs(np.log(mean_losses(table, ["n_hidden", "n_examples"])["test_loss"])).max()))
     level = LogNorm(1 / factor, factor)  # 1, the loss of answering nothing, in the middle
     mesh = map_of(table, "test_loss", "n_examples", "n_hidden", ax, norm=level, cmap="RdBu_r")
-    figure.colorbar(mesh, label="test loss, mean over datasets")
+    bar = figure.colorbar(mesh, label="test loss, mean over datasets", format="%g")
+    bar.set_ticks(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    bar.minorticks_off()
     sizes, widths = sorted(set(table["n_examples"])), sorted(set(table["n_hidden"]))
     for row in _ridge(runs).itertuples():
         ax.plot(sizes.index(row.n_examples) + 0.5, widths.index(row.n_hidden) + 0.5, "ko", mfc="none", ms=8)

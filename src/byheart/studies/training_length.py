@@ -18,6 +18,8 @@ from byheart.plots import losses_by
 from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
+    SMALLEST,
+    SMALLEST_T,
     WORDS_OF_REDUCTION,
     Claim,
     Finding,
@@ -35,20 +37,21 @@ from byheart.studies.study import (
 from byheart.sweep import grid
 
 _STEPS: dict[Scale, tuple[int, ...]] = {
-    "quick": (1_000, 4_000, 16_000),
+    "quick": (750, 3_000, 12_000),
     "medium": (1_000, 2_000, 5_000, 15_000, 50_000),
     "paper": (2_000, 5_000, 15_000, 50_000, 100_000),
 }
-_QUICK_T = (30, 100, 300, 1_000)
 _T = (30, 100, 200, 300, 500, 1_000, 2_000)
 _PAPER_T = (100, 500, 1_000, 2_000, 5_000, 10_000)
 _APPENDIX = "Henighan et al. 2023, appendix, m = 4"
 
 
 def _configs(scale: Scale) -> list[TrainConfig]:
-    sizes = {"quick": _QUICK_T, "medium": _T, "paper": _PAPER_T}[scale]
+    sizes = {"quick": SMALLEST_T, "medium": _T, "paper": _PAPER_T}[scale]
     axes = {"n_steps": _STEPS[scale], "n_examples": sizes, "reduction": list(WORDS_OF_REDUCTION)}
-    return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
+    # a warm-up of None is 5 % of the steps
+    base = setup(scale, n_hidden=4, **({**SMALLEST, "warmup_steps": None} if scale == "quick" else {}))
+    return grid(base, axes, range(N_SEEDS[scale]))
 
 
 def _longer_is_larger(reduction: Reduction, runs: Runs) -> Finding:

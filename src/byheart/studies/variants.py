@@ -15,7 +15,18 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.plots import figure_of
 from byheart.store import Runs
-from byheart.studies.study import Claim, Finding, Scale, Study, judge_bump, mean_losses
+from byheart.studies.study import (
+    FEW_STEPS,
+    N_SEEDS,
+    SMALLEST,
+    SMALLEST_T,
+    Claim,
+    Finding,
+    Scale,
+    Study,
+    judge_bump,
+    mean_losses,
+)
 from byheart.sweep import grid
 
 _VARIANTS: dict[str, dict[str, Any]] = {
@@ -27,23 +38,20 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no normalisation": {"unit_norm": False},
 }
 _T: dict[Scale, tuple[int, ...]] = {
-    "quick": (10, 40, 80, 160, 320, 640),
+    "quick": SMALLEST_T,
     "medium": (5, 10, 30, 50, 100, 200, 300, 500, 1_000, 2_000),
     "paper": (5, 10, 15, 30, 50, 100, 200, 300, 500, 700, 1_000, 1_500, 2_000, 5_000, 10_000),
 }
 _HOBBHAHN = "M. Hobbhahn, comment in Henighan et al. 2023"
-_BASE = {"n_steps": 3_000, "warmup_steps": 750, "learning_rate": 5e-3}
 
 
 def _configs(scale: Scale) -> list[TrainConfig]:
-    sizes = {"n_features": 250, "sparsity": 0.96} if scale == "quick" else {"n_features": 1_000, "sparsity": 0.99}
-    base = TrainConfig(3, **sizes, **_BASE)  # type: ignore[arg-type]
+    his = {"n_features": 1_000, "sparsity": 0.99, **FEW_STEPS}
+    base = TrainConfig(3, **(SMALLEST if scale == "quick" else his))
     return [
         config
         for change in _VARIANTS.values()
-        for config in grid(
-            dataclasses.replace(base, **change), {"n_examples": _T[scale]}, range(2 if scale == "quick" else 4)
-        )
+        for config in grid(dataclasses.replace(base, **change), {"n_examples": _T[scale]}, range(N_SEEDS[scale]))
     ]
 
 

@@ -18,6 +18,8 @@ from byheart.plots import losses_by
 from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
+    SMALLEST,
+    SMALLEST_T,
     WORDS_OF_REDUCTION,
     Bump,
     Claim,
@@ -37,7 +39,6 @@ from byheart.studies.study import (
 from byheart.sweep import grid
 
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_QUICK_T = (30, 100, 300, 1_000)
 _T = (30, 100, 200, 300, 500, 1_000, 2_000)
 _PAPER_T = (100, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _APPENDIX = "Henighan et al. 2023, appendix, m = 4"
@@ -45,9 +46,10 @@ _APPENDIX = "Henighan et al. 2023, appendix, m = 4"
 
 def _configs(scale: Scale) -> list[TrainConfig]:
     decays = _DECAYS[::2] if scale == "quick" else _DECAYS
-    sizes = {"quick": _QUICK_T, "medium": _T, "paper": _PAPER_T}[scale]
+    sizes = {"quick": SMALLEST_T, "medium": _T, "paper": _PAPER_T}[scale]
     axes = {"n_examples": sizes, "weight_decay": decays, "reduction": list(WORDS_OF_REDUCTION)}
-    return grid(setup(scale, n_hidden=4), axes, range(N_SEEDS[scale]))
+    base = setup(scale, n_hidden=4, **(SMALLEST if scale == "quick" else {}))
+    return grid(base, axes, range(N_SEEDS[scale]))
 
 
 def _at_decay(runs: Runs, reduction: Reduction, decay: float) -> pd.DataFrame:
