@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.model import Reduction
-from byheart.store import Run, Runs
+from byheart.store import Run, Runs, summed
 
 FEATURES, EXAMPLES, REFERENCE = "#0072B2", "#D55E00", "#999999"
 _STYLE: dict[Any, Any] = {
@@ -62,8 +62,8 @@ def is_paper_setup(runs: Runs) -> bool:
 
 
 def losses(runs: Runs, ax: Axes) -> Axes:
-    """Draw test loss against T: every seed, the mean with its standard error, the zero predictor's 1."""
-    table = runs.table
+    """Draw test loss, summed over features, against T: every seed, the mean with its standard error, the level 1."""
+    table = summed(runs.table)
     grouped = table.groupby("n_examples")["test_loss"]
     x = _positions(table["n_examples"])
     mean, error = grouped.mean(), grouped.sem()

@@ -175,6 +175,13 @@ class Runs:
         return table.set_index(axes)[metrics].astype(float).to_xarray()
 
 
+def summed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of runs with losses summed over features, those of runs that average too: times n."""
+    factor = np.where(table["reduction"] == "mean", table["n_features"], 1)
+    losses = ("train_loss", "test_loss", "test_loss_se")
+    return table.assign(**{name: table[name] * factor for name in losses if name in table})
+
+
 def open_runs(directory: str | Path) -> Runs:
     """Read the headers of all runs in a directory.
 

@@ -134,7 +134,7 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
         "n_hidden": config.n_hidden,
         "n_shown_examples": len(run.hidden),
         "n_steps": config.n_steps,
-        "paper_setup": config.has_paper_sizes and not run.data_digest,
+        "paper_setup": config.has_paper_sizes and config.reduction == "sum" and not run.data_digest,
         "zero_loss": None if run.data_digest else loss_scale(config.n_features, config.reduction),
         "metrics": run.metrics
         | {

@@ -23,6 +23,7 @@ STUDIES = {
     study.name: study
     for study in (
         double_descent.STUDY,
+        double_descent.STUDY_AVERAGED,
         double_descent.STUDY_M4,
         phase_map.STUDY,
         weight_decay.STUDY,

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
 from byheart.plots import EXAMPLES, REFERENCE, figure_of, paper_reference
-from byheart.store import Runs
+from byheart.store import Runs, summed
 from byheart.studies.study import (
     N_SEEDS,
     Bump,
@@ -32,7 +32,6 @@ from byheart.studies.study import (
     not_run,
     onsets,
     setup,
-    summed,
 )
 from byheart.sweep import grid
 

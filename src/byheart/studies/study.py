@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.model import Reduction
 from byheart.plots import is_paper_setup, style
-from byheart.store import Runs
+from byheart.store import Runs, summed
 from byheart.studies.readme import setup_and_cost, write_readme
 from byheart.sweep import OnProgress, sweep
 
@@ -266,12 +266,6 @@ def mean_losses(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the mean test loss over seeds with its standard error, a row per combination of these columns."""
     grouped = table.groupby(by)["test_loss"]
     return grouped.agg(seeds="size", test_loss="mean", test_loss_se="sem").reset_index()
-
-
-def summed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with test losses summed over features, those of runs that average too: times n."""
-    factor = np.where(table["reduction"] == "mean", table["n_features"], 1)
-    return table.assign(test_loss=table["test_loss"] * factor)
 
 
 def losses_with(runs: Runs, reduction: Reduction) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from byheart.config import TrainConfig
 from byheart.model import Reduction
 from byheart.plots import losses_by
-from byheart.store import Runs
+from byheart.store import Runs, summed
 from byheart.studies.study import (
     N_SEEDS,
     SMALLEST,
@@ -32,7 +32,6 @@ from byheart.studies.study import (
     peaks_by,
     setup,
     share,
-    summed,
 )
 from byheart.sweep import grid
 
