@@ -14,6 +14,7 @@ import pytest
 from byheart.cli import main
 from byheart.config import TrainConfig
 from byheart.store import open_runs
+from byheart.studies import STUDIES
 
 SMALL = ["--n-features", "60", "--sparsity", "0.9", "--n-steps", "200", "--n-test", "50"]
 
@@ -72,7 +73,7 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
     status, out, err = run(capsys, "reproduce", "all", "--max-examples", 3, "--out", tmp_path)
     assert (status, err) == (0, "")
     made = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert made == {"double-descent", "double-descent-m4", "polygons", "two-views"}
+    assert made == {"double-descent", "double-descent-averaged", "double-descent-m4", "polygons", "two-views"}
     for name in made:
         assert {"README.md", "verdicts.csv", "report.html"} <= {path.name for path in (tmp_path / name).iterdir()}
         assert name in out
@@ -83,6 +84,20 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
     assert status == 0
     assert (tmp_path / "README.md").read_text().startswith("# Mine\n")
     assert page.split("-->")[1] == (tmp_path / "README.md").read_text().split("-->")[1]
+
+
+def test_reproduce_all_says_at_once_what_it_leaves_out(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("byheart.cli.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("byheart.cli.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")})
+    made = []
+    monkeypatch.setattr(
+        "byheart.cli.ReproduceCommand._reproduce", lambda self, study, out: made.append((study.name, out))
+    )
+    monkeypatch.setattr("byheart.cli.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
+    status, _, err = run(capsys, "reproduce", "all", "--out", tmp_path)
+    assert (status, made) == (0, [("double-descent", tmp_path / "double-descent")])
+    assert err.count("variants left out") == err.count("mnist left out") == 2  # at the start and at the end
+    assert 'pip install "byheart[audit]"' in err
 
 
 @pytest.fixture

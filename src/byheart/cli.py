@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import re
 import tempfile
@@ -32,6 +33,7 @@ from byheart.benchmark import BenchConfig, ChildError, Results, benchmark, page,
 from byheart.benchmark.table import check_readme
 from byheart.config import TrainConfig
 from byheart.kernels import DivergedError
+from byheart.model import Variant
 from byheart.report import write_report
 from byheart.store import open_runs, prepare_directory
 from byheart.studies import MNIST_QUESTION, STUDIES, Scale, Study, reproduce, reproduce_mnist, write_summary
@@ -179,19 +181,32 @@ class ReproduceCommand:
             _print_verdicts(self._reproduce(STUDIES[self.study], out))
             _out.print(f"tables and figures in {out}; open {out / 'report.html'} in a browser", markup=False)
             return
+        self._reproduce_all(out)
+
+    def _reproduce_all(self, out: Path) -> None:
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
         if not chosen:
             raise ValueError(
                 f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
             )
+        left_out = []
+        if importlib.util.find_spec("torch") is None:
+            names = [name for name, s in chosen.items() if any(c.variant != Variant() for c in s.configs(self.scale))]
+            for name in (*names, *(["mnist"] if self.max_examples is None else [])):
+                chosen.pop(name, None)
+                left_out.append(f'{name} left out: PyTorch is missing; run pip install "byheart[audit]"')
+        for words in left_out:  # now, and again beside the table that lacks them
+            _err.print(words, markup=False)
         for study in chosen.values():
             self._reproduce(study, out / study.name)
-        try:
-            if self.max_examples is None:
+        if self.max_examples is None and not left_out:
+            try:
                 self._reproduce_mnist(out / "mnist")
-        except ModuleNotFoundError as error:
-            _err.print(f"mnist left out: {error}", markup=False)
+            except ModuleNotFoundError as error:
+                left_out.append(f"mnist left out: {error}")
         _print_verdicts(write_summary(out))
+        for words in left_out:
+            _err.print(words, markup=False)
         _out.print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}", markup=False)
 
     def _reproduce_mnist(self, out: Path) -> pd.DataFrame:

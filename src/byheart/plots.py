@@ -221,11 +221,12 @@ def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
         panes = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         top = figure.add_subplot(panes[0])
         losses(runs, top)
-        top.set_yscale("log")
-        top.yaxis.set_major_locator(LogLocator(subs=(1,) if zoomed else (1, 2, 5)))
-        top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        top.yaxis.set_minor_formatter(NullFormatter())
-        top.legend(fontsize=7.5, loc="upper left")
+        if top.get_ylim()[1] > 2:
+            top.set_yscale("log")
+            top.yaxis.set_major_locator(LogLocator(subs=(1,) if zoomed else (1, 2, 5)))
+            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            top.yaxis.set_minor_formatter(NullFormatter())
+        top.legend(fontsize=7.5)
         if zoomed:
             close = figure.add_subplot(panes[1], sharex=top)
             losses(runs, close)

@@ -232,7 +232,7 @@ def test_the_one_change_is_named(tmp_path):
     runs = discrepancy_runs(tmp_path, lambda c: c.eps * (c.n_features if c.reduction == "mean" else 1) > 5e-6)
     table = judge(STUDIES["discrepancy"], runs).set_index("claim")
     # The norms of these runs, and the losses to the fourth digit, are nobody's.
-    nobodys = ["norm-peak", "the-papers-curve", "averaged-bump"]
+    nobodys = ["norm-peak", "the-papers-curve", "averaged-bump", "level-norm", "norm-of-b"]
     assert set(table["verdict"].drop(nobodys)) == {"reproduced"}, table[["verdict", "ours"]]
 
 
@@ -246,6 +246,23 @@ def test_the_papers_curve_needs_a_small_spread(tmp_path, spread, expected):
         assert verdict("discrepancy", runs, claim) == expected
     off = made_up(tmp_path, {c: loss * 1.01 for c, loss in losses.items()})
     assert verdict("discrepancy", off, "the-papers-curve") == "differs"
+
+
+@pytest.mark.parametrize(
+    ("growth", "times", "expected"), [(0.4, 3, "reproduced"), (0.0, 1, "differs"), (0.1, 10, "differs")]
+)
+def test_norms_as_jermyn_saw_them(tmp_path, growth, times, expected):
+    """As stated the norm of W grows as T^growth and that of b is so many times larger; averaged W is level."""
+    for c in STUDIES["discrepancy"].configs("paper"):
+        if c != TrainConfig(c.n_examples, reduction=c.reduction, seed=c.seed, snapshot_steps=c.snapshot_steps):
+            continue
+        if c.reduction == "sum":
+            made_up(tmp_path, {c: 1.0}, W_norm=c.n_examples**growth, b_norm=float(times))
+        else:
+            made_up(tmp_path, {c: 1.0 / c.n_features}, W_norm=20.0, b_norm=1.0)
+    runs = open_runs(tmp_path)
+    for claim in ("level-norm", "norm-of-b"):
+        assert verdict("discrepancy", runs, claim) == expected, claim
 
 
 def test_a_broken_polygon_does_not_generalise(tmp_path):

@@ -38,7 +38,8 @@ from byheart.sweep import grid
 _T = (10, 30, 50, 100, 200, 300, 500, 1_000, 2_000)
 _QUICK_T, _QUICK_SCANNED_T = (100, 300, 1_000), (300,)
 _PAPER_T = (10, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
-_BACK_T = (500, 2_000, 5_000)  # below, at and above the peak
+_EPS_T = (500, 2_000, 5_000)  # below, at and above the peak
+_BACK_T = (*_EPS_T, 10_000, 20_000)  # and from where on it generalises
 _LOW_T = (1_000, 2_000, 5_000)
 _SCANNED_T = (1_000,)  # one T can tell that a change does not have the paper's numbers: they are 1.0006 here
 _AS_STATED = "as stated"
@@ -50,6 +51,7 @@ _GRADIENT_DECAY, _LARGE_DECAY = "decay in the gradient", "decay not times the pe
 _LOW_AT_SMALL_N = (_GRADIENT_DECAY, _LARGE_DECAY)  # at n = 1,000 these lower the peak too, so that one T cannot tell
 _ROUGH_PATCH = 15  # up to here all test losses jump about, the paper's too
 _PEAK_T, _N_SEEDS_AT_PEAK = 2_000, 16  # averaged, datasets differ most there
+_LEVEL = 1.5  # norms that differ by no more than this factor are level
 _SAME = 0.002  # test losses within this are the same; they are read off the paper's figure to 0.0003
 _PAPER_PEAK, _JERMYN_PEAK = 1.1, 3.0  # highest test loss: the paper's is below the one, Jermyn's above the other
 _LIKE_THE_PAPER = f"test loss up to {_PAPER_PEAK:g}, and below 1 from T(1 - S) = 2.5 to 5 on"
@@ -97,7 +99,9 @@ def _sizes(scale: Scale, name: str) -> tuple[int, ...]:
         return _T
     if name in (_AS_STATED, _MEAN):
         return _PAPER_T
-    return _BACK_T if name in _KEY else _LOW_T if name in _LOW_AT_SMALL_N else _SCANNED_T
+    if name == _MEAN_SMALL_EPS:
+        return _BACK_T
+    return _EPS_T if name == _LARGE_EPS else _LOW_T if name in _LOW_AT_SMALL_N else _SCANNED_T
 
 
 def _named(runs: Runs) -> pd.DataFrame:
@@ -228,6 +232,29 @@ def _same_curve_as_the_paper(runs: Runs) -> Finding:
     )
 
 
+def _level_and_rising(runs: Runs) -> Finding:
+    """How much the norm of W varies over T = 100 to 1,000, by dataset: largest over smallest."""
+    table = _named(runs).query("100 <= n_examples <= 1_000 and seed < 4")
+    if not _at_papers_sizes(runs) or any(table.query("change == @c")["n_examples"].nunique() < 4 for c in _KEY[:2]):
+        return not_run(f"{_AS_STATED} and {_MEAN} at four T from 100 to 1,000, n = 10,000")
+    norms = table.pivot_table(index=["change", "seed"], columns="n_examples", values="W_norm")
+    ratio, rises = norms.max(axis=1) / norms.min(axis=1), (norms.diff(axis=1).iloc[:, 1:] > 0).all(axis=1)
+    level, rising = ratio[_MEAN] < _LEVEL, rises[_AS_STATED] & (ratio[_AS_STATED] > _LEVEL)
+    words = ", ".join(f"{name} {', '.join(f'{r:.2f}' for r in ratio[name])}" for name in (_MEAN, _AS_STATED))
+    ours = f"largest over smallest norm of W, by seed: {words}; as stated it rises at every T in {rising.sum()}"
+    return judged(ours, bool(level.all() and rising.all()), not level.any() or not rising.any())
+
+
+def _ratio_of_b(runs: Runs) -> Finding:
+    norms = _numbers(runs).pivot_table(index="seed", columns="change", values="b_norm")
+    if not _at_papers_sizes(runs) or not {_AS_STATED, _MEAN} <= set(norms):
+        return not_run(f"{_AS_STATED} and {_MEAN} at n = 10,000")
+    ratio = (norms[_AS_STATED] / norms[_MEAN]).dropna()
+    # on a log scale, where a factor of 2 either way is one tolerance
+    finding = compare(np.log(ratio.to_numpy(dtype=float)), math.log(3), math.log(2))
+    return Finding(f"{', '.join(f'{r:.2f}' for r in ratio)}, by seed", finding.verdict)
+
+
 def _averaged_bump(runs: Runs) -> Finding:
     if not _at_papers_sizes(runs):
         return not_run("n = 10,000, the paper's")
@@ -308,6 +335,21 @@ _CLAIMS = (
         "near T = 30 (within a factor of 2)",
         _norm_peak,
         refuted_if="it lies elsewhere",
+    ),
+    Claim(
+        "level-norm",
+        f"Averaged, the norm of W is level from T = 100 to 1,000 (within a factor of {_LEVEL:g}); as stated it rises",
+        "A. Jermyn, comment in Henighan et al. 2023; decided on after the runs",
+        "the paper's: more of a plateau; Jermyn's: still rising",
+        _level_and_rising,
+        refuted_if="averaged it is level, or as stated it rises, in no dataset",
+    ),
+    Claim(
+        "norm-of-b",
+        "The largest norm of b as stated, over that of averaging",
+        "A. Jermyn, comment in Henighan et al. 2023; decided on after the runs",
+        "Jermyn's is about 3 times the paper's (within a factor of 2)",
+        _ratio_of_b,
     ),
     Claim(
         "averaging-lowers-the-peak",

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from byheart.config import TrainConfig, log_spaced_steps
 from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
-from byheart.plots import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
 from byheart.model import Reduction
+from byheart.plots import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
 from byheart.store import Run, Runs, summed
 from byheart.studies.study import (
     Claim,

@@ -273,7 +273,8 @@ def _write(
         f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {_N_MODELS[scale]} networks, each on 60"
         f" % of the 5,000 images. Claims that name no dataset are judged on MNIST. {seconds / 60:.1f} minutes."
     )
-    write_readme(NAME, QUESTION, scale, words, verdicts, list(figures), list(tables), out / "README.md")
+    command = f"byheart reproduce {NAME} --scale {scale}"
+    write_readme(NAME, QUESTION, command, words, verdicts, list(figures), list(tables), out / "README.md")
     return verdicts
 
 

@@ -8,15 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from byheart.config import TrainConfig
 from byheart.store import Runs
-
-if TYPE_CHECKING:
-    from byheart.studies.study import Scale
 
 MARK = "<!-- below: made by byheart reproduce -->"
 HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our
@@ -73,7 +69,7 @@ def _cell(value: object) -> str:
 def write_readme(
     name: str,
     question: str,
-    scale: Scale,
+    command: str,
     setup: str,
     verdicts: pd.DataFrame,
     figures: Sequence[str],
@@ -90,7 +86,7 @@ def write_readme(
         *(f"![{figure}]({figure}.png)" for figure in figures),
         f"## Claims\n\n{_claims(verdicts)}\n\n{_how_judged(verdicts)}",
         f"## Setup and cost\n\n{setup}",
-        f"```\nbyheart reproduce {name} --scale {scale}\n```",
+        f"```\n{command}\n```",
         "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",
     ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

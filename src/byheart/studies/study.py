@@ -123,11 +123,12 @@ def reproduce(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
     runs = sweep(configs, out / "runs", n_workers=n_workers, on_progress=on_progress)
-    return write_results(study, scale, runs, out)
+    at_most = "" if max_examples is None else f" --max-examples {max_examples}"
+    return write_results(study, f"byheart reproduce {study.name} --scale {scale}{at_most}", runs, out)
 
 
-def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataFrame:
-    """Write tables, figures and README.md of finished runs to ``out``; return the table of verdicts."""
+def write_results(study: Study, command: str, runs: Runs, out: Path) -> pd.DataFrame:
+    """Write tables, figures and README.md of finished runs, made by ``command``, to ``out``; return the verdicts."""
     out.mkdir(parents=True, exist_ok=True)
     runs.table.drop(columns=["snapshot_steps", "data_digest"]).to_csv(
         out / "runs.csv", index=False, float_format="%.7g"
@@ -141,7 +142,7 @@ def write_results(study: Study, scale: Scale, runs: Runs, out: Path) -> pd.DataF
             figure.savefig(out / f"{name}.png")
     names = ["runs", "cost", *tables]
     words = setup_and_cost(runs, spent)
-    write_readme(study.name, study.question, scale, words, verdicts, list(figures), names, out / "README.md")
+    write_readme(study.name, study.question, command, words, verdicts, list(figures), names, out / "README.md")
     return verdicts
 
 
