@@ -44,7 +44,8 @@ def test_verdicts_follow_from_the_numbers_beside_them(name):
         try:
             found = verdict_row(claims[str(identifier)], runs)
         except ValueError as error:
-            assert str(error).startswith("run file: received")  # of a claim that needs weights, which are not in git
-            continue
+            if not str(error).startswith("run file: received"):
+                raise
+            continue  # a claim that needs weights, which are not in git
         assert found["verdict"] == row["verdict"], (identifier, found["ours"], row["ours"])
         assert found["statement"] == row["statement"]

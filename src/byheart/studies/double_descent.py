@@ -128,14 +128,14 @@ def _ring(runs: Runs) -> Finding:
     return compare([float((r > r.max() / 2).sum()) for r in lengths], 21, 2, ".1f")
 
 
-def _at(n_examples: int, column: str, paper: float, tolerance: float) -> Claim:
+def _at(n_examples: int, column: str, paper: float, tolerance: float, of: str = "") -> Claim:
     def test(runs: Runs) -> Finding:
         table = _table(runs)
         return compare(table.loc[table["n_examples"] == n_examples, column].to_numpy(), paper, tolerance)
 
     return Claim(
         f"{column.replace('_', '-')}-{n_examples}",
-        f"{column.replace('_', ' ').capitalize()} at T = {n_examples:,}",
+        f"{of or column.replace('_', ' ').capitalize()} at T = {n_examples:,}",
         "Henighan et al. 2023, Figure 3",
         f"{paper:.4f} (read off, \N{PLUS-MINUS SIGN} {tolerance:g})",
         test,
@@ -288,6 +288,10 @@ _CLAIMS = (
     ),
     _at(10_000, "test_loss", 0.9989, 0.0003),
     _at(20_000, "test_loss", 0.9988, 0.0003),
+    *(
+        _at(size, "feature_dimensionality_max", paper, 0.02, "Largest dimensionality of a feature")
+        for size, paper in ((2_000, 0.035), (5_000, 0.10), (10_000, 0.25))
+    ),
     Claim(
         "five-features",
         f"At T = {_GENERALISES:,} exactly five features stand out, below the ideal 2/5",
