@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from byheart.config import TrainConfig
+from byheart.plots import paper_reference
 from byheart.store import Run, Runs, open_runs
 from byheart.studies import STUDIES, judge, reproduce
 from byheart.studies.study import Scale
@@ -21,7 +22,11 @@ def polygon(n: int, radius: float = 1.0) -> np.ndarray:
 
 
 def made_up_runs(directory, losses: dict[int, float], hidden=polygon, spread: float = 1e-3, study=STUDY) -> Runs:
-    """Runs at the paper's setup with chosen test losses, whose examples form polygons and whose features are noise."""
+    """Runs at the paper's setup with chosen test losses, whose examples form polygons and whose features are noise.
+
+    The largest feature dimensionality that is said of them is the paper's.
+    """
+    largest = paper_reference().set_index("n_examples")["feature_dim_max"]
     for config in study.configs("paper"):
         if config.n_examples not in losses:
             continue
@@ -42,6 +47,7 @@ def made_up_runs(directory, losses: dict[int, float], hidden=polygon, spread: fl
                 "b_norm": 1.0,
                 "example_dimensionality_mean": 2 / config.n_examples,
                 "n_features_represented": 0.0,
+                "feature_dimensionality_max": float(largest.get(config.n_examples, 0.0)),
             },
         ).save(directory)
     return open_runs(directory)
@@ -83,7 +89,8 @@ def test_the_paper_itself_would_be_reproduced(tmp_path, study):
     losses = {5: 1.0, 100: 1.0031, 500: 1.0004, 1_000: 1.0006, 2_000: 1.015, 5_000: 0.9994, 10_000: 0.9989}
     losses |= {20_000: 0.9988}
     runs = made_up_runs(tmp_path, losses, spread=1e-5, study=study)
-    for claim in ("bump", "peak-height", "generalising-onset", "middle-onset", "test-loss-5", "test-loss-20000"):
+    claims = ["bump", "peak-height", "generalising-onset", "middle-onset", "test-loss-5", "test-loss-20000"]
+    for claim in (*claims, *(f"feature-dimensionality-max-{size}" for size in (2_000, 5_000, 10_000))):
         assert verdict(runs, claim) == "reproduced", claim
 
 
