@@ -9,9 +9,9 @@ import numpy as np
 import threadpoolctl
 from jaxtyping import Float32, Float64
 
-from byheart.data import SparseExamples, sample_examples
-from byheart.kernels import AdamW, reference
-from byheart.model import Reduction, loss_scale
+from byheart.toy.data import SparseExamples, sample_examples
+from byheart.toy.kernels import AdamW, reference
+from byheart.toy.model import Reduction, loss_scale
 
 # name: n_hidden, n_features, n_examples, sparsity, repeats. Up to eight hidden units the pieces of work are tiles of 16
 # features, blocks of 1,024, chunks of 128 examples, and groups of them: one of fewer than 256 examples, then two (from

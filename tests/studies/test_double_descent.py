@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.config import TrainConfig
-from byheart.plots import paper_reference
-from byheart.store import Run, Runs, open_runs
 from byheart.studies import STUDIES, judge, reproduce
 from byheart.studies.study import Scale
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import paper_reference
+from byheart.toy.runs import Run, Runs, open_runs
 
 STUDY = STUDIES["double-descent"]
 PENTAGON = np.stack([np.cos(2 * np.pi * np.arange(5) / 5), np.sin(2 * np.pi * np.arange(5) / 5)], axis=1)

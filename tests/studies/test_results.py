@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from byheart.config import TrainConfig
-from byheart.plots import is_paper_setup
-from byheart.store import Header, Runs
 from byheart.studies import STUDIES
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import is_paper_setup
+from byheart.toy.runs import Header, Runs
 
 RESULTS = Path(__file__).parents[2] / "results"
 # Claims that the numbers of runs.csv alone do not decide.

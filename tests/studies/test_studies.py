@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.config import TrainConfig, log_spaced_steps
-from byheart.plots import paper_reference
-from byheart.store import Run, Runs, open_runs
 from byheart.studies import STUDIES, Study, judge, reproduce
 from byheart.studies.readme import MARK
-from byheart.train import draw_examples
+from byheart.toy.config import TrainConfig, log_spaced_steps
+from byheart.toy.figures import paper_reference
+from byheart.toy.runs import Run, Runs, open_runs
+from byheart.toy.train import draw_examples
 
 ASKED_FOR = {
     "double-descent",

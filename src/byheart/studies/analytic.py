@@ -13,11 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig, learning_rates
-from byheart.model import Reduction
-from byheart.plots import EXAMPLES, FEATURES, figure_of
-from byheart.solutions import feature_polygon_loss_change, infinite_data_loss, polygon_norms, polygon_radius
-from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
     WORDS_OF_REDUCTION,
@@ -31,8 +26,13 @@ from byheart.studies.study import (
     not_run,
     setup,
 )
-from byheart.sweep import grid
-from byheart.train import draw_test_examples
+from byheart.toy.config import TrainConfig, learning_rates
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Runs
+from byheart.toy.solutions import feature_polygon_loss_change, infinite_data_loss, polygon_norms, polygon_radius
+from byheart.toy.sweep import grid
+from byheart.toy.train import draw_test_examples
 
 _GROWTH_T = (4, 5, 6, 7, 8, 10, 12)
 _REACH_T = (6, 8, 10, 15, 20, 30, 40, 60, 80, 120)

@@ -17,9 +17,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig, log_spaced_steps
-from byheart.plots import EXAMPLES, REFERENCE, figure_of, paper_reference
-from byheart.store import Runs, summed
 from byheart.studies.study import (
     N_SEEDS,
     Bump,
@@ -34,7 +31,10 @@ from byheart.studies.study import (
     onsets,
     setup,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig, log_spaced_steps
+from byheart.toy.figures import EXAMPLES, REFERENCE, figure_of, paper_reference
+from byheart.toy.runs import Runs, summed
+from byheart.toy.sweep import grid
 
 _T = (10, 30, 50, 100, 200, 300, 500, 1_000, 2_000)
 _QUICK_T, _QUICK_SCANNED_T = (100, 300, 1_000), (300,)

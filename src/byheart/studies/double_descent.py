@@ -15,11 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig, log_spaced_steps
 from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
-from byheart.model import Reduction
-from byheart.plots import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
-from byheart.store import Run, Runs, summed
 from byheart.studies.study import (
     Claim,
     Finding,
@@ -34,7 +30,11 @@ from byheart.studies.study import (
     setup,
     share,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig, log_spaced_steps
+from byheart.toy.figures import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Run, Runs, summed
+from byheart.toy.sweep import grid
 
 _PAPER_T = (3, 5, 6, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _T: dict[Scale, tuple[int | str, ...]] = {

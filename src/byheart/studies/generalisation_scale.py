@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
-from byheart.plots import curves, figure_of
-from byheart.store import Runs
 from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import curves, figure_of
+from byheart.toy.runs import Runs
+from byheart.toy.sweep import grid
 
 _OCCURRENCES = (2, 3, 5, 7, 10, 15, 20, 30)  # T (1 - S): how often each feature occurs
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

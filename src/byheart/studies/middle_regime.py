@@ -12,13 +12,13 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
 from byheart.geometry import neighbour_overlap
-from byheart.plots import EXAMPLES, FEATURES, figure_of, vectors
-from byheart.store import Runs
 from byheart.studies.study import Claim, Finding, Scale, Study, judged, not_run, onsets, setup
-from byheart.sweep import grid
-from byheart.train import draw_examples
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, vectors
+from byheart.toy.runs import Runs
+from byheart.toy.sweep import grid
+from byheart.toy.train import draw_examples
 
 _T: dict[Scale, tuple[int, ...]] = {
     "quick": (30, 100, 300, 1_000, 3_000),

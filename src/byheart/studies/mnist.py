@@ -17,16 +17,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from byheart.audit import audit
-from byheart.audit.calibration import MEMORIZED
-from byheart.audit.counterfactual import counterfactual
-from byheart.audit.fit import Fit
-from byheart.audit.log import TrainingLog
 from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
-from byheart.plots import figure_of, style
-from byheart.store import prepare_directory, write_atomically
+from byheart.network.audit import audit
+from byheart.network.calibration import MEMORIZED
+from byheart.network.counterfactual import counterfactual
+from byheart.network.fit import Fit
+from byheart.network.log import TrainingLog
 from byheart.studies.readme import write_readme
 from byheart.studies.study import Claim, Finding, Scale, compare, judged, one_digit, verdict_row
+from byheart.toy.figures import figure_of, style
+from byheart.toy.runs import prepare_directory, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,9 +11,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from byheart.config import TrainConfig
-from byheart.plots import figure_of, map_of
-from byheart.store import Runs
 from byheart.studies.study import (
     N_SEEDS,
     SMALLEST,
@@ -28,7 +25,10 @@ from byheart.studies.study import (
     not_run,
     setup,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import figure_of, map_of
+from byheart.toy.runs import Runs
+from byheart.toy.sweep import grid
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
     "quick": {"n_hidden": (2, 4, 8, 16), "n_examples": SMALLEST_T},

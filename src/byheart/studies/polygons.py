@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
 from byheart.geometry import arrangement, lengths_apart
-from byheart.plots import EXAMPLES, figure_of, vectors
-from byheart.solutions import polygon_radius
-from byheart.store import Run, Runs
 from byheart.studies.study import Claim, Finding, Scale, Study, compare, judged, not_run
 from byheart.studies.study import setup as base_setup
-from byheart.sweep import grid
-from byheart.train import draw_examples
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import EXAMPLES, figure_of, vectors
+from byheart.toy.runs import Run, Runs
+from byheart.toy.solutions import polygon_radius
+from byheart.toy.sweep import grid
+from byheart.toy.train import draw_examples
 
 _T: dict[Scale, tuple[int, ...]] = {
     "quick": (3, 4, 5, 6, 7, 8, 10, 12, 15),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from byheart.config import TrainConfig
-from byheart.store import Runs
+from byheart.toy.config import TrainConfig
+from byheart.toy.runs import Runs
 
 MARK = "<!-- below: made by byheart reproduce -->"
 HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
-from byheart.model import Reduction
-from byheart.plots import is_paper_setup, style
-from byheart.store import Runs, summed
 from byheart.studies.readme import setup_and_cost, write_readme
-from byheart.sweep import OnProgress, sweep
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import is_paper_setup, style
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Runs, summed
+from byheart.toy.sweep import OnProgress, sweep
 
 Scale = Literal["quick", "medium", "paper"]
 Verdict = Literal["reproduced", "differs", "inconclusive"]

@@ -12,10 +12,6 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
-from byheart.model import Reduction
-from byheart.plots import losses_by
-from byheart.store import Runs, summed
 from byheart.studies.study import (
     N_SEEDS,
     SMALLEST,
@@ -33,7 +29,11 @@ from byheart.studies.study import (
     setup,
     share,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import losses_by
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Runs, summed
+from byheart.toy.sweep import grid
 
 _STEPS: dict[Scale, tuple[int, ...]] = {
     "quick": (750, 3_000, 12_000),

@@ -13,13 +13,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from byheart.config import TrainConfig
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.plots import EXAMPLES, FEATURES, figure_of
-from byheart.store import Run, Runs
 from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, setup
-from byheart.sweep import grid
-from byheart.train import draw_examples, example_losses, represented_features
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
+from byheart.toy.runs import Run, Runs
+from byheart.toy.sweep import grid
+from byheart.toy.train import draw_examples, example_losses, represented_features
 
 _T = (3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000)
 _PAPER_T = (3, 5, 10, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)

@@ -12,9 +12,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
-from byheart.plots import figure_of
-from byheart.store import Runs
 from byheart.studies.study import (
     FEW_STEPS,
     N_SEEDS,
@@ -27,7 +24,10 @@ from byheart.studies.study import (
     judge_bump,
     mean_losses,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import figure_of
+from byheart.toy.runs import Runs
+from byheart.toy.sweep import grid
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "the paper's model": {},

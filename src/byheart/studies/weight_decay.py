@@ -12,10 +12,6 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.config import TrainConfig
-from byheart.model import Reduction
-from byheart.plots import losses_by
-from byheart.store import Runs, summed
 from byheart.studies.study import (
     N_SEEDS,
     SMALLEST,
@@ -35,7 +31,11 @@ from byheart.studies.study import (
     setup,
     share,
 )
-from byheart.sweep import grid
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import losses_by
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Runs, summed
+from byheart.toy.sweep import grid
 
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _T = (30, 100, 200, 300, 500, 1_000, 2_000)

@@ -1,0 +1,213 @@
+"""What ``byheart audit`` is given: a function in a user's file, or data that install like a package; checks in CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import operator
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
+from byheart.network.counterfactual import counterfactual
+from byheart.network.fit import Fit
+from byheart.network.inputs import require_torch
+from byheart.network.log import TrainingLog
+
+BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
+    "mnist": mnist_5k,
+    "fashion-mnist": partial(fashion_mnist, 5_000),
+    "digits": digits,
+}
+_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+def load_target(spec: str) -> dict[str, Any]:
+    """Return the arguments of ``audit`` that a function in a file gives.
+
+    Args:
+        spec: ``FILE.py:function``. The function takes nothing, and returns (model, dataset), or a dict of arguments of
+            ``audit`` by name with "model" and "dataset" among them.
+
+    Raises:
+        ValueError: If the file or the function is missing, the file cannot be run, or the function returns neither.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if name.isidentifier() and path.suffix == ".py" and not path.is_file():
+        raise ValueError(f"target: received {spec!r}, but there is no file {path}, accepted: FILE.py:function")
+    if not name.isidentifier() or path.suffix != ".py":
+        raise ValueError(f"target: received {spec!r}, accepted: FILE.py:function, {', '.join(BUILT_IN)}, or diff A B")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[path.stem] = module  # what the file defines can then be sent to other processes
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        module_spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise ValueError(f"target: received {spec!r} without such a function, accepted: one that {path} defines")
+        found = function()
+    except (SyntaxError, ImportError, NameError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"target: received {spec!r}, which raised {type(error).__name__}: {words}") from error
+    finally:
+        sys.path.pop(0)
+    if isinstance(found, tuple) and len(found) == 2:
+        found = {"model": found[0], "dataset": found[1]}
+    if not isinstance(found, dict) or not {"model", "dataset"} <= set(found):
+        raise ValueError(
+            f"target: received {type(found).__name__} from {spec!r}, accepted: (model, dataset), or a dict of the"
+            ' arguments of bh.audit with "model" and "dataset"'
+        )
+    return found
+
+
+def built_in(
+    name: str, seed: int, held_out: Path | None, on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Train a network of 512 hidden units on data that install like a package, and return the arguments of ``audit``.
+
+    Args:
+        name: One of ``BUILT_IN``.
+        seed: Of the weights and the order of batches.
+        held_out: Where to keep a held-out run, for which a second network is trained; None for no such run.
+        on_progress: Called with the number of held-out runs done, and of all.
+
+    References:
+        C. Olah, comment in Henighan et al. 2023 (the network).
+    """
+    require_torch()
+    from torch import nn
+
+    data = BUILT_IN[name]()
+    n_inputs = int(np.prod(data.inputs.shape[1:]))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(n_inputs, 512), nn.ReLU(), nn.Linear(512, len(data.label_names)))
+    fit = Fit(model, data.inputs, data.labels)
+    log = TrainingLog(len(data))
+    found: dict[str, Any] = {"model": fit(np.arange(len(data)), seed, log), "dataset": data, "log": log}
+    if held_out is not None:
+        found["held_out"] = counterfactual(
+            fit, (data.inputs, data.labels), 1, store=held_out, seed=seed + 1, on_progress=on_progress
+        )
+    return found
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Return the table of an audit that ``byheart audit --table`` wrote.
+
+    Raises:
+        ValueError: If there is no such file, or it is no such table.
+    """
+    try:
+        return pd.read_csv(path, index_col="example")
+    except (OSError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"table: received {path} ({words}), accepted: a table as byheart audit --table writes it"
+        ) from error
+
+
+@dataclass(frozen=True)
+class FailOn:
+    """When a check in CI fails: if too many examples meet all conditions, such as ``"probability>0.9 count>10"``.
+
+    Attributes:
+        conditions: (column, comparison, number) of ``Audit.table``; an example counts that meets all.
+        count: (comparison, number) of how many do.
+    """
+
+    text: str
+    conditions: tuple[tuple[str, str, float], ...]
+    count: tuple[str, float]
+
+    @classmethod
+    def parse(cls, text: str) -> FailOn:
+        """Read conditions such as ``"probability>0.9 count>10"``; without a count, any example fails.
+
+        Raises:
+            ValueError: If it is no such text.
+        """
+        conditions: list[tuple[str, str, float]] = []
+        count = (">", 0.0)
+        for part in text.split():
+            found = re.fullmatch(r"([A-Za-z_][\w:.]*)(>=|<=|>|<)(-?[\d.]+(?:[eE]-?\d+)?)", part)
+            if found is None:
+                raise ValueError(f'fail_on: received {text!r}, accepted: conditions such as "probability>0.9 count>10"')
+            column, comparison, number = found[1], found[2], float(found[3])
+            if column == "count":
+                count = comparison, number
+            else:
+                conditions.append((column, comparison, number))
+        if not conditions:
+            raise ValueError(
+                f'fail_on: received {text!r}, accepted: a condition on a column, "probability>0.9 count>10"'
+            )
+        return cls(text, tuple(conditions), count)
+
+    def failing(self, table: pd.DataFrame) -> int | None:
+        """Return how many examples meet the conditions, or None if that is not a failure.
+
+        Raises:
+            ValueError: If the table lacks a column.
+        """
+        rows = np.ones(len(table), dtype=bool)
+        for column, comparison, number in self.conditions:
+            if column not in table or table[column].dtype.kind not in "biuf":
+                known = ", ".join(str(name) for name in table if table[name].dtype.kind in "biuf")
+                hint = " (probability needs a held-out run)" if column == "probability" else ""
+                raise ValueError(f"fail_on: received {column!r}{hint}, accepted: {known}")
+            rows &= _OPERATORS[comparison](table[column].to_numpy(dtype=float), number)
+        comparison, number = self.count
+        return int(rows.sum()) if _OPERATORS[comparison](rows.sum(), number) else None
+
+
+def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Return the examples that are flagged in one of two audits of the same examples but not in the other.
+
+    Args:
+        before: ``table`` of the one audit.
+        after: Of the other, of as many examples in the same order.
+
+    Returns:
+        A row per such example: example, change ("newly memorised" or "no longer"), the scores of both.
+
+    Raises:
+        ValueError: If the tables have other numbers of examples, labels or kinds of scores, or one has no column
+            "flagged".
+    """
+    for table in (before, after):
+        if "flagged" not in table or "score" not in table:
+            raise ValueError(
+                "table: received one without score and flagged, accepted: as byheart audit --table writes it"
+            )
+    same_labels = "label" not in before or "label" not in after or before["label"].equals(after["label"])
+    if len(before) != len(after) or not same_labels:
+        raise ValueError(
+            f"tables: received {len(before)} and {len(after)} examples{'' if same_labels else ' with other labels'},"
+            " accepted: two audits of the same examples in the same order"
+        )
+    for name in ("probability", "mean_loss", "ridge_leave_one_out"):
+        if (name in before) != (name in after):
+            which = "the first" if name in before else "the second"
+            raise ValueError(
+                f"tables: received only {which} with {name}, so that their scores are of two kinds, accepted: two"
+                " audits from the same evidence"
+            )
+    was, is_now = before["flagged"].to_numpy(dtype=bool), after["flagged"].to_numpy(dtype=bool)
+    changed = np.flatnonzero(was != is_now)
+    columns = [name for name in ("probability", "score", "loss") if name in before and name in after]
+    found = pd.DataFrame({"example": changed, "change": np.where(is_now[changed], "newly memorised", "no longer")})
+    for name in columns:
+        found[f"{name}_before"] = before[name].to_numpy()[changed]
+        found[f"{name}_after"] = after[name].to_numpy()[changed]
+    return found.sort_values(["change", "example"], ignore_index=True)

@@ -1,0 +1,163 @@
+"""Memorised at inference: does a prediction stand on the training set at large, or on a few examples known by heart?
+
+A ridge regression of the classes on the vectors z that the last linear layer reads answers an input x by the sum over
+training examples of a_i = x^T M^-1 z_i times the class of each, with M = sum z z^T + lambda: a_i is the share of its
+answer that comes from example i. The score of x is the largest a_i times the memorization of i, over examples of the
+predicted class. It is compared with that of ordinary inputs that the model has not seen, so that the rate of false
+positives is kept whatever the score is (conformal prediction, Vovk et al. 2005). The score is ours; the weights a_i are
+those of representer points (Yeh et al. 2018) of a ridge regression.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.linalg
+from jaxtyping import Float64, Int64
+
+from byheart.network.calibration import MEMORIZED
+from byheart.network.inputs import call, inputs_only
+from byheart.network.layers import left_as_found, vectors, watched
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from byheart.network.audit import Audit
+
+_RIDGE = 1e-3  # of the mean eigenvalue
+_LEAST_WEIGHT = 1e-3  # examples with less memorization than that carry no prediction
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """Tells inputs whose prediction leans on memorised training examples.
+
+    Attributes:
+        false_positive_rate: Of ordinary inputs, the share that is flagged.
+        threshold: Score from which on an input is flagged.
+        held_out_scores: Of the ordinary inputs that it was set by, ascending.
+    """
+
+    false_positive_rate: float
+    threshold: float
+    held_out_scores: Float64[np.ndarray, " n_held_out"] = field(repr=False)
+    _model: nn.Module = field(repr=False)
+    _head: str = field(repr=False)
+    _examples: Int64[np.ndarray, " n_memorised"] = field(repr=False)
+    _labels: Int64[np.ndarray, " n_memorised"] = field(repr=False)
+    _scores: Float64[np.ndarray, " n_memorised"] = field(repr=False)
+    _carriers: Float64[np.ndarray, "n_memorised n_hidden"] = field(repr=False)
+
+    def __call__(self, inputs: Any) -> pd.DataFrame:
+        """Return a row per input: prediction, score, p_value, flagged, example (the one that carries most of it).
+
+        The p-value is the chance of such a score for an ordinary input. The example is -1 where no memorised one has
+        the predicted class.
+
+        Args:
+            inputs: A dataset, or an array or tensor of inputs.
+        """
+        parts = [self._table(*part) for part in self._carried(inputs)]
+        return pd.concat(parts, ignore_index=True)
+
+    def explain(self, inputs: Any, n: int = 5) -> pd.DataFrame:
+        """Return the memorised training examples that carry each prediction: a row per input and example.
+
+        Columns: input, prediction, example (index in the training data), label, score (the audit's, of that example),
+        share of what memorised examples contribute to the prediction. Only those with a share above 0 are listed.
+
+        Args:
+            inputs: A dataset, or an array or tensor of inputs.
+            n: At most so many examples each.
+        """
+        rows: list[tuple[int, int, int, int, float, float]] = []
+        first = 0
+        for predictions, carried in self._carried(inputs):
+            total = np.maximum(carried.sum(axis=1), 1e-300)
+            order = np.argsort(-carried, axis=1)[:, :n]
+            for row, prediction in enumerate(predictions.tolist()):
+                for k in order[row]:
+                    if carried[row, k] > 0:
+                        which = int(self._examples[k]), int(self._labels[k]), float(self._scores[k])
+                        rows.append((first + row, prediction, *which, float(carried[row, k] / total[row])))
+            first += len(predictions)
+        return pd.DataFrame(rows, columns=["input", "prediction", "example", "label", "score", "share"])
+
+    def _carried(self, inputs: Any) -> Any:
+        """Yield, batch by batch, the predictions, and what each memorised example contributes to each (at least 0)."""
+        for predictions, z in _answers(self._model, self._head, inputs):
+            carried = np.maximum(z @ self._carriers.T, 0) * (self._labels == predictions[:, None])
+            yield predictions, carried
+
+    def _table(self, predictions: np.ndarray, carried: np.ndarray) -> pd.DataFrame:
+        scores, best = carried.max(axis=1), self._examples[carried.argmax(axis=1)]
+        n_above = len(self.held_out_scores) - np.searchsorted(self.held_out_scores, scores)
+        return pd.DataFrame(
+            {
+                "prediction": predictions,
+                "score": scores,
+                "p_value": (n_above + 1) / (len(self.held_out_scores) + 1),
+                "flagged": scores > self.threshold,
+                "example": np.where(scores > 0, best, -1),
+            }
+        )
+
+
+def make_detector(audit: Audit, held_out: Any, false_positive_rate: float) -> Detector:
+    """Return the detector of an audited model; see ``Audit.detector``."""
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate: received {false_positive_rate}, accepted: between 0 and 1")
+    model, head = audit._model, audit._plan.head
+    if head is None or "label" not in audit.table:
+        raise ValueError(
+            f"detector: received {type(model).__name__}, accepted: a classifier whose outputs a linear layer makes"
+        )
+    z = np.concatenate([rows for _, rows in _answers(model, head, audit._inputs.loader)])
+    moment = z.T @ z
+    moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
+    weights = memorization_weights(audit.table)
+    kept = np.flatnonzero(weights > _LEAST_WEIGHT)
+    solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), z[kept].T).T
+    labels = audit.table["label"].to_numpy()[kept]
+    ranked = audit.table["score"].to_numpy()[kept]
+    carriers = weights[kept, None] * solved
+    detector = Detector(false_positive_rate, np.inf, np.zeros(0), model, head, kept, labels, ranked, carriers)
+    scores = np.sort(detector(held_out)["score"].to_numpy())
+    rank = int(np.ceil((1 - false_positive_rate) * (len(scores) + 1)))  # the conformal quantile
+    if rank > len(scores):
+        raise ValueError(
+            f"held_out: received {len(scores)} inputs, accepted: at least {int(np.ceil(1 / false_positive_rate)) - 1}"
+            f" for a false positive rate of {false_positive_rate:g}"
+        )
+    return dataclasses.replace(detector, threshold=float(scores[rank - 1]), held_out_scores=scores)
+
+
+def memorization_weights(table: pd.DataFrame) -> Float64[np.ndarray, " n_examples"]:
+    """Return how much each training example counts as memorised, in [0, 1].
+
+    By an estimate, examples with a memorization of 0.25 or more count fully; by a ranking, the top tenth, and of the
+    others the tenth power of their relative rank.
+    """
+    if "estimate" in table:
+        return np.clip(table["estimate"].to_numpy() / MEMORIZED, 0, 1)
+    weights: Float64[np.ndarray, " n_examples"] = np.minimum(table["score"].rank(pct=True).to_numpy() / 0.9, 1) ** 10
+    return weights
+
+
+def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
+    """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
+    with left_as_found(model), watched(model, [], [head]) as seen:
+        for batch in inputs_only(inputs):
+            seen.clear()
+            outputs = call(model, batch)
+            if outputs.ndim != 2:
+                raise ValueError(
+                    f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
+                    " with outputs of shape (n_inputs, n_classes)"
+                )
+            z = vectors(seen[f"{head}.input"], head, 0)[:, 0].astype(np.float64)
+            yield outputs.argmax(dim=1).cpu().numpy(), z

@@ -1,0 +1,288 @@
+"""The audit as one HTML page that needs no network: for a reader who decides, and one who looks at every example."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import platform
+from collections.abc import Callable, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from PIL import Image
+
+from byheart.toy.runs import write_atomically
+
+if TYPE_CHECKING:
+    from byheart.network.audit import Audit
+
+Show = Callable[[Any], "np.ndarray | str"]
+_FLAGGED, _OTHERS, _UNUSED = "#D55E00", "#0072B2", "#d9dce1"
+_LONGEST_TEXT = 2_000  # characters of an example that are kept
+_MEANINGS = {
+    "score": "The ranking of this page; larger means more memorised.",
+    "loss": "Of the network as it is now.",
+    "margin": "Logit of the right class less the largest other one; below 0 the answer is wrong.",
+    "mean_loss": "The loss averaged over training, from the log.",
+    "example_dimensionality": "D_X, the share of a dimension that the example has to itself (Henighan et al. 2023).",
+    "maximal_dimensionality": "D*, the same along the direction that isolates it best: its leverage. Sums to the rank.",
+    "class_dimensionality": "D* among the examples of its own class.",
+    "other_class": "How much better another class explains it than its own class without it; finds wrong labels.",
+    "gradient_dimensionality": "D* of the gradient of its loss in the last linear layer.",
+    "residual_dimensionality": "D* times the squared error of the predicted probabilities.",
+    "ridge_leave_one_out": "By how much a linear model on the last layer's inputs, trained without it, gets it wrong.",
+    "gradient_norm": "Length of the gradient of its loss in the last linear layer.",
+    "probability": "That its memorization is above 0.25: models trained without it miss it that much more often.",
+}
+
+
+def write_page(
+    audit: Audit,
+    path: str | Path,
+    *,
+    title: str,
+    label_names: Sequence[str] | None = None,
+    show: Show | None = None,
+    most_shown: int = 500,
+) -> Path:
+    """Write the page of an audit, and return its path.
+
+    Args:
+        audit: What was found.
+        path: Of the page, replaced if it exists.
+        title: Its heading.
+        label_names: Of the classes; default their numbers.
+        show: Makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an input; by
+            default images are recognised by their shape, texts are texts, and of others the first numbers are shown.
+        most_shown: How many examples are on the page, those with the largest scores; all that are flagged are.
+
+    Raises:
+        OSError: If the page cannot be written.
+    """
+    table = audit.table
+    ranks = table["score"].rank(ascending=False, method="first").astype(int)
+    listed = ranks.sort_values().index[: max(most_shown, int(table["flagged"].sum()))].to_numpy()
+    nearest = audit.nearest(listed)
+    sortable = [name for name in ("score", *table.columns) if name in _MEANINGS or name.split(":")[0] in _MEANINGS]
+    sortable = list(dict.fromkeys(sortable))
+    examples = [
+        _example(audit, int(i), show)
+        | {
+            "rank": int(ranks[i]),
+            "flagged": bool(table["flagged"][i]),
+            "scores": {name: _finite(table[name][i]) for name in sortable},
+            **{name: _cell(table, name, i) for name in ("prediction", "probability", "estimate", "low", "high")},
+            "nearest": [_example(audit, int(j), show) for j in near],
+        }
+        for i, near in zip(listed, nearest, strict=True)
+    ]
+    data = {
+        "n_examples": len(table),
+        "label_names": [str(name) for name in label_names or []],
+        "sortable": sortable,
+        "examples": examples,
+    }
+    page = _template().render(
+        title=title,
+        summary=_summary(audit),
+        facts=_facts(audit),
+        charts=_charts(table),
+        budget=_budget(audit),
+        shown_note=(
+            f"{len(listed):,} of {len(table):,} examples are on this page: those with the largest scores"
+            f" ({audit.score_name.replace('_', ' ')})."
+        ),
+        notes=[*audit.notes, *_LIMITS],
+        meanings=[(name, meaning) for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)],
+        provenance=[("score", audit.score_name), *audit.provenance.items(), *_versions()],
+        data=Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
+        style=_file("page.css", "byheart.page") + _file("page.css"),
+        script=_file("page.js"),
+    )
+    return write_atomically(Path(path), page.encode("utf-8"))
+
+
+_LIMITS = (
+    "The audit looks at one trained network. Training again, with another seed, memorises other examples: memorization"
+    " is a property of the training procedure on these data, and one network shows one draw of it.",
+    "A high score does not say why: wrong labels, rare kinds and hard examples all stand out. Look at the examples.",
+    "That an example is memorised does not say that it can be extracted from the network.",
+)
+
+
+def _summary(audit: Audit) -> list[str]:
+    table, n = audit.table, len(audit.table)
+    flagged = int(table["flagged"].sum())
+    first = (
+        f"This network was trained on {n:,} examples. Some it answers by what it learned from all others, some only"
+        " because it saw them: those it knows by heart."
+    )
+    if "probability" in table:
+        p = table["probability"].to_numpy(dtype=float)
+        expected, spread = p.sum(), 2 * math.sqrt((p * (1 - p)).sum())
+        low, high = max(expected - spread, 0), expected + spread
+        second = (
+            f"About {expected:,.0f} of them are known by heart ({low:,.0f} to {high:,.0f} if the probabilities are"
+            f" right), and {flagged:,} are flagged below as more likely so than not."
+        )
+    else:
+        second = (
+            f"The {flagged:,} flagged below are the most likely ones. This is a ranking: how many are memorised cannot"
+            " be told without models trained without some of the examples."
+        )
+    return [first, second]
+
+
+def _facts(audit: Audit) -> list[tuple[str, str, str]]:
+    table = audit.table
+    facts = [("training examples", f"{len(table):,}", "")]
+    facts.append(("flagged", f"{int(table['flagged'].sum()):,}", f"{table['flagged'].mean():.1%} of all"))
+    if "prediction" in table:
+        wrong = int((table["prediction"] != table["label"]).sum())
+        facts.append(("answered wrongly now", f"{wrong:,}", f"{wrong / len(table):.1%} of all"))
+    for layer, held, others, _ in _rows(audit.budget):
+        share = held / max(held + others, 1e-12)
+        facts.append((f"dimensions that flagged hold, {layer}", f"{held:.1f}", f"{share:.1%} of those in use"))
+    return facts
+
+
+def _charts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    charts = []
+    for name in ("score", "probability", "loss", "maximal_dimensionality", "mean_loss"):
+        if name in table:
+            values = table[name].to_numpy(dtype=float)
+            caption = f"{name.replace('_', ' ')}: {_MEANINGS[name]} Orange: flagged. Counts on a log scale."
+            charts.append({"svg": _histogram(values, table["flagged"].to_numpy()), "caption": caption})
+    return charts
+
+
+def _histogram(values: np.ndarray, flagged: np.ndarray, n_bins: int = 40) -> Markup:
+    """Counts on a log scale; values that span more than two decades are binned by their logarithm."""
+    low, high = float(values.min()), float(values.max())
+    log = low > 0 and high / low > 100
+    x = np.log10(values) if log else values
+    edges = np.linspace(x.min(), x.max() if x.max() > x.min() else x.min() + 1, n_bins + 1)
+    every, those = (np.histogram(part, edges)[0] for part in (x, x[flagged]))
+    width, height, left, bottom = 400, 190, 46, 34
+    top = math.log10(max(int(every.max()), 1)) + 0.15
+    step = (width - left - 8) / n_bins
+    shapes = []
+    for k, (total, part) in enumerate(zip(every, those, strict=True)):
+        for count, color in ((total, _OTHERS), (part, _FLAGGED)):
+            if count:
+                tall = (math.log10(count) + 0.15) / (top + 0.15) * (height - bottom - 8)
+                shapes.append(
+                    f'<rect x="{left + k * step:.1f}" y="{height - bottom - tall:.1f}" width="{step - 0.8:.1f}"'
+                    f' height="{tall:.1f}" fill="{color}"/>'
+                )
+    for power in range(math.floor(top) + 1):
+        y = height - bottom - (power + 0.15) / (top + 0.15) * (height - bottom - 8)
+        shapes.append(_text(left - 6, y + 4, f"{10**power:,}", "end"))
+    for where in (0.0, 0.5, 1.0):
+        value = edges[0] + where * (edges[-1] - edges[0])
+        anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[where]
+        shapes.append(
+            _text(left + where * (width - left - 8), height - 14, f"{10**value if log else value:.3g}", anchor)
+        )
+    axis = f'<line x1="{left}" x2="{width - 8}" y1="{height - bottom}" y2="{height - bottom}" stroke="#5f6368"/>'
+    return Markup(f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(shapes)}{axis}</svg>')
+
+
+def _budget(audit: Audit) -> list[dict[str, Any]]:
+    bars = []
+    for layer, held, others, n_flagged in _rows(audit.budget):
+        width = audit.width[layer]
+        unused = max(width - held - others, 0.0)
+        shapes, at = [], 0.0
+        for value, color in ((held, _FLAGGED), (others, _OTHERS), (unused, _UNUSED)):
+            length = 800 * value / width
+            shapes.append(f'<rect x="{at:.1f}" y="2" width="{length:.1f}" height="26" fill="{color}"/>')
+            at += length
+        caption = (
+            f"{layer}: of {width:,} dimensions, {n_flagged:,} flagged examples hold {held:.1f} (orange), the other"
+            f" {len(audit.table) - n_flagged:,} hold {others:.1f} (blue), and {unused:.1f} are not in use (grey)."
+        )
+        picture = Markup(f'<svg viewBox="0 0 800 30" role="img">{"".join(shapes)}</svg>')
+        bars.append({"svg": picture, "caption": caption})
+    return bars
+
+
+def _rows(budget: pd.DataFrame) -> list[tuple[str, float, float, int]]:
+    return list(zip(*(budget[name].tolist() for name in ("layer", "flagged", "others", "n_flagged")), strict=True))
+
+
+def _text(x: float, y: float, words: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" fill="#5f6368" text-anchor="{anchor}">{words}</text>'
+
+
+def _example(audit: Audit, index: int, show: Show | None) -> dict[str, Any]:
+    """An example's number, label, and picture or text."""
+    item = audit.item(index)
+    shown = show(item) if show is not None else _look(item)
+    label = _cell(audit.table, "label", index)
+    if isinstance(shown, str):
+        return {"index": index, "label": label, "text": shown[:_LONGEST_TEXT]}
+    return {"index": index, "label": label, "image": _png(np.asarray(shown))}
+
+
+def _look(item: Any) -> np.ndarray | str:
+    """A picture of what has the shape of one, else words."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, (tuple, list)):
+        return " | ".join(str(_look(part)) for part in item)
+    values = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+    if values.ndim == 3 and values.shape[0] in (1, 3) and min(values.shape[1:]) > 3:
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if (values.ndim == 2 and min(values.shape) > 3) or (values.ndim == 3 and values.shape[2] == 3):
+        return values
+    flat = values.ravel()
+    words = ", ".join(f"{value:.4g}" for value in flat[:12].tolist())
+    return f"{words}{', ...' if flat.size > 12 else ''}"
+
+
+def _png(values: np.ndarray) -> str:
+    """An image as a data address; its values are stretched to the whole range of grey."""
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    pixels = np.rint(255 * (values - low) / (high - low if high > low else 1)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _cell(table: pd.DataFrame, name: str, index: int) -> float | int | None:
+    if name not in table:
+        return None
+    value = table[name][index]
+    return int(value) if isinstance(value, (int, np.integer)) else _finite(value)
+
+
+def _finite(value: Any) -> float | None:
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+def _versions() -> list[tuple[str, str]]:
+    return [(name, metadata.version(name)) for name in ("byheart", "torch", "numpy")] + [
+        ("python", platform.python_version())
+    ]
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_file("page.html"))
+
+
+def _file(name: str, package: str = __package__) -> Markup:
+    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""The shell that every page shares: style, escaping, and arrays as short text."""

@@ -1,0 +1,96 @@
+"""Every score of one audited network of a task, and what each cost, kept as a table."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from byheart.geometry import maximal_dimensionality
+from byheart.network.audit import audit
+from byheart.network.baselines import kernel_leave_one_out, neighbour_disagreement
+from byheart.network.counterfactual import Counterfactual, counterfactual
+from byheart.network.layers import watched
+from byheart.network.log import TrainingLog
+from byheart.studies.leaderboard.tasks import Task, bags_of_words
+from byheart.toy.runs import write_atomically
+
+HELD_OUT_SEED = 1_000_000  # of the one held-out run, which is not among the models of the truth
+
+
+def audited(task: Task, seed: int, directory: Path) -> pd.DataFrame:
+    """Train a network of a task on all its data, and return every score of every example.
+
+    The table is kept in ``directory`` and read from there if it is there already; ``attrs["seconds"]`` has the seconds
+    that each part took.
+    """
+    path = directory / f"audit-{seed}.csv"
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            parts = [part.split("=") for part in file.readline()[2:].split()]
+        table = pd.read_csv(path, comment="#")
+        table.attrs["seconds"] = {name: float(value) for name, value in parts}
+        return table
+    data, wrong, fit = task.load()
+    given = data.inputs, data.labels
+    everything = np.arange(len(data))
+    seconds: dict[str, float] = {}
+    states: list[dict[str, Any]] = []
+    log = TrainingLog(len(data))
+    with _timed(seconds, "training"):
+        model = fit(everything, seed)
+    with _timed(seconds, "log"):
+        fit(everything, seed, log)
+    seconds["log"] = max(seconds["log"] - seconds["training"], 0.0)
+    fit(everything, seed, on_epoch=lambda then: states.append(copy.deepcopy(then.state_dict())))
+    with _timed(seconds, "audit"):
+        table = audit(model, given, log=log).table.drop(columns=["score", "flagged"])
+    with _timed(seconds, "dimensionality"):
+        maximal_dimensionality(_hidden(model, data.inputs))
+    if data.inputs.dtype.kind == "f":
+        with _timed(seconds, "curvature"):
+            table["input_curvature"] = audit(model, given, curvature=True).table["input_curvature"]
+        seconds["curvature"] = max(seconds["curvature"] - seconds["audit"], 0.0)
+    with _timed(seconds, "checkpoints"):
+        found = audit(model, given, checkpoints=states[1:]).table
+    table["mean_residual_dimensionality"] = found["mean_residual_dimensionality"]
+    inputs = data.inputs if data.inputs.dtype.kind == "f" else bags_of_words(data.inputs)
+    with _timed(seconds, "neighbour_disagreement"):
+        table["neighbour_disagreement"] = neighbour_disagreement(inputs, data.labels)
+    with _timed(seconds, "kernel_leave_one_out"):
+        table["kernel_leave_one_out"] = kernel_leave_one_out(inputs, data.labels)
+    table["wrong"] = wrong
+    table.attrs["seconds"] = seconds
+    words = "# " + " ".join(f"{name}={value:.4g}" for name, value in seconds.items())
+    write_atomically(path, f"{words}\n{table.to_csv(index=False)}".encode())
+    return table
+
+
+def truth(task: Task, n_models: int, directory: Path, **options: Any) -> Counterfactual:
+    """Return the models of a task that were each trained on 60 % of its data; options as of ``counterfactual``."""
+    data, _, fit = task.load()
+    return counterfactual(fit, (data.inputs, data.labels), n_models, store=directory, **options)
+
+
+def _hidden(model: nn.Module, inputs: np.ndarray) -> np.ndarray:
+    """What the last linear layer reads."""
+    head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    with watched(model, [], [head]) as seen, torch.no_grad():
+        model(torch.as_tensor(inputs))
+    found: np.ndarray = seen[f"{head}.input"].numpy()
+    return found
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

@@ -1,0 +1,316 @@
+"""One run = one file, ``<id>.safetensors``: arrays, and in its header the config, metrics and provenance as JSON.
+
+A file appears whole or not at all: it is written under a temporary name, flushed to disk and renamed. Digests in the
+header tell a damaged or edited file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from byheart.toy.config import TrainConfig
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model with what was measured on it.
+
+    Attributes:
+        config: What was trained.
+        W: Weights, one column per feature; of untied models the encoder's rows, then the decoder's.
+        b: Bias.
+        hidden: Hidden vectors h_i = W x_i of the distinct training examples (of test examples where T is infinite).
+        repeats: How often each of these examples occurs in the training set (1 where T is infinite).
+        history: Arrays over the logged steps: ``step``, ``train_loss``, ``W_norm``, ``b_norm``.
+        snapshots: ``step`` and, per snapshot, ``W``, ``b`` and ``hidden``; empty unless asked for.
+        metrics: Numbers by name; None where one does not apply.
+        provenance: Versions, git revision, kernel, device, threads, wall time.
+        data_digest: Hash of the user's own examples or weights; empty if all was drawn from the seed.
+    """
+
+    config: TrainConfig
+    W: Float[np.ndarray, "n_rows n_features"]
+    b: Float[np.ndarray, " n_features"]
+    hidden: Float[np.ndarray, "n_examples n_hidden"]
+    repeats: Int64[np.ndarray, " n_examples"]
+    history: dict[str, np.ndarray]
+    metrics: dict[str, float | None]
+    snapshots: dict[str, np.ndarray] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    data_digest: str = ""
+
+    @property
+    def id(self) -> str:
+        """Hash of the config and of the user's own data or weights."""
+        return self.config.run_id(self.data_digest)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the run to ``directory`` (made if missing) and return its path.
+
+        Raises:
+            OSError: If the directory cannot be written or the disk is full; nothing is left behind.
+        """
+        arrays = {"W": self.W, "b": self.b, "hidden": self.hidden, "repeats": self.repeats}
+        arrays |= {f"history.{name}": array for name, array in self.history.items()}
+        arrays |= {f"snapshots.{name}": array for name, array in self.snapshots.items()}
+        header = {
+            "config": json.dumps(self.config.to_dict()),
+            "metrics": json.dumps(self.metrics),
+            "provenance": json.dumps(self.provenance),
+            "data_digest": self.data_digest,
+            "arrays_digest": _digest_arrays(arrays),
+        }
+        header["header_digest"] = _digest_header(header)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        path, content = Path(directory) / (self.id + SUFFIX), save(contiguous, metadata=header)
+        try:
+            return write_atomically(path, content)
+        except OSError as error:
+            raise OSError(
+                f"run file: received {path} ({error.strerror}), accepted: a writable place with room for"
+                f" {len(content)} bytes"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run's file says without its arrays being read."""
+
+    path: Path
+    config: TrainConfig
+    metrics: dict[str, float | None]
+    provenance: dict[str, Any]
+    data_digest: str
+    arrays_digest: str
+
+    @property
+    def id(self) -> str:
+        """The run's id, which is also its file's name."""
+        return self.path.name.removesuffix(SUFFIX)
+
+
+class Runs:
+    """The runs of a directory, by width, T and seed: table, dataset over the swept axes, the runs themselves."""
+
+    def __init__(self, headers: list[Header]) -> None:
+        self.headers = sorted(headers, key=lambda h: (h.config.n_hidden, _finite_or_inf(h.config), h.config.seed, h.id))
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def __iter__(self) -> Iterator[Run]:
+        return (load_run(header.path) for header in self.headers)
+
+    def __getitem__(self, run_id: str) -> Run:
+        for header in self.headers:
+            if header.id == run_id:
+                return load_run(header.path)
+        raise KeyError(run_id)
+
+    def where(self, **fields: Any) -> Runs:
+        """Return the runs whose config has these values, e.g. ``runs.where(n_examples=5, seed=0)``."""
+        if unknown := set(fields) - set(TrainConfig.__dataclass_fields__):
+            raise ValueError(f"where: received {sorted(unknown)}, accepted: {sorted(TrainConfig.__dataclass_fields__)}")
+        return Runs([h for h in self.headers if all(getattr(h.config, k) == v for k, v in fields.items())])
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per run: id, config, metrics and wall time; an infinite n_examples is ``inf``."""
+        rows = [
+            {
+                "id": h.id,
+                "data_digest": h.data_digest,
+                **h.config.to_dict(),
+                **h.metrics,
+                "wall_seconds": h.provenance.get("wall_seconds"),
+            }
+            for h in self.headers
+        ]
+        table = pd.DataFrame(rows)
+        if len(table):
+            table["n_examples"] = [_finite_or_inf(h.config) for h in self.headers]
+        return table
+
+    @functools.cached_property
+    def axes(self) -> list[str]:
+        """The config fields in which the runs differ."""
+        names = [name for name in TrainConfig.__dataclass_fields__ if name != "snapshot_steps"]
+        if all(h.config.warmup_steps == round(0.05 * h.config.n_steps) for h in self.headers):
+            names.remove("warmup_steps")  # the default follows n_steps
+        return [name for name in names if len({getattr(h.config, name) for h in self.headers}) > 1]
+
+    @functools.cached_property
+    def dataset(self) -> xr.Dataset:
+        """The metrics as arrays over the swept axes (and the user's own data sets); NaN where one was not run.
+
+        Raises:
+            ValueError: If two runs differ in nothing but their own data, so that no axis tells them apart.
+        """
+        if not self.headers:
+            raise ValueError("dataset: received no runs, accepted: at least one")
+        table = self.table
+        axes = [*self.axes, *(["data_digest"] if len(set(table["data_digest"])) > 1 else [])] or ["seed"]
+        metrics = [c for c in table if c not in {*TrainConfig.__dataclass_fields__, "id", "data_digest"}]
+        if table.duplicated(axes).any():
+            raise ValueError(f"dataset: received several runs with the same {axes}, accepted: one run per combination")
+        return table.set_index(axes)[metrics].astype(float).to_xarray()
+
+
+def summed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of runs with losses summed over features, those of runs that average too: times n."""
+    factor = np.where(table["reduction"] == "mean", table["n_features"], 1)
+    losses = ("train_loss", "test_loss", "test_loss_se")
+    return table.assign(**{name: table[name] * factor for name in losses if name in table})
+
+
+def open_runs(directory: str | Path) -> Runs:
+    """Read the headers of all runs in a directory.
+
+    Raises:
+        ValueError: If there is no such directory, or a run file in it is damaged or was edited.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"runs: received {directory}, accepted: a directory of {SUFFIX} run files")
+    return Runs([read_header(path) for path in sorted(directory.glob(f"*{SUFFIX}"))])
+
+
+def read_header(path: str | Path) -> Header:
+    """Read config, metrics and provenance of one run.
+
+    Raises:
+        ValueError: If the file is not a run, is truncated, or was edited.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise _not_a_run(path, str(error)) from error
+    if header.get("header_digest") != _digest_header(header):
+        raise _not_a_run(path, "its header does not match its digest")
+    config = TrainConfig.from_dict(json.loads(header["config"]))
+    result = Header(
+        path,
+        config,
+        json.loads(header["metrics"]),
+        json.loads(header["provenance"]),
+        header["data_digest"],
+        header["arrays_digest"],
+    )
+    if result.id != config.run_id(result.data_digest):
+        raise _not_a_run(path, f"its config belongs to {config.run_id(result.data_digest)}{SUFFIX}")
+    return result
+
+
+def load_run(path: str | Path) -> Run:
+    """Load one run with its arrays.
+
+    Raises:
+        ValueError: If the file is not a run, is truncated, or was edited.
+    """
+    header = read_header(path)
+    arrays = load_file(header.path)
+    if _digest_arrays(arrays) != header.arrays_digest:
+        raise _not_a_run(header.path, "its arrays do not match their digest")
+    return Run(
+        config=header.config,
+        W=arrays["W"],
+        b=arrays["b"],
+        hidden=arrays["hidden"],
+        repeats=arrays["repeats"],
+        history={name[8:]: array for name, array in arrays.items() if name.startswith("history.")},
+        snapshots={name[10:]: array for name, array in arrays.items() if name.startswith("snapshots.")},
+        metrics=header.metrics,
+        provenance=header.provenance,
+        data_digest=header.data_digest,
+    )
+
+
+def prepare_directory(directory: str | Path) -> Path:
+    """Make the directory and check that runs can be written to it, before any time is spent on training.
+
+    Raises:
+        OSError: If it cannot be made or written to.
+    """
+    directory = Path(directory)
+    probe = directory / f".probe-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(probe, bytes(65_536))
+    except OSError as error:
+        raise OSError(f"out: received {directory} ({error.strerror}), accepted: a writable directory") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return directory
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 of the arrays' shapes, types and contents."""
+    result = hashlib.sha256()
+    for array in arrays:
+        result.update(f"{array.shape}{array.dtype.str}".encode())
+        result.update(np.ascontiguousarray(array).data)
+    return result.hexdigest()
+
+
+def _finite_or_inf(config: TrainConfig) -> float:
+    return math.inf if config.n_examples == "inf" else config.n_examples
+
+
+def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+    names = sorted(arrays)
+    return hashlib.sha256((" ".join(names) + digest(*(arrays[name] for name in names))).encode()).hexdigest()
+
+
+def _digest_header(header: dict[str, str]) -> str:
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in header.items() if k != "header_digest"}, sort_keys=True).encode()
+    ).hexdigest()
+
+
+def _not_a_run(path: Path, why: str) -> ValueError:
+    return ValueError(f"run file: received {path} ({why}), accepted: a whole run file as byheart wrote it")
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file that appears whole or not at all: under a temporary name, flushed to disk, then renamed.
+
+    Raises:
+        OSError: If it cannot be written or the disk is full; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return path

@@ -1,0 +1,227 @@
+"""The benchmark from end to end on a tiny grid, what stops a timing, and that no process is left behind."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import BenchConfig, ChildError, Results, measure
+from benchmarks.agreement import answer
+from benchmarks.contenders import Problem
+from benchmarks.measure import _plan, _problem, benchmark
+from benchmarks.processes import Process
+from benchmarks.results import Size
+from benchmarks.table import BEGIN, END
+from byheart.cli import main
+from byheart.toy.config import TrainConfig
+from byheart.toy.data import sample_examples
+from byheart.toy.model import initial_weights
+from byheart.toy.train import train
+
+TINY = BenchConfig(
+    n_hidden=(2,),
+    n_examples=(20,),
+    n_features=200,
+    sparsity=0.98,
+    contenders=("byheart", "byheart-dense"),
+    n_rounds=2,
+    seconds_per_round=0.01,
+    n_threads=1,
+    large_examples=(),
+    trained_examples=(),
+    trained_hidden=(),
+    trained_steps=20,
+    sweep_runs=0,
+    sweep_steps=20,
+)
+TINY_WORDS = ["--n-hidden", "2", "--n-examples", "20", "--n-features", "200", "--sparsity", "0.98"]
+TINY_WORDS += ["--n-rounds", "2", "--seconds-per-round", "0.01", "--n-threads", "1", "--trained-steps", "20"]
+TINY_WORDS += ["--large-examples", "--trained-hidden", "--sweep-steps", "20"]
+OURS = ["--contenders", "byheart", "byheart-dense"]
+
+
+def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    arguments = [*TINY_WORDS, "--contenders", "byheart", "byheart-dense", "torch-eager", "--trained-examples", "30"]
+    arguments += ["--sweep-runs", "2", "--out", "out", "--readme", "README.md"]
+    assert main(["bench", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "## The bar" in printed.out
+    results = Results.load(tmp_path / "out" / "results.json")
+    timed = {(m.contender, m.size.n_examples, m.size.trained_steps): m for m in results.measurements}
+    assert set(timed) == {
+        *((name, 20, 0) for name in ("byheart", "byheart-dense", "torch-eager")),
+        *((name, 30, 20) for name in ("byheart", "byheart-dense")),
+    }
+    for measurement in timed.values():
+        assert measurement.problem == ""
+        assert len(measurement.seconds) == 2
+        assert min(measurement.seconds) > 0
+        assert 0 < max(measurement.errors.values()) <= 1
+        assert measurement.peak_bytes >= measurement.base_bytes > 50e6
+    assert len(results.ceilings) == 2
+    assert results.best_ceilings().fma > results.best_ceilings().copy > 1e8
+    assert results.sweep is not None
+    assert 0 < results.sweep.efficiency < 1
+    assert (tmp_path / "out" / "README.md").read_text() in printed.out
+    assert "| 2 | 20 |" in (tmp_path / "README.md").read_text()
+    assert len(list((tmp_path / "runs" / "benchmark").glob("*.safetensors"))) == 1
+
+    (tmp_path / "out" / "README.md").unlink()
+    assert main(["bench", "--tables-only", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "README.md").read_text() in printed.out
+
+
+def test_no_timing_without_agreement(monkeypatch, tmp_path):
+    def shifted(problem, dtype, optimizer, n_threads):
+        truth = answer(problem, dtype, optimizer, n_threads)
+        return dataclasses.replace(truth, grad_b=truth.grad_b + 0.01 * np.abs(truth.grad_b).max())
+
+    monkeypatch.setattr(measure, "answer", shifted)
+    found = list(benchmark(dataclasses.replace(TINY, runs=tmp_path)))[-1]
+    assert len(found.measurements) == 2
+    for measurement in found.measurements:
+        assert measurement.problem.startswith("disagrees: grad_b off by")
+        assert (measurement.seconds, measurement.steps_per_round) == ((), 0)
+
+
+def test_trained_weights_are_found_whatever_their_snapshots_and_trained_if_there_are_none(tmp_path):
+    config = dataclasses.replace(TINY, runs=tmp_path)
+    size = Size(2, 20, 200, 0.98, trained_steps=1)
+    first, problem = _problem(config, size, lambda share: None)
+    assert first.trained_steps == 20
+    again, same = _problem(config, size, lambda share: pytest.fail("trained again"))
+    assert again == first
+    assert np.array_equal(problem.W, same.W)
+    longer = train(TrainConfig(20, 200, 0.98, n_steps=40, snapshot_steps=(0, 7), seed=3), out=tmp_path)
+    found, problem = _problem(config, size, lambda share: pytest.fail("trained again"))
+    assert found.trained_steps == 40
+    assert np.array_equal(problem.W, longer.W)
+    assert problem.examples.n_examples == 20
+
+
+def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit():
+    config = dataclasses.replace(
+        TINY,
+        n_hidden=(2, 16),
+        contenders=("byheart", "torch-eager"),
+        large_examples=(20, 500),
+        trained_examples=(30,),
+        trained_hidden=(2, 3),
+        trained_hidden_examples=30,
+    )
+    plan = _plan(config)
+    assert [(s.n_hidden, s.n_examples, bool(s.trained_steps), len(names)) for s, names in plan] == [
+        (2, 30, True, 1),
+        (3, 30, True, 1),
+        (2, 20, False, 2),
+        (16, 20, False, 2),
+        (2, 500, False, 1),
+    ]
+
+
+def test_a_child_that_dies_is_reported_with_its_last_words(tmp_path):
+    with Process("byheart", 1, False, tmp_path) as child:
+        with pytest.raises(ChildError, match="no-such-file"):
+            child.ask("build", problem=str(tmp_path / "no-such-file.npz"))
+        with pytest.raises(ChildError):
+            child.ask("memory")
+    with Process("", 1, True, tmp_path) as child:
+        child.process.kill()
+        with pytest.raises(ChildError, match=r"killed by SIGKILL \(out of memory\?\)"):
+            child.ask("memory")
+
+
+def test_a_child_ends_with_its_parent_even_in_the_midst_of_a_step(tmp_path):
+    rng = np.random.default_rng(0)
+    given = Problem(*initial_weights(2, 200, "xavier_normal", rng), sample_examples(100, 200, 0.98, rng))
+    given.save(tmp_path / "problem.npz")
+    with Process("byheart", 1, False, tmp_path) as child:
+        child.ask("build", problem=str(tmp_path / "problem.npz"))
+        child.ask("start", learning_rate=1e-3)
+        child.send("advance", n_steps=1_000_000_000)
+        time.sleep(0.5)
+        assert child.process.poll() is None
+        child.process.stdin.close()
+        assert child.process.wait(timeout=10) == 0
+
+
+def test_ctrl_c_is_answered_within_a_second_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "byheart", "bench", *TINY_WORDS, *OURS, "--trained-examples", "--sweep-runs", "0"]
+    command += ["--seconds-per-round", "60", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    environment = os.environ | {"BYHEART_TEST": str(tmp_path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    marked = []
+    began = time.monotonic()
+    while len(marked) < 4 and time.monotonic() - began < 60:  # the parent, the ceilings, two contenders
+        time.sleep(0.2)
+        marked = processes_with(f"BYHEART_TEST={tmp_path}")
+    time.sleep(3)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2  # a second, and one for a busy machine
+    assert process.returncode == 130
+    assert err.strip() == f"interrupted; the sizes measured so far are kept in {tmp_path}/out"
+    time.sleep(0.5)
+    assert processes_with(f"BYHEART_TEST={tmp_path}") == []
+
+
+def processes_with(variable):
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended, or another user's
+            found += [process.name] if variable.encode() in (process / "environ").read_bytes().split(b"\0") else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received", "accepted"),
+    [
+        (["--n-hidden", "0"], "received (0,)", "integers >= 1"),
+        (["--n-examples", "10", "-1"], "received (10, -1)", "integers >= 1"),
+        (["--n-examples", "ten"], "ten", "INT"),
+        (["--sparsity", "1"], "received 1.0", "0 <= sparsity < 1"),
+        (["--n-rounds", "0"], "received 0", "integer >= 1"),
+        (["--n-threads", "0"], "received 0", "integer >= 1"),
+        (["--seconds-per-round", "nan"], "received nan", "finite number > 0"),
+        (["--contenders", "fortran"], "received fortran", "byheart-dense"),
+        (["--contenders", "byheart", "byheart"], "received byheart, byheart", "each contender once"),
+        (["--sweep-runs", "-1"], "received -1", "integer >= 0"),
+        (["--sweep-examples"], "received ()", "at least one"),
+        (["--trained-steps", "0"], "received 0", "integer >= 1"),
+        (["--readme", "no-such-file"], "no-such-file", "a file with the lines"),
+        (["--tables-only"], "results.json", "a results.json that byheart bench wrote"),
+        (
+            ["--n-hidden", "--trained-examples", "--trained-hidden", "--large-examples", "--sweep-runs", "0"],
+            "sweep_runs: received 0",
+            "a size to measure",
+        ),
+        (["--bogus", "1"], "--bogus", "Unrecognized"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line_and_with_status_2(
+    capsys, tmp_path, monkeypatch, arguments, received, accepted
+):
+    monkeypatch.chdir(tmp_path)
+    contenders = [] if "--contenders" in arguments else ["--contenders", "byheart"]
+    try:
+        status = main(["bench", *contenders, *arguments])
+    except SystemExit as error:
+        status = error.code
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    assert printed.err.count("\n") == 1, printed.err
+    assert received in printed.err
+    assert accepted in printed.err
+    assert list(tmp_path.iterdir()) == []

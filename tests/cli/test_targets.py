@@ -1,0 +1,115 @@
+"""Files and names that an audit is made of, checks for CI, and two audits compared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from byheart.cli.targets import FailOn, built_in, compared, load_target, read_table
+
+SCRIPT = """
+import torch
+import helper_of_a_target
+def pair(): return torch.nn.Linear(2, 2), ([[0., 1.]], [0])
+def named(): return {"model": torch.nn.Linear(2, 2), "dataset": None, "layer": "x"}
+def neither(): return 3
+def broken(): raise RuntimeError("no such\\ncheckpoint")
+constant = 1
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "helper_of_a_target.py").write_text("")
+    path = tmp_path / "mine.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_a_function_gives_what_is_audited(script):
+    assert set(load_target(f"{script}:pair")) == {"model", "dataset"}
+    assert load_target(f"{script}:named")["layer"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("neither", "received int from"),
+        ("broken", "RuntimeError: no such"),
+        ("constant", "without such a function"),
+        ("missing", "without such a function"),
+        ("1", "accepted: FILE.py:function, mnist, fashion-mnist, digits"),
+    ],
+)
+def test_other_functions_are_refused(script, name, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_target(f"{script}:{name}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"received 'nowhere.py:f', but there is no file nowhere.py"):
+        load_target("nowhere.py:f")
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "scores.csv"
+    with pytest.raises(ValueError, match="No such file"):
+        read_table(path)
+    TABLE.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="Index example invalid.*accepted: a table as byheart audit --table writes it"):
+        read_table(path)
+    TABLE.to_csv(path, index_label="example")
+    pd.testing.assert_frame_equal(read_table(path), TABLE.rename_axis("example"))
+
+
+def test_digits_come_with_a_log_and_a_held_out_run(tmp_path):
+    given = built_in("digits", 0, tmp_path)
+    assert len(given["log"]) == len(given["dataset"]) == 1_797
+    assert given["held_out"].train_mask.shape == (1, 1_797)
+    assert given["held_out"].train_mask.mean() == pytest.approx(0.6, abs=0.05)
+    assert set(built_in("digits", 0, None)) == {"model", "dataset", "log"}
+
+
+TABLE = pd.DataFrame({"probability": [0.95, 0.5, 0.99], "loss": [1.0, 2.0, 0.1], "note": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "failing"),
+    [
+        ("probability>0.9 count>1", 2),
+        ("probability>0.9 count>2", None),
+        ("probability>=0.5 loss<1e0 count>=1", 1),
+        ("probability>0.999", None),
+        ("probability<=.5", 1),
+        ("count<3 probability>0.9", 2),
+    ],
+)
+def test_checks_count_examples(text, failing):
+    assert FailOn.parse(text).failing(TABLE) == failing
+
+
+@pytest.mark.parametrize("text", ["", "count>1", "probability", "probability=0.9", "probability > 0.9", "p>x"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match="fail_on: received"):
+        FailOn.parse(text)
+
+
+def test_a_missing_column_is_named_with_those_there_are():
+    for text in ("score>1", "note>1"):
+        with pytest.raises(ValueError, match="accepted: probability, loss"):
+            FailOn.parse(text).failing(TABLE)
+    with pytest.raises(ValueError, match="needs a held-out run"):
+        FailOn.parse("probability>1").failing(TABLE[["loss"]])
+
+
+def test_two_audits_are_compared():
+    before = pd.DataFrame({"label": [0, 1, 2], "score": [0.1, 0.2, 0.9], "flagged": [False, False, True]})
+    after = before.assign(score=[0.8, 0.2, 0.1], flagged=[True, False, False])
+    found = compared(before, after)
+    assert found["example"].tolist() == [0, 2]
+    assert found["change"].tolist() == ["newly memorised", "no longer"]
+    np.testing.assert_array_equal(found["score_after"], [0.8, 0.1])
+    assert compared(before, before).empty
+    for other in (after[:2], after.assign(label=0), after.drop(columns="flagged"), after.assign(mean_loss=1)):
+        with pytest.raises(ValueError, match="accepted: "):
+            compared(before, other)

@@ -1,0 +1,319 @@
+"""The audit of small networks: laws, what it leaves as found, the shapes and faults of a user's model and data."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from byheart.geometry import example_dimensionality, maximal_dimensionality
+from byheart.network.audit import audit
+from byheart.network.counterfactual import Counterfactual
+from byheart.network.log import TrainingLog
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def data(n: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 3, 4)).astype(np.float32), rng.permutation(np.arange(n) % 3)
+
+
+def test_the_table_is_what_the_model_does():
+    model, (x, y) = network(), data()
+    found = audit(model, (x, y), "2")
+    hidden = model[:3](torch.tensor(x)).detach().numpy()
+    logits = model(torch.tensor(x)).detach()
+    table = found.table
+    np.testing.assert_allclose(table["example_dimensionality"], example_dimensionality(hidden), rtol=1e-5)
+    np.testing.assert_allclose(table["maximal_dimensionality"], maximal_dimensionality(hidden), rtol=1e-5)
+    expected = nn.functional.cross_entropy(logits, torch.tensor(y), reduction="none")
+    np.testing.assert_allclose(table["loss"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(table["prediction"], logits.argmax(1))
+    np.testing.assert_array_equal(table["margin"] > 0, table["prediction"] == table["label"])
+    assert table["maximal_dimensionality"].sum() == pytest.approx(found.rank["2"])
+    assert (found.budget[["flagged", "others"]].sum(axis=1) - found.rank["2"]).abs().max() < 1e-6
+    assert table["flagged"].sum() == 1
+    assert table["score"].idxmax() == table["flagged"].idxmax()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 1_000])
+def test_batches_and_kinds_of_data_do_not_matter(batch_size):
+    model, (x, y) = network(), data()
+    expected = audit(model, (x, y), "2").table
+    tensors = TensorDataset(torch.tensor(x), torch.tensor(y))
+    for given in (tensors, DataLoader(tensors, batch_size), DataLoader(tensors, batch_size, shuffle=True)):
+        table = audit(model, given, "2", batch_size=batch_size).table
+        np.testing.assert_allclose(table.astype(float), expected.astype(float), rtol=1e-4, atol=1e-6)
+
+
+def test_the_default_layer_is_what_the_last_linear_layer_reads():
+    model, given = network(), data()
+    default, named = audit(model, given), audit(model, given, "2")
+    assert default.layers == ["3.input"]
+    np.testing.assert_allclose(default.table.astype(float), named.table.astype(float))
+
+
+def test_the_model_and_random_states_are_left_as_found():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    model[2].eval()  # frozen, as users do
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    audit(model, (np.ones((6, 4), np.float32) * np.arange(6)[:, None].astype(np.float32), np.arange(6) % 2))
+    assert [m.training for m in model] == [True, True, False, True]
+    assert model.training
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    assert random.getstate() == states[2]
+
+
+def test_convolutions_and_tokens_are_taken_by_position():
+    torch.manual_seed(0)
+    images = torch.randn(20, 1, 6, 6)
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    found = audit(cnn, (images, np.arange(20) % 2), "1")
+    rows = cnn[:2](images).detach().flatten(2).transpose(1, 2).reshape(-1, 4).numpy()
+    expected = maximal_dimensionality(rows).reshape(20, 16).sum(axis=1)
+    np.testing.assert_allclose(found.table["maximal_dimensionality"], expected, rtol=1e-4)
+    tokens = nn.Sequential(nn.Embedding(11, 5), nn.Linear(5, 11))
+    text = torch.randint(0, 11, (9, 7))
+    table = audit(tokens, (text, text.roll(-1, 1)), "0").table
+    assert table["maximal_dimensionality"].sum() == pytest.approx(5)
+    assert "label" not in table
+    each = nn.functional.cross_entropy(tokens(text).flatten(0, 1), text.roll(-1, 1).flatten(), reduction="none")
+    np.testing.assert_allclose(table["loss"], each.reshape(9, 7).mean(1).detach(), rtol=1e-5)
+
+
+def test_several_layers_have_columns_each():
+    found = audit(network(), data(), "[02]")
+    assert found.layers == ["0", "2"]
+    assert {"maximal_dimensionality:0", "maximal_dimensionality:2"} <= set(found.table)
+    assert list(found.budget["layer"]) == ["0", "2"]
+
+
+def test_a_regression_and_an_own_loss():
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    model = nn.Linear(4, 1)
+    wrapped = nn.Sequential(model)
+    table = audit(wrapped, (x, x.sum(axis=1))).table
+    expected = (model(torch.tensor(x))[:, 0] - torch.tensor(x.sum(axis=1))).square()
+    np.testing.assert_allclose(table["loss"], expected.detach(), rtol=1e-4)
+    own = audit(wrapped, (x, x.sum(axis=1)), loss=lambda out, target: (out[:, 0] - target).abs()).table
+    np.testing.assert_allclose(own["loss"] ** 2, table["loss"], rtol=1e-4)
+
+
+def test_a_log_makes_the_score():
+    given, log = data(), TrainingLog(50)
+    log.record(np.arange(50), np.random.default_rng(0).random(50))
+    found = audit(network(), given, log=log)
+    assert found.score_name == "mean_loss x maximal_dimensionality, if answered"
+    answered = found.table["prediction"] == found.table["label"]
+    ratio = found.table["score"] / (log.mean_loss * found.table["maximal_dimensionality"])
+    np.testing.assert_allclose(ratio[answered], 1)  # what is not answered now is not known by heart
+    np.testing.assert_allclose(ratio[~answered], 2 / (1 + np.exp(-found.table["margin"][~answered])))
+    assert 0 < answered.sum() < 50
+
+
+def test_what_the_network_does_not_answer_ranks_below_what_it_does():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    x = (np.eye(12)[labels] * 4 + rng.normal(size=(300, 12))).astype(np.float32)
+    wrong = np.arange(300) < 30
+    given = (labels + wrong) % 3
+    learned, forgotten = network(1), network(1)
+    for model, targets in ((learned, given), (forgotten, labels)):  # the other never saw the wrong labels
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(1_500):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.tensor(x)), torch.tensor(targets)).backward()
+            optimizer.step()
+    log = TrainingLog(300)
+    log.record(np.arange(300), np.where(wrong, 3.0, 0.3))
+    scores = [audit(model, (x, given), log=log).table["score"] for model in (learned, forgotten)]
+    assert scores[0][wrong].median() > 10 * scores[1][wrong].median()
+    assert scores[0][~wrong].median() == pytest.approx(scores[1][~wrong].median(), rel=0.5)
+
+
+def test_arrays_of_float64_are_taken_as_the_model_has_its_weights():
+    model, (x, y) = network(), data()
+    expected = audit(model, (x, y)).table
+    np.testing.assert_allclose(audit(model, (x.astype(float), y)).table["loss"], expected["loss"])
+    np.testing.assert_allclose(audit(model, (x.tolist(), y.tolist())).table["loss"], expected["loss"])
+    double = audit(network().double(), (x.astype(float), y)).table
+    np.testing.assert_allclose(double["loss"], expected["loss"], rtol=1e-4)
+
+
+def test_arrays_may_be_read_only_and_classes_true_or_false():
+    x, y = data()
+    x.flags.writeable = False
+    expected = audit(network(), (x, (y > 0).astype(int))).table
+    pd.testing.assert_frame_equal(audit(network(), (x, y > 0)).table, expected)
+
+
+def test_one_hot_targets_are_told():
+    x, y = data()
+    found = audit(network(), (x, np.eye(3, dtype=np.float32)[y]))
+    assert any("one-hot" in note for note in found.notes)
+    assert not any("one-hot" in note for note in audit(network(), (x, x[:, 0, :3])).notes)
+
+
+def test_checkpoints_are_averaged():
+    models = [network(seed) for seed in range(3)]
+    found = audit(models[2], data(), checkpoints=[model.state_dict() for model in models]).table
+    each = [audit(model, data()).table for model in models]
+    np.testing.assert_allclose(found["mean_loss"], np.mean([t["loss"] for t in each], axis=0))
+    expected = np.mean([t["residual_dimensionality"] for t in each], axis=0)
+    np.testing.assert_allclose(found["mean_residual_dimensionality"], expected)
+    np.testing.assert_allclose(found["loss"], each[2]["loss"])  # the model itself is as it was
+    with pytest.raises(ValueError, match="checkpoints: received 1: .* accepted: state dicts"):
+        audit(models[0], data(), checkpoints=[models[1].state_dict(), {"a": torch.zeros(1)}])
+
+
+def test_a_held_out_run_makes_probabilities():
+    given, rng = data(500), np.random.default_rng(0)
+    runs = Counterfactual(rng.random((1, 500)) < 0.6, rng.normal(size=(1, 500)))
+    found = audit(network(), given, held_out=runs)
+    assert found.score_name == "estimate of memorization"
+    assert found.table["probability"].between(0, 1).all()
+    assert (found.table["flagged"] == (found.table["probability"] > 0.5)).all()
+    assert any("1 held-out run" in note for note in found.notes)
+    assert not any("uncalibrated" in note for note in found.notes)
+    assert any("uncalibrated" in note for note in audit(network(), given).notes)
+
+
+class Augmented(Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return torch.randn(12), index % 3
+
+
+def test_augmentation_is_told():
+    assert any("augmentation" in note for note in audit(network(), Augmented()).notes)
+    assert not any("augmentation" in note for note in audit(network(), data()).notes)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+        self.unused = nn.Linear(2, 2)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        return self.network(x), x
+
+
+def drawn(sampler):
+    return DataLoader(TensorDataset(*map(torch.tensor, data())), 10, sampler=sampler)
+
+
+def sequences(value: float = 1.0):
+    x = np.ones((5, 6, 4), np.float32)
+    x[3] *= value
+    return x, np.arange(5) % 2
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "options", "message"),
+    [
+        (network(), data(), {"layer": "fc9"}, "layer: received 'fc9', accepted: 0, 1, 2, 3"),
+        (Pair(), sequences(), {"layer": "lstm"}, "layer lstm: received tuple, accepted"),
+        (Pair(), sequences(), {"layer": "unused"}, "which the model does not use"),
+        (Pair(), sequences(np.nan), {}, "NaN or infinite activations of example 3"),
+        (network(), (data()[0], data()[1][:-1]), {}, "50 inputs and 49 targets"),
+        (network(), (np.zeros((0, 12), np.float32), np.zeros(0, np.int64)), {}, "no examples"),
+        (network(), (data()[0], data()[1] + 1), {}, "targets from 1 to 3, accepted: 0 to 2"),
+        (network(), "mnist", {}, "dataset: received str"),
+        (network(), data()[0], {}, "dataset: received ndarray"),
+        (network(), data(), {"batch_size": 0}, "batch_size: received 0"),
+        (network(), data(), {"loss": "hinge"}, "loss: received 'hinge'"),
+        (network(), data(), {"layer": ["1"]}, "layer: received .'1'., accepted: a name"),
+        (network(), data(), {"log": "log.pkl"}, "log: received str, accepted: a TrainingLog"),
+        (network(), data(), {"held_out": data()}, "held_out: received tuple, accepted: a Counterfactual"),
+        (network(), (data()[0], np.where(data()[1], data()[1], -100)), {}, "targets from -100 to 2, accepted: 0 to 2"),
+        (network(), drawn(SubsetRandomSampler(range(9))), {}, "a DataLoader with a SubsetRandomSampler, accepted"),
+        (network(), drawn(WeightedRandomSampler([1.0] * 50, 50)), {}, "with a WeightedRandomSampler"),
+        (network(), drawn(RandomSampler(range(50), num_samples=9)), {}, "with a RandomSampler"),
+        (network(), data(), {"loss": lambda out, y: out.mean()}, "one per example"),
+        (network(), data(), {"log": TrainingLog(3)}, "log: received one of 3 examples"),
+        (nn.Linear(12, 3), (data()[0].reshape(50, 12), data()[1]), {}, "without submodules"),
+        (Twice(), data(), {}, "model: received outputs of type tuple, accepted: a tensor"),
+        (
+            network(),
+            TensorDataset(*map(torch.tensor, (data()[0], *data()))),
+            {},
+            "the model raises TypeError: .*forward",
+        ),
+        (
+            network(),
+            (np.ones((5, 3), np.float32), np.zeros(5, int)),
+            {},
+            "the model raises RuntimeError: mat1 and mat2",
+        ),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(model, given, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        audit(model, given, **options)
+    assert "\n" not in str(error.value)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_nearest_takes_any_indices_in_any_order():
+    found = audit(network(), data())
+    far = found.nearest(np.arange(50), n=60)
+    assert far.shape == (50, 49)
+    assert all(set(row) | {i} == set(range(50)) for i, row in enumerate(far))
+    np.testing.assert_array_equal(found.nearest([30, 2, 30]), far[[30, 2, 30], :3])
+    np.testing.assert_array_equal(found.nearest(7, n=1), far[[7], :1])
+    for indices in ([50], [-1], [0.5], [[1, 2]]):
+        with pytest.raises(ValueError, match="accepted: integers from 0 to 49"):
+            found.nearest(indices)
+    with pytest.raises(ValueError, match="n: received 0"):
+        found.nearest([1], n=0)
+
+
+def test_what_is_printed_says_what_was_found():
+    log = TrainingLog(50)
+    log.record(np.arange(50), np.arange(50.0))
+    assert repr(log) == "TrainingLog(50 examples, each recorded 1 to 1 times)"
+    assert repr(audit(network(), data(), log=log)) == (
+        "Audit(Sequential, layer 3.input: 1 of 50 examples flagged, by mean_loss x maximal_dimensionality, if answered)"
+    )
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(ValueError, match="model: received str, accepted: a torch module"):
+        audit("resnet18", data())
+
+
+def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "byheart\[audit\]"'):
+        audit(network(), data())

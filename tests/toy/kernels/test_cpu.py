@@ -1,0 +1,225 @@
+"""What only the compiled kernel has: scratch memory, threads, the GIL, and steps that Ctrl-C must not wait for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from cases import CASES, Case, case
+
+from byheart.toy.data import sample_examples
+from byheart.toy.kernels import AdamW, compile, cpu, narrow, skipping, wide
+
+# Blocks of features and groups of examples (narrow), groups and passes (wide): several, and a last one that is smaller.
+NARROW = [(1, 1100, 300), (2, 2500, 700), (2, 60, 9001), (8, 40, 1025), (3, 2100, 40)]
+WIDE = [(17, 1100, 300), (17, 60, 4100), (9, 2100, 20)]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = numba.get_num_threads()
+    yield
+    numba.set_num_threads(before)
+
+
+def large(n_hidden: int, n_features: int, n_examples: int) -> Case:
+    rng = np.random.default_rng(n_hidden)
+    W, b = (
+        rng.normal(0, 0.3, (n_hidden, n_features)).astype(np.float32),
+        rng.normal(0, 0.1, n_features).astype(np.float32),
+    )
+    return Case(W, b, sample_examples(n_examples, n_features, 0.9, rng, repeats=(3,)))
+
+
+def trained(problem: Case, stretches: list[int], skip: bool = True) -> list[bytes]:
+    """The bits of the weights after as many steps, taken in these stretches."""
+    training = cpu.start(problem.W, problem.b, problem.examples, AdamW(), "sum", skipping=skip)
+    for n_steps in stretches:
+        training.advance(np.full(n_steps, 1e-3))
+    assert np.isfinite(training.W).all()
+    return [training.W.tobytes(), training.b.tobytes()]
+
+
+def everything(problem: Case) -> list[bytes]:
+    """The bits of all that the kernel computes."""
+    bits = trained(problem, [5])
+    arrays = [cpu.example_losses(problem.W, problem.b, problem.examples)]
+    for skip in (True, False):
+        arrays += cpu.loss_and_gradient(problem.W, problem.b, problem.examples, "sum", skipping=skip)
+    return bits + [np.asarray(a).tobytes() for a in arrays]
+
+
+def fill_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory comes with NaN in it, or counts and answers that change what is done."""
+
+    def filled(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        memory, kind = compile.empty(shape, dtype), np.dtype(dtype).kind
+        memory[...] = {"f": np.nan, "i": 2**59, "b": False}[kind]
+        return memory
+
+    for module in (cpu, narrow, wide, skipping):
+        monkeypatch.setattr(module, "empty", filled)
+
+
+@pytest.mark.parametrize("name", CASES[::3])
+def test_scratch_memory_is_written_before_it_is_read(name, monkeypatch):
+    expected = everything(case(name))
+    fill_scratch_memory(monkeypatch)
+    assert everything(case(name)) == expected
+
+
+@pytest.mark.parametrize("size", NARROW + WIDE)
+def test_scratch_memory_of_large_problems_is_written_before_it_is_read(size, monkeypatch):
+    expected = everything(large(*size))
+    fill_scratch_memory(monkeypatch)
+    assert everything(large(*size)) == expected
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+@pytest.mark.parametrize("size", NARROW + WIDE)
+def test_the_bits_do_not_depend_on_the_number_of_threads(size, monkeypatch):
+    for module in (narrow, wide):
+        monkeypatch.setattr(module, "_SERIAL_BELOW", 0)
+    problem, results = large(*size), []
+    for n_threads in (1, 2, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(n_threads)
+        results.append(everything(problem))
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("size", NARROW + WIDE)
+def test_the_bits_are_the_same_from_run_to_run(size):
+    assert everything(large(*size)) == everything(large(*size))
+
+
+@pytest.mark.parametrize("size", [(2, 60, 40), (2, 60, 700), (17, 60, 700)])
+def test_the_bits_do_not_depend_on_how_the_steps_are_cut_into_stretches(size):
+    problem = large(*size)
+    assert trained(problem, [80]) == trained(problem, [1] * 80) == trained(problem, [3, 10, 60, 7])
+
+
+@pytest.mark.parametrize("n_hidden", [1, 2, 3, 8])
+def test_with_and_without_skipping_the_gradient_is_the_same_up_to_rounding(n_hidden):
+    problem = large(n_hidden, 150, 1500)
+    exact, result = (
+        cpu.loss_and_gradient(problem.W, problem.b, problem.examples, "sum", skipping=skip) for skip in (False, True)
+    )
+    assert result[0] == exact[0]
+    assert any(r.tobytes() != e.tobytes() for r, e in zip(result[1:], exact[1:], strict=True))  # it did skip
+    for r, e in zip(result[1:], exact[1:], strict=True):
+        np.testing.assert_allclose(r, e, atol=1e-5 * np.abs(e).max())
+
+
+@pytest.mark.parametrize("size", [(2, 1000, 500), (17, 1000, 200)])
+def test_other_python_threads_run_while_the_kernel_does(size, monkeypatch):
+    monkeypatch.setattr(narrow, "_CHECK_ORDER_EVERY", 10**9)  # so that it is one or two calls of compiled code
+    problem = large(*size)
+    training = cpu.start(problem.W, problem.b, problem.examples, AdamW(), "sum")
+    training.advance(np.full(2, 1e-6))
+    n_steps, taken = 100, 0.0
+    while taken < 0.5:
+        n_steps *= 2
+        busy = threading.Thread(target=training.advance, args=(np.full(n_steps, 1e-6),))
+        turns, began, before = 0, time.perf_counter(), training.step
+        busy.start()
+        while busy.is_alive():
+            time.sleep(0.001)
+            turns += 1
+        taken = time.perf_counter() - began
+        assert training.step == before + n_steps
+    assert turns > 8  # with the GIL held there would be one for each call
+
+
+@pytest.mark.parametrize("n_hidden", [2, 9])
+def test_the_outputs_of_all_examples_are_never_in_memory_at_once(n_hidden):
+    n_examples, n_features = 3_000, 10_000
+    examples = sample_examples(n_examples, n_features, 0.999, np.random.default_rng(0))
+    W, b = np.zeros((n_hidden, n_features), np.float32), np.zeros(n_features, np.float32)
+    tracemalloc.start()
+    cpu.start(W, b, examples, AdamW(), "sum")
+    cpu.example_losses(W, b, examples)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    of_threads = 4e6 * numba.config.NUMBA_NUM_THREADS  # each has pieces of its own, whatever the number of examples
+    assert peak < n_examples * n_features * 4 / 15 + of_threads
+
+
+def run(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+_LONG_STEP = """
+import signal, sys, time
+import numpy as np
+from byheart.toy.data import sample_examples
+from byheart.toy.kernels import AdamW, cpu
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have been told to ignore it
+n_hidden, n_examples, n_features, skip = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
+W, b = rng.normal(size=(n_hidden, n_features)).astype(np.float32), rng.normal(size=n_features).astype(np.float32)
+rates = np.full(1000, 1e-6)
+cpu.start(W[:, :90], b[:90], sample_examples(256, 90, 0.9, rng), AdamW(), "sum").advance(rates[:2])  # compiles
+examples = sample_examples(n_examples, n_features, 1 - 10 / n_features, rng)
+training = cpu.start(W, b, examples, AdamW(), "sum", skipping=bool(skip))
+print("ready", flush=True)
+try:
+    training.advance(rates)
+except KeyboardInterrupt:
+    print(training.step)
+"""
+
+
+# Steps of several seconds, on a machine of a few cores. With skipping, the first is taken while making the order.
+@pytest.mark.parametrize("size", [(2, 200_000, 100_000, 0), (2, 200_000, 100_000, 1), (64, 20_000, 60_000, 0)])
+def test_ctrl_c_is_answered_within_a_second_during_a_long_step(size):
+    process = run(_LONG_STEP, *size)
+    assert process.stdout is not None
+    ready = process.stdout.readline()
+    if ready != "ready\n":
+        pytest.fail(process.communicate()[1])
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    try:
+        steps, _ = process.communicate(timeout=2)  # a second, and one for a busy machine
+    finally:
+        process.kill()
+        process.wait()
+    assert int(steps) < 1000
+
+
+_MILLION = """
+import sys
+from pathlib import Path
+import numpy as np
+from byheart.toy.data import sample_examples
+from byheart.toy.kernels import AdamW, cpu
+
+n_examples, n_features, n_hidden = 1_000_000, 10_000, 2
+rng = np.random.default_rng(0)
+W, b = rng.normal(size=(n_hidden, n_features)).astype(np.float32), np.zeros(n_features, np.float32)
+examples = sample_examples(n_examples, n_features, 0.999, rng)
+training = cpu.start(W, b, examples, AdamW(), "sum", skipping=bool(int(sys.argv[1])))
+training.advance(np.full(2, 1e-3))
+(peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(int(peak.split()[1]) * 1024)
+"""
+
+
+@pytest.mark.large
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory the process had")
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_million_examples_are_trained_on_in_a_gigabyte(skip):
+    out, err = run(_MILLION, skip).communicate()
+    assert int(out or 0) > 0, err
+    assert int(out) <= 1e9, f"{int(out) / 1e9:.2f} GB"
