@@ -48,5 +48,5 @@ def from_record(record: Record) -> dict[str, Any]:
         "listed": arrays["listed"],
         "neighbours": arrays["neighbours"],
         "shown": dict(sorted(shown.items())),
-        "carriers": Carriers(**header["carriers"], **carriers) if carriers else None,
+        "carriers": Carriers(**(header["carriers"] | carriers)) if carriers else None,
     }
