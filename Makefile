@@ -18,7 +18,7 @@ test-gpu: .venv/dev
 	$(BIN)/pytest -m gpu tests/kernels
 
 bench: .venv/bench
-	$(BIN)/byheart bench --out benchmarks --readme README.md
+	$(BIN)/python -m benchmarks
 
 check: .venv/dev
 	$(BIN)/ruff format --check
