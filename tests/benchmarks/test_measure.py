@@ -112,12 +112,12 @@ def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit
         n_hidden=(2, 16),
         contenders=("byheart", "torch-eager"),
         large_examples=(20, 500),
-        trained_examples=(30,),
+        trained_examples=(20,),
         trained_hidden=(2, 3),
     )
     plan = _plan(config)
     assert [(s.n_hidden, s.n_examples, s.trained_steps, len(names)) for s, names in plan] == [
-        (2, 30, 20, 1),
+        (2, 20, 20, 1),
         (3, 20, 20, 1),
         (2, 20, 0, 2),
         (16, 20, 0, 2),
