@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import plotly.offline
 from markupsafe import Markup
 
-from byheart.page.encoding import to_script_json
-from byheart.toy.page.contents import collect, provenance, shared_config
+from byheart.page import asset, render, write_page
+from byheart.toy.page.contents import collect, provenance_of, shared_config
 from byheart.toy.runs import SUFFIX, open_runs
 
 __all__ = ["write_report"]
 
-_SCRIPTS = (
-    ("byheart.page", "decode.js"),
-    ("byheart.page", "style.js"),
-    ("byheart.toy.page", "sweep_figures.js"),
-    ("byheart.toy.page", "run_figures.js"),
-    ("byheart.toy.page", "page.js"),
+_SUMMARY = Markup(
+    'Every run here trained a small network to squeeze many sparse <b class="feature">features</b> through a few hidden'
+    ' units, from T training <b class="example">examples</b>. With few examples the network learns the examples by'
+    " heart, with many it learns the features, and in between it may do worse than a network that always answers zero:"
+    " double descent."
 )
+_SCRIPTS = ("page/figures.js", "toy/page/sweep_figures.js", "toy/page/run_figures.js", "toy/page/page.js")
 _MAIN_SETUP = ("n_features", "sparsity", "n_hidden", "n_steps", "weight_decay")
 
 
@@ -41,43 +37,34 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
         ValueError: If there is no such directory, it holds no runs, or a run file in it is damaged.
         OSError: If ``out`` cannot be written.
     """
-    directory, out = Path(directory), Path(out)
+    import plotly.offline
+
+    directory = Path(directory)
     runs = open_runs(directory)
     if not len(runs):
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
     data, shared = collect(runs), shared_config(runs)
-    page = _template().render(
-        title=directory.resolve().name,
+    paper = _paper_reference() if any(run["paper_setup"] for run in data["runs"]) else None
+    sections = render(
+        "toy/page/sections.html",
         data=data,
-        paper=_paper_reference() if any(run["paper_setup"] for run in data["runs"]) else None,
+        paper=paper,
         shared=shared,
-        provenance=provenance(runs),
+        provenance=provenance_of(runs),
         axes=_axes(data) + [(name, [shared[name]]) for name in _MAIN_SETUP if name in shared],
-        style=_inert("byheart.page", "page.css") + _inert(__package__, "page.css"),
-        scripts=[_inert(package, name) for package, name in _SCRIPTS],
-        plotly=Markup(plotly.offline.get_plotlyjs()),  # the library, not text of a user
+        number=_as_number,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    library = Markup(plotly.offline.get_plotlyjs())  # not text of a user
+    return write_page(
+        Path(out),
+        kind="byheart report",
+        title=directory.resolve().name,
+        summary=[_SUMMARY],
+        sections=sections,
+        data={"report": data, "paper": paper},
+        style=asset("toy/page/page.css"),
+        scripts=[library, *map(asset, _SCRIPTS)],
     )
-    environment.filters["script_json"] = lambda value: Markup(to_script_json(value))
-    environment.filters["number"] = _as_number
-    return environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-
-
-def _inert(package: str, name: str) -> Markup:
-    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _as_number(value: float | None, digits: int = 4) -> str:
