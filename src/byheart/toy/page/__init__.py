@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from byheart.page import asset, render, write_page
+from byheart.records import SUFFIX
 from byheart.toy.page.contents import collect, provenance_of, shared_config
-from byheart.toy.runs import SUFFIX, open_runs
+from byheart.toy.runs import open_runs
 
 __all__ = ["write_report"]
 
