@@ -1,14 +1,13 @@
 """The shell that every page shares: one HTML file that opens from disk and asks for no network.
 
-A wing keeps its contents, and the templates, style and scripts of its own sections; ``write_page`` puts them into the
-shell. Text (``str``) is escaped wherever it stands, ``Markup`` is written as it is. Files are named from the package
-on: "toy/page/sections.html".
+A wing keeps its contents, and a template, style and scripts of its own in its folder; its template extends
+"page/page.html" and fills the block ``sections``. Text is escaped wherever it stands, ``Markup`` is written as it is.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,58 +22,38 @@ if TYPE_CHECKING:
 
 
 def write_page(
-    path: Path,
-    *,
-    kind: str,
-    title: str,
-    summary: Sequence[str],
-    sections: Markup,
-    data: object,
-    style: Markup,
-    scripts: Sequence[Markup],
-    notes: Sequence[str] = (),
-    tables: Mapping[str, Mapping[str, object]] | None = None,
+    path: Path, template: str, *, style: Markup, scripts: Iterable[Markup], data: object, **contents: Any
 ) -> Path:
     """Write a page, and return its path; the same arguments give the same bytes.
 
     Args:
         path: File to write, replaced if it exists; its directory is made if missing.
-        kind: What the page is, in two words above its title.
-        title: Heading of the page.
-        summary: Paragraphs below the heading.
-        sections: The ``<section>`` elements of a wing, rendered.
-        data: JSON values that the scripts read from the element ``#data``.
-        style: Style of the sections, on top of the one that all pages share.
-        scripts: Scripts in the order in which they run, after all other elements.
-        notes: Sentences on how the page was made and what it does not show, at its end.
-        tables: Folded tables below the notes: the versions and settings, by heading and name.
+        template: Template of the page as a path in the package, e.g. "toy/page/page.html".
+        style: Style of the page, on top of the one that all pages share.
+        scripts: Scripts in the order in which they run, after all elements of the page.
+        data: JSON values for the scripts, which read them from the element ``#data``, and for the template.
+        contents: Other values that the template and the shell show, by name.
 
     Raises:
         OSError: If the page cannot be written; nothing is left behind.
     """
-    page = render(
-        "page/page.html",
-        kind=kind,
-        title=title,
-        summary=summary,
-        sections=sections,
-        data=Markup(to_script_json(data)),
-        style=asset("page/page.css") + style,
-        scripts=scripts,
-        notes=notes,
-        tables=tables or {},
+    page = (
+        _templates()
+        .get_template(template)
+        .render(
+            contents,
+            style=asset("page/page.css") + style,
+            scripts=scripts,
+            data=data,
+            data_text=Markup(to_script_json(data)),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, page.encode("utf-8"))
 
 
-def render(name: str, **context: Any) -> Markup:
-    """Render a template of the package."""
-    return Markup(_templates().get_template(name).render(context))
-
-
 def asset(name: str) -> Markup:
-    """Return a style or script of the package."""
+    """Return a style or script by its path in the package."""
     return Markup(resources.files("byheart").joinpath(name).read_text(encoding="utf-8"))
 
 

@@ -87,8 +87,17 @@ def write_page(
         "sortable": sortable,
         "examples": examples,
     }
-    sections = page.render(
-        "network/page/sections.html",
+    meanings = {name: meaning for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)}
+    settings = {"score": audit.score_name, **audit.provenance, **_versions()}
+    return page.write_page(
+        Path(path),
+        "network/page/page.html",
+        style=page.asset("network/page/page.css"),
+        scripts=[page.asset("network/page/page.js")],
+        data=data,
+        kind="byheart audit",
+        title=title,
+        summary=_summary(audit),
         facts=_facts(audit),
         charts=_charts(table),
         budget=_budget(audit),
@@ -96,18 +105,6 @@ def write_page(
             f"{len(listed):,} of {len(table):,} examples are on this page: those with the largest scores"
             f" ({audit.score_name.replace('_', ' ')})."
         ),
-    )
-    meanings = {name: meaning for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)}
-    settings = {"score": audit.score_name, **audit.provenance, **_versions()}
-    return page.write_page(
-        Path(path),
-        kind="byheart audit",
-        title=title,
-        summary=_summary(audit),
-        sections=sections,
-        data=data,
-        style=page.asset("network/page/page.css"),
-        scripts=[page.asset("network/page/page.js")],
         notes=[*audit.notes, *_LIMITS],
         tables={"What each score means": meanings, "Versions and settings": settings},
     )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from byheart.page import asset, render, write_page
+from byheart.page import asset, write_page
 from byheart.records import SUFFIX
 from byheart.toy.page.contents import collect, provenance_of, shared_config
 from byheart.toy.runs import open_runs
 
 __all__ = ["write_report"]
 
-_SUMMARY = Markup(
-    'Every run here trained a small network to squeeze many sparse <b class="feature">features</b> through a few hidden'
-    ' units, from T training <b class="example">examples</b>. With few examples the network learns the examples by'
-    " heart, with many it learns the features, and in between it may do worse than a network that always answers zero:"
-    " double descent."
-)
 _SCRIPTS = ("page/figures.js", "toy/page/sweep_figures.js", "toy/page/run_figures.js", "toy/page/page.js")
 _MAIN_SETUP = ("n_features", "sparsity", "n_hidden", "n_steps", "weight_decay")
 
@@ -44,27 +39,24 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     runs = open_runs(directory)
     if not len(runs):
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
-    data, shared = collect(runs), shared_config(runs)
-    paper = _paper_reference() if any(run["paper_setup"] for run in data["runs"]) else None
-    sections = render(
-        "toy/page/sections.html",
-        data=data,
-        paper=paper,
-        shared=shared,
-        provenance=provenance_of(runs),
-        axes=_axes(data) + [(name, [shared[name]]) for name in _MAIN_SETUP if name in shared],
-        number=_as_number,
-    )
+    data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
+    paper = None
+    if any(run["paper_setup"] for run in data["runs"]):
+        from byheart.toy.figures import paper_reference  # matplotlib is slow to import, and few pages need it
+
+        paper = json.loads(paper_reference().to_json(orient="records"))  # null: T infinite, off scale, not given
     library = Markup(plotly.offline.get_plotlyjs())  # not text of a user
     return write_page(
         Path(out),
-        kind="byheart report",
-        title=directory.resolve().name,
-        summary=[_SUMMARY],
-        sections=sections,
-        data={"report": data, "paper": paper},
+        "toy/page/page.html",
         style=asset("toy/page/page.css"),
         scripts=[library, *map(asset, _SCRIPTS)],
+        data={"report": data, "paper": paper},
+        kind="byheart report",
+        title=directory.resolve().name,
+        axes=_axes(data) + [(name, [shared[name]]) for name in _MAIN_SETUP if name in shared],
+        tables={"Configuration all runs share": shared, f"Where the numbers come from: {origin['cost']}": origin},
+        number=_as_number,
     )
 
 
@@ -84,15 +76,4 @@ def _axes(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
         ("training examples T", ["∞" if t == math.inf else f"{t:,}" for t in numbers]),
         ("seed", [str(s) for s in seeds] if len(seeds) <= 20 else [str(seeds[0]), "…", str(seeds[-1])]),
         *((axis["name"], axis["values"]) for axis in data["axes"]),
-    ]
-
-
-def _paper_reference() -> list[dict[str, float | None]]:
-    """Return the paper's values as JSON: None for an infinite T and for what is off scale or not given."""
-    from byheart.toy.figures import paper_reference  # matplotlib is slow to import, and few pages need it
-
-    table = paper_reference()
-    return [
-        {name: float(value) if math.isfinite(value) else None for name, value in zip(table.columns, row, strict=True)}
-        for row in table.itertuples(index=False)
     ]
