@@ -71,6 +71,7 @@ def test_the_job_of_a_killed_worker_is_tried_again(tmp_path):
     assert found(records) == {"a": 0, "b": 1, "c": 2, "d": 3}
 
 
+@pytest.mark.slow
 @linux
 def test_a_job_that_kills_its_worker_again_is_named_and_all_others_finish(tmp_path):
     def die(k):
@@ -178,6 +179,7 @@ run([Job("a", compute)], Records(sys.argv[1] + "/records"), n_workers=1)
 """
 
 
+@pytest.mark.slow
 @linux
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     def workers() -> list[int]:
@@ -231,6 +233,7 @@ pool.shutdown(kill_workers=True)
 """
 
 
+@pytest.mark.slow
 def test_only_the_tracker_is_quiet():
     environment = {**os.environ, "PYTHONWARNINGS": "default::ImportWarning"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=120)

@@ -166,7 +166,6 @@ class Audit:
             )
         from byheart.network.page import write_page
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         return write_page(
             self, path, **({"title": self.provenance["model"], "label_names": self.label_names} | options)
         )

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
+from byheart import page
 from byheart.network.listed import Picture
 from byheart.network.score_table import scores_from
-from byheart.records import write_atomically
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
@@ -71,7 +68,15 @@ def write_page(
         "sortable": sortable,
         "examples": examples,
     }
-    page = _template().render(
+    meanings = _results(audit) | {score.name: score.sentence for score in scores}
+    settings = {"score": audit.score_name, **audit.provenance}
+    return page.write_page(
+        Path(path),
+        "network/page/page.html",
+        style=page.asset("network/page/page.css"),
+        scripts=[page.asset("network/page/page.js")],
+        data=data,
+        kind="byheart audit",
         title=title,
         summary=_summary(audit),
         facts=_facts(audit),
@@ -82,13 +87,8 @@ def write_page(
             f" ({audit.score_name.replace('_', ' ')}), and all that are flagged."
         ),
         notes=[*audit.notes, *_LIMITS],
-        meanings=[*_results(audit).items(), *((score.name, score.sentence) for score in scores)],
-        provenance=[("score", audit.score_name), *audit.provenance.items()],
-        data=Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
-        style=_file("page.css", "byheart.page") + _file("page.css"),
-        script=_file("page.js"),
+        tables={"What each score means": meanings, "Versions and settings": settings},
     )
-    return write_atomically(Path(path), page.encode("utf-8"))
 
 
 _LIMITS = (
@@ -234,14 +234,3 @@ def _cell(table: pd.DataFrame, name: str, index: int) -> float | int | None:
 
 def _finite(value: Any) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_file("page.html"))
-
-
-def _file(name: str, package: str = __package__) -> Markup:
-    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
