@@ -65,8 +65,10 @@ class Score:
         return table[self.columns(layers)].mean(axis=1)
 
 
-_HEAD: frozenset[Evidence] = frozenset({"model", "classes", "head"})
-_CLASS_MOMENTS: frozenset[Evidence] = frozenset({"model", "classes", "class_moments"})
+_INPUTS: frozenset[Evidence] = frozenset({"inputs"})
+_MODEL: frozenset[Evidence] = frozenset({"model"})
+_HEAD: frozenset[Evidence] = _MODEL | {"classes", "head"}
+_CLASS_MOMENTS: frozenset[Evidence] = _MODEL | {"classes", "class_moments"}
 
 SCORES = {
     score.name: score
@@ -75,35 +77,29 @@ SCORES = {
             "kernel_leave_one_out",
             "how wrong a kernel ridge regression on the inputs is without the example (closed form)",
             "Rifkin and Lippert 2007",
-            frozenset({"inputs"}),
+            _INPUTS,
             transform="identity",
         ),
         Score(
             "neighbour_disagreement",
             "the share of the nearest inputs that have another label",
             "",
-            frozenset({"inputs"}),
+            _INPUTS,
             transform="identity",
         ),
-        Score(
-            "loss",
-            "the loss of the network as it is now",
-            "",
-            frozenset({"model"}),
-            calibrates="without a log",
-        ),
+        Score("loss", "the loss of the network as it is now", "", _MODEL, calibrates="without a log"),
         Score(
             "mean_loss",
             "the loss averaged over training, from a log or checkpoints",
             "Pleiss et al. 2020 and others",
-            frozenset({"model", "log"}),
+            _MODEL | {"log"},
             calibrates="with a log",
         ),
         Score(
             "margin",
             "the logit of the right class less the largest other one; below 0 the answer is wrong",
             "",
-            frozenset({"model", "classes"}),
+            _MODEL | {"classes"},
             sign=-1,
             transform="identity",
         ),
@@ -111,7 +107,7 @@ SCORES = {
             "example_dimensionality",
             "D_X, the share of a dimension of the layer that the example has to itself",
             "Henighan et al. 2023",
-            frozenset({"model"}),
+            _MODEL,
             by_layer=True,
         ),
         Score(
@@ -119,7 +115,7 @@ SCORES = {
             "D*, the share of a dimension along the direction that isolates the example best: its leverage, which sums"
             " to the layer's rank",
             "C. Olah, comment in Henighan et al. 2023",
-            frozenset({"model"}),
+            _MODEL,
             calibrates="always",
             by_layer=True,
         ),
@@ -179,7 +175,7 @@ SCORES = {
             "input_curvature",
             "how fast the loss's gradient changes along the input",
             "Garg, Ravikumar and Roy 2024",
-            frozenset({"model", "curvature"}),
+            _MODEL | {"curvature"},
         ),
     )
 }
