@@ -28,7 +28,7 @@ class Outer:
     rate: float | None = None
     out: Path | None = None
     """"runs" is usual."""
-    kind: str = field(default="a", metadata={"choices": {"a": 1, "b": 2}, "help": "One of two."})
+    kind: Literal["a", "b"] = field(default="a", metadata={"help": "One of two."})
     on: bool = True
 
 
@@ -75,7 +75,7 @@ def test_underscores_are_dashes():
         ([], r"--needed: received nothing, accepted: As in 5 % of cases \(see prog --help\)"),
         (["--needed", "x"], r"--needed: received 'x', accepted: an integer, inf \(see prog --help\)"),
         (["--needed", "1.5"], "--needed: received '1.5', accepted: an integer, inf"),
-        (["--needed", "3", "--rate", "x"], "--rate: received 'x', accepted: None, a number"),
+        (["--needed", "3", "--rate", "x"], "--rate: received 'x', accepted: a number"),
         (["--needed", "3", "--sizes", "1", "x"], "--sizes: received 'x', accepted: an integer"),
         (["--needed", "3", "--flags", "yes"], "--flags: received 'yes', accepted: True, False"),
         (["--needed", "3", "--kind", "c"], "--kind: received 'c', accepted: a, b"),

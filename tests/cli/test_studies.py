@@ -1,6 +1,7 @@
 """Studies as a person runs them."""
 
 import pandas as pd
+import pytest
 
 from byheart.cli.studies import ReproduceCommand
 from byheart.studies import STUDIES
@@ -12,6 +13,7 @@ def test_reproduce_lists_its_studies(run):
     assert "double-descent" in out
 
 
+@pytest.mark.slow
 def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_verdicts(run, tmp_path):
     status, out, err = run("reproduce", "all", "--max-examples", 3, "--out", tmp_path)
     assert (status, err) == (0, "")

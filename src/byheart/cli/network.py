@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from byheart.cli.console import bar, print_table
 from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
 from byheart.network.audit import audit
-from byheart.toy.runs import prepare_directory
+from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,8 +1,8 @@
 """Options made from a dataclass: the names, types, defaults and docstrings of its fields; there is no second list.
 
 A field that is a dataclass itself adds its own fields. The metadata of a field may hold "positional", the name of an
-argument without a flag; "choices", the accepted values; and "help", where there is no docstring. argparse splits the
-command line and prints the help; texts become values here, so that every message names what is accepted.
+argument without a flag, and "help", where there is no docstring. argparse splits the command line and prints the help;
+texts become values here, so that every message names what is accepted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# What stands for a value in the help, the values in words, and how a text becomes one.
+# What stands for a value in the help, what is accepted in words, and how a text becomes a value.
 _KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
     int: ("INT", "an integer", int),
     float: ("FLOAT", "a number", float),
     str: ("TEXT", "a text", str),
     Path: ("PATH", "a path", Path),
     bool: ("{True,False}", "True, False", {"True": True, "False": False}.__getitem__),
-    NoneType: ("", "None", {"None": None}.__getitem__),
+    NoneType: ("", "", {"None": None}.__getitem__),
 }
 
 
@@ -93,7 +93,7 @@ class Option:
                 return convert(text)
             except (ValueError, KeyError):
                 continue
-        accepted = ", ".join(words for _, words, _ in self._kinds())
+        accepted = ", ".join(words for _, words, _ in self._kinds() if words)
         raise ValueError(f"{self.label}: received {text!r}, accepted: {accepted}")
 
     def _kinds(self) -> Iterator[tuple[str, str, Callable[[str], Any]]]:
@@ -116,7 +116,6 @@ def options(cls: type) -> Iterator[Option]:
         if dataclasses.is_dataclass(hint):
             yield from options(typing.cast(type, hint))
         else:
-            hint = Literal[tuple(metadata["choices"])] if "choices" in metadata else hint
             words = metadata.get("help") or docstrings.get(field.name, "")
             yield Option(field.name, hint, field.default, words, metadata.get("positional", ""))
 

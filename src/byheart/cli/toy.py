@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 from byheart.cli.console import Advance, bar, print_table
 from byheart.cli.options import options
 from byheart.toy.config import TrainConfig
-from byheart.toy.kernels import KERNELS
+from byheart.toy.kernels import KERNELS, KernelName
 
 if TYPE_CHECKING:
     from byheart.toy.sweep import OnProgress
 
 _METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
 _SINGLE = ("repeats", "snapshot_steps", "seed")  # fields that are not swept by listing values
-_KERNEL = {
-    "choices": KERNELS,
-    "help": """"cpu" is fast; "gpu" needs a CUDA device; "reference" is plain NumPy in float64; "torch" trains variants
-    of the model, for which it is always taken.""",
-}
+_KERNELS = "; ".join(f'"{name}": {kernel.meaning}' for name, kernel in KERNELS.items())
+_KERNEL = {"help": f"{_KERNELS}. Default: the fastest of them on the CPU that can train the model."}
 
 
 @dataclass
@@ -33,7 +30,7 @@ class TrainCommand:
     config: TrainConfig
     out: Path = Path("runs")
     """Directory of the run file."""
-    kernel: str = field(default="cpu", metadata=_KERNEL)
+    kernel: KernelName | None = field(default=None, metadata=_KERNEL)
 
     def run(self) -> None:
         """Train, and print the metrics."""
@@ -77,7 +74,7 @@ class SweepCommand:
     """Seeds per combination, from --seed on."""
     n_workers: int | None = None
     """Cores to use; default all."""
-    kernel: str = field(default="cpu", metadata=_KERNEL)
+    kernel: KernelName | None = field(default=None, metadata=_KERNEL)
     out: Path = Path("runs")
     """Directory of the run files."""
 

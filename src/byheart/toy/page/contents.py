@@ -238,7 +238,7 @@ def _snapshots(
     }
 
 
-def provenance(runs: Runs) -> dict[str, str]:
+def provenance_of(runs: Runs) -> dict[str, str]:
     """Return what the runs say of where they come from, one line per key, and their cost."""
     result = {}
     for key in ("byheart", "git_revision", "kernel", "device", "n_threads", "python", "numpy", "numba"):
