@@ -34,6 +34,7 @@ class Command:
     def run(self) -> None:
         """Measure, unless only the tables are wanted; write and print the page."""
         if not self.tables_only:
+            self.config.check_installed()
             prepare_directory(self.out)
             with bar("benchmark") as advance:
                 for results in benchmark(self.config, advance):
