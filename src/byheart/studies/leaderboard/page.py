@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from byheart.network.score_table import SCORES, Score
+
 MARK = "<!-- below: made by byheart leaderboard -->"
-_EVIDENCE = {  # what a score is made from, and the part of the measured seconds that it takes beyond training
-    "kernel_leave_one_out": ("no model", "kernel_leave_one_out"),
-    "neighbour_disagreement": ("no model", "neighbour_disagreement"),
-    "mean_loss": ("log", "log"),
+_COMBINED = {  # what is made of several scores: from what, and the part of the measured seconds beyond training
+    "score, checkpoint": ("one checkpoint", "audit"),
     "score, log": ("log and one D*", "dimensionality"),
-    "mean_residual_dimensionality": ("checkpoints", "checkpoints"),
-    "input_curvature": ("one checkpoint", "curvature"),
     "held-out run, checkpoint": ("held-out run", "training"),
     "held-out run, log": ("held-out run and log", "training"),
     "half of the models of the truth": ("half of the truth", ""),
@@ -75,7 +73,7 @@ def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
     cells = rankings.set_index(["score", "task"])
     best = rankings[rankings["score"] != "half of the models of the truth"].groupby("task")[metric].max()
     for score in scores:
-        evidence, part = _EVIDENCE.get(score, ("one checkpoint", "audit"))
+        evidence, part = _COMBINED.get(score) or _made_from(SCORES[score])
         row = [score.replace("_", " "), evidence, _cost(part, seconds)]
         for task in tasks:
             if (score, task) not in cells.index:
@@ -86,6 +84,17 @@ def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
             row.append(f"**{words}**" if value[metric] == best[task] and "half" not in score else words)
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _made_from(score: Score) -> tuple[str, str]:
+    """What a score is made from, and the part of the measured seconds that it takes beyond training."""
+    if "inputs" in score.evidence:
+        return "no model", score.name
+    if "checkpoints" in score.evidence:
+        return "checkpoints", "checkpoints"
+    if "log" in score.evidence:
+        return "log", "log"
+    return "one checkpoint", "curvature" if "curvature" in score.evidence else "audit"
 
 
 def _detectors(table: pd.DataFrame) -> str:
