@@ -31,7 +31,10 @@ from benchmarks.table import check_readme
 from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import CounterfactualError
-from byheart.studies import MNIST_QUESTION, STUDIES, Scale, Study, reproduce, reproduce_mnist, write_summary
+from byheart.studies import Scale, Study, reproduce, write_summary
+from byheart.studies.catalogue import STUDIES
+from byheart.studies.mnist import QUESTION as MNIST_QUESTION
+from byheart.studies.mnist import reproduce_mnist
 from byheart.toy.config import TrainConfig
 from byheart.toy.kernels import DivergedError
 from byheart.toy.model import Variant

@@ -101,7 +101,7 @@ def _axes(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 def _paper_reference() -> list[dict[str, float | None]]:
     """Return the paper's values as JSON: None for an infinite T and for what is off scale or not given."""
-    from byheart.toy.figures import paper_reference  # matplotlib is slow to import, and few pages need it
+    from byheart.toy.reference import paper_reference
 
     table = paper_reference()
     return [
