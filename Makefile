@@ -2,23 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-gpu bench leaderboard check format clean
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test ci test-all test-gpu bench leaderboard check format clean
 
 demo: .venv/base
 	$(BIN)/byheart reproduce double-descent --scale quick --out demo
 	@echo "The report is demo/report.html, the figure demo/double-descent.png."
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+ci: check
+	$(PYTEST) -m "not large and not gpu"
 
 test-all: check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 test-gpu: .venv/dev
-	$(BIN)/pytest -m gpu tests/kernels
+	$(BIN)/pytest -m gpu tests/toy/kernels
 
 bench: .venv/bench
-	$(BIN)/byheart bench --out benchmarks --readme README.md
+	$(BIN)/python -m benchmarks --out benchmarks
 
 check: .venv/dev
 	$(BIN)/ruff format --check

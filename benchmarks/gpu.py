@@ -24,7 +24,7 @@ import numpy as np
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import AdamW, choose, reference
 from byheart.toy.model import initial_weights
-from byheart.toy.train import provenance
+from byheart.toy.train import _provenance as provenance
 
 N_FEATURES, SPARSITY, LEARNING_RATE = 10_000, 0.999, 1e-3
 WIDTHS, EXAMPLES = (2, 8, 32, 128, 512), (1_000, 10_000, 100_000)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.config import BenchConfig
 from benchmarks.contenders import CONTENDERS
-from byheart.toy.train import provenance
+from byheart.toy.train import _provenance as provenance
 
 
 def describe(config: BenchConfig, n_threads: int) -> dict[str, Any]:

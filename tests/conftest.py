@@ -13,7 +13,7 @@ from hypothesis import settings
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
 
 # The kernels are left out: the hook would wrap what numba compiles.
-_CHECKED = [f"byheart.{name}" for name in ("toy.data", "geometry", "toy.model", "toy.config", "toy.runs")]
+_CHECKED = [f"byheart.{name}" for name in ("toy.data", "geometry", "toy.model", "toy.config", "toy.runs", "records")]
 _hook = jaxtyping.install_import_hook(_CHECKED, "conftest.typechecker")
 
 settings.register_profile("byheart", deadline=None, max_examples=50, derandomize=True, database=None)

@@ -22,6 +22,8 @@ from byheart.toy.config import log_spaced_steps as log_spaced_steps
 from byheart.toy.data import SparseExamples as SparseExamples
 from byheart.toy.data import sample_examples as sample_examples
 from byheart.toy.kernels import DivergedError as DivergedError
+from byheart.toy.measures import example_losses as example_losses
+from byheart.toy.measures import represented_features as represented_features
 from byheart.toy.runs import Run as Run
 from byheart.toy.runs import Runs as Runs
 from byheart.toy.runs import load_run as load_run
@@ -29,6 +31,4 @@ from byheart.toy.runs import open_runs as open_runs
 from byheart.toy.sweep import SweepError as SweepError
 from byheart.toy.sweep import grid as grid
 from byheart.toy.sweep import sweep as sweep
-from byheart.toy.train import example_losses as example_losses
-from byheart.toy.train import represented_features as represented_features
 from byheart.toy.train import train as train

@@ -150,7 +150,7 @@ def test_other_settings_need_another_store(tmp_path):
             Fit(model, inputs, labels, 2),
             Fit(nn.Sequential(nn.Linear(50, 3), nn.ReLU()), inputs, labels, 1),
         ):
-            with pytest.raises(ValueError, match="settings of Fit"):
+            with pytest.raises(ValueError, match="of other settings of Fit, accepted"):
                 counterfactual(other, (inputs, labels), 1, store=tmp_path, executor=pool)
 
 
@@ -176,9 +176,9 @@ def test_nonsense_is_refused(tmp_path):
         with pytest.raises(CounterfactualError, match="not finite"):
             counterfactual(lambda i, s: np.full(60, np.nan), data, 5, store=tmp_path / "a", executor=pool)
         counterfactual(nearest(data), data, 5, store=tmp_path / "a", executor=pool)
-        with pytest.raises(ValueError, match="of other data, targets, fraction, seed or settings of Fit"):
+        with pytest.raises(ValueError, match="of other subset, seed, accepted: an empty directory"):
             counterfactual(nearest(data), data, 5, store=tmp_path / "a", seed=1, executor=pool)
-        with pytest.raises(ValueError, match="of other data, targets"):
+        with pytest.raises(ValueError, match="of other targets, accepted: an empty directory"):
             counterfactual(nearest(data), blobs(wrong=()), 5, store=tmp_path / "a", executor=pool)
         path = tmp_path / "a" / "model-0001.safetensors"
         path.write_bytes(path.read_bytes()[:-8])

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byheart.records import digest, prepare_directory
 from byheart.toy.config import TrainConfig
-from byheart.toy.runs import Run, digest, load_run, open_runs, prepare_directory, read_header
+from byheart.toy.runs import Run, load_run, open_runs, read_header
 
 
 def make_run(seed: int = 0, n_examples: int = 5, loss: float = 0.25, **fields: object) -> Run:
@@ -144,7 +145,7 @@ _SAVE_ON_FULL_DISK = """
 import resource, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from test_store import make_run
+from test_runs import make_run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     make_run().save(sys.argv[2])

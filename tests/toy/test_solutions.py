@@ -7,6 +7,7 @@ import scipy.sparse
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import reference
+from byheart.toy.measures import represented_features
 from byheart.toy.solutions import (
     feature_polygon_loss_change,
     infinite_data_loss,
@@ -15,7 +16,7 @@ from byheart.toy.solutions import (
     polygon_norms,
     polygon_radius,
 )
-from byheart.toy.train import draw_test_examples, represented_features, train
+from byheart.toy.train import draw_test_examples, train
 
 
 def disjoint(n_examples: int, n_active: int) -> SparseExamples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from byheart.toy.train import train
 
 _BASE = TrainConfig(n_examples=10, n_features=300, sparsity=0.97, n_test=20, n_steps=50)
 _PATIENCE = 180.0  # seconds for anything to happen on a busy machine
+_ENDLESS = 20_000_000  # steps that take longer than that
 
 
 def configs_of(n_steps: int, seeds: int = 6) -> list[TrainConfig]:
@@ -27,17 +29,21 @@ def configs_of(n_steps: int, seeds: int = 6) -> list[TrainConfig]:
 
 
 _SCRIPT = """
+import dataclasses
 import sys
 from byheart.toy.config import TrainConfig
 from byheart.toy.sweep import SweepError, grid, sweep
 
 def main():
-    out, n_steps, seeds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    out, n_steps, seeds, endless = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     base = TrainConfig(n_examples=10, n_features=300, sparsity=0.97, n_test=20, n_steps=n_steps)
+    configs = grid(base, {}, range(seeds))
+    if endless:
+        configs[0] = dataclasses.replace(base, n_steps=endless, warmup_steps=None)
     def report(p):
         print(p.n_finished, p.work_done / max(p.work_total, 1), flush=True)
     try:
-        sweep(grid(base, {}, range(seeds)), out, n_workers=2, on_progress=report)
+        sweep(configs, out, n_workers=2, on_progress=report)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         sys.exit(130)
@@ -50,12 +56,12 @@ if __name__ == "__main__":
 class Sweeping:
     """A sweep in a process of its own."""
 
-    def __init__(self, out: Path, n_steps: int, seeds: int = 6) -> None:
+    def __init__(self, out: Path, n_steps: int, seeds: int = 6, endless: int = 0) -> None:
         script = out.parent / "script.py"
         script.write_text(_SCRIPT)
         self.out, self.log = out, out.parent / "log"
         with self.log.open("w") as log:
-            arguments = [sys.executable, str(script), str(out), str(n_steps), str(seeds)]
+            arguments = [sys.executable, str(script), str(out), str(n_steps), str(seeds), str(endless)]
             self.process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def files(self) -> dict[str, tuple[int, int, bytes]]:
@@ -120,6 +126,22 @@ def n_steps_for(seconds: float) -> int:
     return max(1000, int(20_000 * seconds / (time.perf_counter() - began)))
 
 
+@pytest.fixture
+def sweeping():
+    """Start sweeps that are killed, with their workers, when the test ends, however it does."""
+    started: list[Sweeping] = []
+
+    def start(*arguments, **options) -> Sweeping:
+        started.append(Sweeping(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+
+
 @pytest.fixture(scope="module")
 def n_steps() -> int:
     return n_steps_for(0.7)
@@ -139,9 +161,10 @@ def assert_same_results(out: Path, expected: Path) -> None:
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="watches processes through /proc")
 
 
+@pytest.mark.slow
 @linux
-def test_a_sweep_killed_in_mid_flight_goes_on_where_it_stopped_to_the_same_bits(tmp_path, n_steps):
-    killed = Sweeping(tmp_path / "killed", n_steps)
+def test_a_sweep_killed_in_mid_flight_goes_on_where_it_stopped_to_the_same_bits(tmp_path, sweeping, n_steps):
+    killed = sweeping(tmp_path / "killed", n_steps)
     killed.until_in_flight(finished=1)
     workers = killed.workers()
     assert workers
@@ -151,7 +174,7 @@ def test_a_sweep_killed_in_mid_flight_goes_on_where_it_stopped_to_the_same_bits(
     finished = killed.files()
     assert 1 <= len(finished) < 6
 
-    again = Sweeping(tmp_path / "killed", n_steps)
+    again = sweeping(tmp_path / "killed", n_steps)
     assert again.end() == 0, again.log.read_text()
     files = again.files()
     assert len(files) == 6
@@ -162,30 +185,28 @@ def test_a_sweep_killed_in_mid_flight_goes_on_where_it_stopped_to_the_same_bits(
     assert_same_results(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("everyone", [True, False], ids=["as Ctrl-C in a terminal does", "to the sweep alone"])
-def test_an_interrupt_is_answered_at_once_and_keeps_finished_runs(tmp_path, n_steps, everyone):
-    running = Sweeping(tmp_path / "runs", 4 * n_steps)
-    running.until_in_flight(finished=1)
+def test_an_interrupt_is_answered_during_a_run_and_keeps_finished_runs(tmp_path, sweeping, everyone):
+    running = sweeping(tmp_path / "runs", 1_000, endless=_ENDLESS)
+    running.until(lambda: "\n5 " in running.log.read_text())  # all but the endless one are finished
     workers = running.workers()
-    began = time.monotonic()
     if everyone:
         os.killpg(running.process.pid, signal.SIGINT)
     else:
         running.process.send_signal(signal.SIGINT)
     assert running.end() == 130, running.log.read_text()
-    seconds = time.monotonic() - began
-    text = running.log.read_text()
-    assert text.splitlines()[-1] == "interrupted", "and nothing else is printed"
-    assert seconds < 2, f"took {seconds:.1f} s"  # one second, and one for a busy machine
+    assert running.log.read_text().splitlines()[-1] == "interrupted", "and nothing else is printed"
     assert gone(workers)
-    assert 1 <= len(open_runs(tmp_path / "runs")) < 6
+    assert len(open_runs(tmp_path / "runs")) == 5
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.suffix != ".safetensors"] == []
 
 
+@pytest.mark.slow
 @linux
-def test_if_a_worker_is_killed_its_run_is_tried_again_and_all_finish(tmp_path, n_steps):
-    running = Sweeping(tmp_path / "runs", 2 * n_steps)
+def test_if_a_worker_is_killed_its_run_is_tried_again_and_all_finish(tmp_path, sweeping, n_steps):
+    running = sweeping(tmp_path / "runs", 2 * n_steps)
     running.until_in_flight(finished=1)
     finished = running.files()
     os.kill(running.workers()[0], signal.SIGKILL)
@@ -197,9 +218,10 @@ def test_if_a_worker_is_killed_its_run_is_tried_again_and_all_finish(tmp_path, n
     assert_same_results(tmp_path / "runs", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @linux
-def test_a_run_whose_worker_is_killed_again_and_again_is_reported_and_not_tried_for_ever(tmp_path, n_steps):
-    running = Sweeping(tmp_path / "runs", 20 * n_steps, seeds=1)
+def test_a_run_whose_worker_is_killed_again_and_again_is_reported_and_not_tried_for_ever(tmp_path, sweeping, n_steps):
+    running = sweeping(tmp_path / "runs", 20 * n_steps, seeds=1)
     for _ in range(2):
         workers: list[int] = []
         seen = len(running.log.read_text())

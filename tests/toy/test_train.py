@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from byheart.geometry import example_dimensionality
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import DivergedError, reference
+from byheart.toy.measures import represented_features
 from byheart.toy.runs import Run, load_run
-from byheart.toy.train import draw_examples, draw_test_examples, represented_features, train
+from byheart.toy.train import draw_examples, draw_test_examples, train
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -383,9 +383,3 @@ def test_a_feature_is_represented_if_it_comes_back_alone():
     assert represented_features(W, b - 2).tolist() == []
     assert represented_features(W, b + 1).tolist() == []
     assert represented_features(W, b, reference).tolist() == [0, 2, 3]
-
-
-def test_provenance_names_the_revision_only_if_there_is_one():
-    revision = train(small(n_steps=1)).provenance["git_revision"]
-    root = Path(__file__).parents[1]
-    assert (revision is None) == (not (root / ".git").exists())

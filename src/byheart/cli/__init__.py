@@ -31,6 +31,7 @@ from benchmarks.table import check_readme
 from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import CounterfactualError
+from byheart.records import prepare_directory
 from byheart.studies import Scale, Study, reproduce, write_summary
 from byheart.studies.catalogue import STUDIES
 from byheart.studies.mnist import QUESTION as MNIST_QUESTION
@@ -39,7 +40,7 @@ from byheart.toy.config import TrainConfig
 from byheart.toy.kernels import DivergedError
 from byheart.toy.model import Variant
 from byheart.toy.page import write_report
-from byheart.toy.runs import open_runs, prepare_directory
+from byheart.toy.runs import open_runs
 from byheart.toy.sweep import OnProgress, SweepError, brief, grid, sweep
 from byheart.toy.train import train
 

@@ -7,27 +7,25 @@ Source: Feldman and Zhang 2020, "What neural networks memorize and why".
 
 from __future__ import annotations
 
-import signal
+import json
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import loky
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from byheart.jobs import process_pool
+from byheart import jobs
+from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.fit import Fit, margins_of
 from byheart.network.inputs import as_inputs
-from byheart.toy.runs import SUFFIX, digest, prepare_directory, write_atomically
+from byheart.provenance import provenance
+from byheart.records import Record, Records, digest
 
-_SECONDS_PER_REPORT = 0.25
 FitFunction = Callable[[np.ndarray, int], Any]
 
 
@@ -131,59 +129,45 @@ def counterfactual(
     References:
         Feldman and Zhang 2020, section 3 (the subset estimator, with fraction 0.7).
     """
-    if n_workers is not None and n_workers < 1:
-        raise ValueError(f"n_workers: received {n_workers}, accepted: at least 1")
     n_examples = _size(dataset)
     mask = balanced_subsets(n_examples, n_models, fraction, seed, fewest=0)
-    store = prepare_directory(store)
-    paths = [store / f"model-{k:04d}{SUFFIX}" for k in range(n_models)]
-    common = f"{_digest_targets(dataset)}-{fit.settings if isinstance(fit, Fit) else ''}"
-    subsets = [f"{digest(mask[k])}-{seed + k}-{common}" for k in range(n_models)]
-    found = {k: _load(paths[k], subsets[k], n_examples) for k in range(n_models) if paths[k].exists()}
-    todo = [k for k in range(n_models) if k not in found]
-    size = min(n_workers or loky.cpu_count(), max(len(todo), 1))
-    own = process_pool(size, _start_worker) if executor is None else None
-    pool: Any = executor or own
-    failures: dict[int, Exception] = {}
-    futures: dict[Future[None], int] = {}
-    try:
-        for k in todo:
-            job = (fit, dataset, np.flatnonzero(mask[k]), seed + k, paths[k], subsets[k])
-            futures[pool.submit(_fit_one, *job)] = k
-        waiting = set(futures)
-        while waiting:
-            if on_progress is not None:
-                on_progress(n_models - len(waiting), n_models)
-            ended, waiting = wait(waiting, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED)
-            for future in ended:
-                error = future.exception()
-                if isinstance(error, OSError):  # the disk, not the model: the others would fail as well
-                    raise error
-                if isinstance(error, Exception):
-                    failures[futures[future]] = error
-    finally:
-        for future in futures:
-            future.cancel()
-        if own is not None:
-            own.shutdown(kill_workers=True)
-    done = [k for k in range(n_models) if k not in failures]
-    margins = [found[k] if k in found else _load(paths[k], subsets[k], n_examples) for k in done]
+    records = Records(store)
+    common = {"targets": _digest_targets(dataset), "settings of Fit": fit.settings if isinstance(fit, Fit) else ""}
+    todo = [
+        Job(
+            f"model-{k:04d}",
+            _fit_one,
+            (fit, dataset, np.flatnonzero(mask[k]), seed + k),
+            identity={"subset": digest(mask[k]), "seed": seed + k, **common},
+        )
+        for k in range(n_models)
+    ]
+
+    def report(p: jobs.Progress) -> None:
+        assert on_progress is not None
+        on_progress(p.n_finished, p.n_jobs)
+
+    failures = jobs.run(
+        todo, records, n_workers=n_workers, executor=executor, on_progress=None if on_progress is None else report
+    )
+    failed = {todo.index(failure.job): failure.error for failure in failures}
+    done = [k for k in range(n_models) if k not in failed]
+    margins = [records.read(todo[k].key).arrays["margins"] for k in done]
     result = Counterfactual(mask[done], np.stack(margins)) if done else None
-    if result is None or failures:
-        raise CounterfactualError(failures, result)
-    if on_progress is not None:
-        on_progress(n_models, n_models)
+    if result is None or failed:
+        raise CounterfactualError(failed, result)
     return result
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+def _fit_one(
+    fit: FitFunction, dataset: Any, indices: np.ndarray, seed: int, *, n_threads: int | None, report: Report
+) -> Record:
+    """Train one model in a worker, on so many threads, and return its margins."""
     import torch
 
-    torch.set_num_threads(1)
-
-
-def _fit_one(fit: FitFunction, dataset: Any, indices: np.ndarray, seed: int, path: Path, subset: str) -> None:
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+    made_by = provenance("numpy", "torch", n_threads=torch.get_num_threads())
     result = fit(indices, seed)
     margins = margins_of(result, dataset) if hasattr(result, "named_modules") else np.asarray(result, dtype=np.float64)
     n_examples = _size(dataset)
@@ -194,24 +178,7 @@ def _fit_one(fit: FitFunction, dataset: Any, indices: np.ndarray, seed: int, pat
         )
     if not np.isfinite(margins).all():
         raise ValueError(f"fit: received scores that are not finite (example {int(np.isfinite(margins).argmin())})")
-    header = {"subset": subset, "margins": digest(margins)}
-    write_atomically(path, save({"margins": margins}, metadata=header))
-
-
-def _load(path: Path, subset: str, n_examples: int) -> np.ndarray:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header, margins = file.metadata() or {}, file.get_tensor("margins")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"store: received {path} ({error}), accepted: a whole file as byheart wrote it") from error
-    if header.get("subset") != subset or margins.shape != (n_examples,):
-        raise ValueError(
-            f"store: received {path} of other data, targets, fraction, seed or settings of Fit, accepted: an empty"
-            " directory, or one of the same call"
-        )
-    if header.get("margins") != digest(margins):
-        raise ValueError(f"store: received {path}, whose contents do not match its digest, accepted: a whole file")
-    return np.asarray(margins)
+    return Record({"margins": margins}, {"provenance": json.dumps(made_by)})
 
 
 def _digest_targets(dataset: Any) -> str:

@@ -24,10 +24,10 @@ from byheart.network.calibration import MEMORIZED
 from byheart.network.counterfactual import counterfactual
 from byheart.network.fit import Fit
 from byheart.network.log import TrainingLog
+from byheart.records import prepare_directory, write_atomically
 from byheart.studies.readme import write_readme
 from byheart.studies.study import Scale
 from byheart.toy.figures import figure_of, style
-from byheart.toy.runs import prepare_directory, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn

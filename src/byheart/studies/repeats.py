@@ -19,10 +19,11 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
 from byheart.toy.figures import figure_of, map_of, training_history
+from byheart.toy.measures import example_losses
 from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
 from byheart.toy.tables import history_of, table_of
-from byheart.toy.train import draw_examples, example_losses
+from byheart.toy.train import draw_examples
 
 _R = (1, 2, 3, 5, 10, 20)
 _SEVERAL = (2, 3, 5, 8)  # examples, each repeated _SEVERAL_R times

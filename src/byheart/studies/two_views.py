@@ -20,10 +20,11 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, runs_and_mean
+from byheart.toy.measures import example_losses, represented_features
 from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
 from byheart.toy.tables import table_of
-from byheart.toy.train import draw_examples, example_losses, represented_features
+from byheart.toy.train import draw_examples
 
 _T = (3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000)
 _PAPER_T = (3, 5, 10, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)

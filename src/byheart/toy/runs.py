@@ -1,32 +1,27 @@
-"""One run = one file, ``<id>.safetensors``: arrays, and in its header the config, metrics and provenance as JSON.
-
-A file appears whole or not at all: it is written under a temporary name, flushed to disk and renamed. Digests in the
-header tell a damaged or edited file.
-"""
+"""One run = one record, ``<id>.safetensors``: arrays, and in its header the config, metrics and provenance as JSON."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
 
+from byheart import records
+from byheart.records import SUFFIX, Record
 from byheart.toy.config import TrainConfig
 
-SUFFIX = ".safetensors"
+if TYPE_CHECKING:
+    import xarray as xr
+
+_WHAT = "run file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +57,8 @@ class Run:
         """Hash of the config and of the user's own data or weights."""
         return self.config.run_id(self.data_digest)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write the run to ``directory`` (made if missing) and return its path.
-
-        Raises:
-            OSError: If the directory cannot be written or the disk is full; nothing is left behind.
-        """
+    def to_record(self) -> Record:
+        """Return the run as arrays and texts."""
         arrays = {"W": self.W, "b": self.b, "hidden": self.hidden, "repeats": self.repeats}
         arrays |= {f"history.{name}": array for name, array in self.history.items()}
         arrays |= {f"snapshots.{name}": array for name, array in self.snapshots.items()}
@@ -76,19 +67,16 @@ class Run:
             "metrics": json.dumps(self.metrics),
             "provenance": json.dumps(self.provenance),
             "data_digest": self.data_digest,
-            "arrays_digest": _digest_arrays(arrays),
         }
-        header["header_digest"] = _digest_header(header)
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        path, content = Path(directory) / (self.id + SUFFIX), save(contiguous, metadata=header)
-        try:
-            return write_atomically(path, content)
-        except OSError as error:
-            raise OSError(
-                f"run file: received {path} ({error.strerror}), accepted: a writable place with room for"
-                f" {len(content)} bytes"
-            ) from error
+        return Record(arrays, header)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the run to ``directory`` (made if missing) and return its path.
+
+        Raises:
+            OSError: If the directory cannot be written or the disk is full; nothing is left behind.
+        """
+        return records.write(Path(directory) / (self.id + SUFFIX), self.to_record(), _WHAT)
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,6 @@ class Header:
     metrics: dict[str, float | None]
     provenance: dict[str, Any]
     data_digest: str
-    arrays_digest: str
 
     @property
     def id(self) -> str:
@@ -201,25 +188,12 @@ def read_header(path: str | Path) -> Header:
         ValueError: If the file is not a run, is truncated, or was edited.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _not_a_run(path, str(error)) from error
-    if header.get("header_digest") != _digest_header(header):
-        raise _not_a_run(path, "its header does not match its digest")
+    header = records.read_header(path, _WHAT)
     config = TrainConfig.from_dict(json.loads(header["config"]))
-    result = Header(
-        path,
-        config,
-        json.loads(header["metrics"]),
-        json.loads(header["provenance"]),
-        header["data_digest"],
-        header["arrays_digest"],
-    )
-    if result.id != config.run_id(result.data_digest):
-        raise _not_a_run(path, f"its config belongs to {config.run_id(result.data_digest)}{SUFFIX}")
-    return result
+    found = Header(path, config, json.loads(header["metrics"]), json.loads(header["provenance"]), header["data_digest"])
+    if found.id != config.run_id(found.data_digest):
+        raise records.not_whole(path, f"its config belongs to {config.run_id(found.data_digest)}{SUFFIX}", _WHAT)
+    return found
 
 
 def load_run(path: str | Path) -> Run:
@@ -229,9 +203,7 @@ def load_run(path: str | Path) -> Run:
         ValueError: If the file is not a run, is truncated, or was edited.
     """
     header = read_header(path)
-    arrays = load_file(header.path)
-    if _digest_arrays(arrays) != header.arrays_digest:
-        raise _not_a_run(header.path, "its arrays do not match their digest")
+    arrays = records.read(header.path, _WHAT).arrays
     return Run(
         config=header.config,
         W=arrays["W"],
@@ -246,71 +218,5 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def prepare_directory(directory: str | Path) -> Path:
-    """Make the directory and check that runs can be written to it, before any time is spent on training.
-
-    Raises:
-        OSError: If it cannot be made or written to.
-    """
-    directory = Path(directory)
-    probe = directory / f".probe-{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, bytes(65_536))
-    except OSError as error:
-        raise OSError(f"out: received {directory} ({error.strerror}), accepted: a writable directory") from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-    return directory
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """Return the SHA-256 of the arrays' shapes, types and contents."""
-    result = hashlib.sha256()
-    for array in arrays:
-        result.update(f"{array.shape}{array.dtype.str}".encode())
-        result.update(np.ascontiguousarray(array).data)
-    return result.hexdigest()
-
-
 def _finite_or_inf(config: TrainConfig) -> float:
     return math.inf if config.n_examples == "inf" else config.n_examples
-
-
-def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:
-    names = sorted(arrays)
-    return hashlib.sha256((" ".join(names) + digest(*(arrays[name] for name in names))).encode()).hexdigest()
-
-
-def _digest_header(header: dict[str, str]) -> str:
-    return hashlib.sha256(
-        json.dumps({k: v for k, v in header.items() if k != "header_digest"}, sort_keys=True).encode()
-    ).hexdigest()
-
-
-def _not_a_run(path: Path, why: str) -> ValueError:
-    return ValueError(f"run file: received {path} ({why}), accepted: a whole run file as byheart wrote it")
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file that appears whole or not at all: under a temporary name, flushed to disk, then renamed.
-
-    Raises:
-        OSError: If it cannot be written or the disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return path

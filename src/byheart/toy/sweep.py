@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import signal
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
-import numpy as np
-
-from byheart.jobs import process_pool
+from byheart import jobs
+from byheart.jobs import Job, Report
+from byheart.records import Record, Records
 from byheart.toy.config import TrainConfig
-from byheart.toy.kernels import choose
-from byheart.toy.runs import SUFFIX, Runs, prepare_directory, read_header
-from byheart.toy.train import kernel_of, train
+from byheart.toy.kernels import KERNELS, choose, kernel_for
+from byheart.toy.runs import Runs, read_header
+from byheart.toy.train import train
 
 # From here on, (example, feature) pairs per step keep several cores busy.
 _LARGE_PAIRS_PER_STEP = 5_000_000
-_SECONDS_PER_REPORT = 0.2
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,8 @@ def sweep(
     out: str | Path,
     *,
     n_workers: int | None = None,
-    kernel: str = "cpu",
+    executor: Executor | None = None,
+    kernel: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Runs:
     """Train all configs that are not yet in ``out``, and return the runs of all of them.
@@ -104,8 +98,9 @@ def sweep(
     Args:
         configs: What to train; ``grid`` makes them.
         out: Directory of the run files, made if missing.
-        n_workers: Cores to use, at least 1; default all.
-        kernel: "cpu", "gpu" (one model at a time; ``kernels.gpu.Batch`` trains many at once) or "reference".
+        n_workers: Number of cores to use, at least 1; default all.
+        executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
+        kernel: As of ``train``; with "gpu" one model at a time (``kernels.gpu.Batch`` trains many at once).
         on_progress: Called a few times a second.
 
     Raises:
@@ -115,115 +110,45 @@ def sweep(
         SweepError: After all other runs are finished, if some failed.
         KeyboardInterrupt: On Ctrl-C, at once; finished runs are kept.
     """
-    n_workers = n_workers if n_workers is not None else numba.config.NUMBA_NUM_THREADS
-    if n_workers < 1:
-        raise ValueError(f"n_workers: received {n_workers}, accepted: an integer >= 1")
-    out = prepare_directory(out)
-    paths = {config.run_id(): out / (config.run_id() + SUFFIX) for config in configs}
-    jobs = {config.run_id(): config for config in configs}
-    for run_id in [run_id for run_id, path in paths.items() if path.exists()]:
-        read_header(paths[run_id])
-        del jobs[run_id]
-    for name, variant in {(kernel_of(config, kernel), config.variant) for config in jobs.values()}:
+    store = Records(out)
+    by_id = {config.run_id(): config for config in configs}
+    missing = {run_id: config for run_id, config in by_id.items() if run_id not in store}
+    for run_id in by_id.keys() - missing.keys():
+        read_header(store.path(run_id))
+    for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
         choose(name, variant)  # a kernel that cannot run here fails once, not once per run
-    longest_first = sorted(jobs.values(), key=_work, reverse=True)
-    least = 0 if kernel == "gpu" else _LARGE_PAIRS_PER_STEP  # a GPU is one large core
-    large = [config for config in longest_first if _pairs_per_step(config) >= least]
-    small = [config for config in longest_first if _pairs_per_step(config) < least]
-    with tempfile.TemporaryDirectory(prefix="byheart-") as directory:
-        board = _Board(Path(directory) / "progress", longest_first, len(paths), on_progress)
-        failures = _train_all(large, out, 1, n_workers, kernel, board)
-        failures += _train_all(small, out, n_workers, 1, kernel, board)
+    one_large_core = kernel is not None and KERNELS[kernel].device == "cuda"
+    todo = [
+        Job(
+            run_id,
+            _compute,
+            (config, kernel),
+            cost=_work(config),
+            all_cores=one_large_core or _pairs_per_step(config) >= _LARGE_PAIRS_PER_STEP,
+        )
+        for run_id, config in by_id.items()
+    ]
+
+    def report(p: jobs.Progress) -> None:
+        assert on_progress is not None
+        on_progress(Progress(p.n_jobs, p.n_finished, p.work_done, p.work_total, p.value))
+
+    failures = jobs.run(
+        todo, store, n_workers=n_workers, executor=executor, on_progress=None if on_progress is None else report
+    )
     if failures:
-        raise SweepError(failures)
-    return Runs([read_header(path) for path in paths.values()])
+        raise SweepError([Failure(by_id[failure.job.key], failure.reason) for failure in failures])
+    return Runs([read_header(store.path(run_id)) for run_id in by_id])
 
 
-class _Board:
-    """Where the workers write how far their runs are: a memory-mapped file, so that no lock dies with a worker."""
+def _compute(config: TrainConfig, kernel: str | None, *, n_threads: int | None, report: Report) -> Record:
+    """Train one config in a worker, on so many threads."""
+    import numba
 
-    def __init__(self, path: Path, configs: list[TrainConfig], n_runs: int, on_progress: OnProgress | None) -> None:
-        self.path, self.n_runs, self.on_progress = path, n_runs, on_progress
-        self.rows = {config.run_id(): row for row, config in enumerate(configs)}
-        self.work = np.array([_work(config) for config in configs])
-        self.values = np.memmap(path, np.float64, "w+", shape=(max(len(configs), 1), 2))  # fraction done, loss
-        self.n_ended = n_runs - len(configs)
-        self.report()
-
-    def started(self, config: TrainConfig) -> bool:
-        return bool(self.values[self.rows[config.run_id()], 0] > 0)
-
-    def end(self, config: TrainConfig) -> None:
-        self.values[self.rows[config.run_id()], 0] = 1
-        self.n_ended += 1
-
-    def report(self) -> None:
-        if self.on_progress is None:
-            return
-        fractions, losses = self.values[: len(self.work)].T
-        in_flight = losses[(fractions > 0) & (fractions < 1) & (losses > 0)]
-        loss = float(in_flight[0]) if in_flight.size else None
-        done = float((self.work * fractions).sum())
-        self.on_progress(Progress(self.n_runs, self.n_ended, done, float(self.work.sum()), loss))
-
-
-def _train_all(
-    configs: list[TrainConfig], out: Path, n_workers: int, n_threads: int, kernel: str, board: _Board
-) -> list[Failure]:
-    """Train the configs in worker processes. If a worker is killed, each run in flight is tried once more, alone."""
-    failures: list[Failure] = []
-    crashes: Counter[TrainConfig] = Counter()
-    while configs:
-        suspects = [config for config in configs if crashes[config]]
-        batch, configs = suspects or configs, [config for config in configs if suspects and not crashes[config]]
-        size = 1 if suspects else min(n_workers, len(batch))
-        executor = process_pool(size, _start_worker, (n_threads,))
-        try:
-            futures = {
-                executor.submit(
-                    _train_one, config, out, kernel, board.path, board.rows[config.run_id()], os.getpid()
-                ): config
-                for config in batch
-            }
-            while futures:
-                ended, _ = wait(futures, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    config = futures.pop(future)
-                    error = future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        crashes[config] += board.started(config) or not any(map(board.started, batch))
-                        if crashes[config] < 2:
-                            board.values[board.rows[config.run_id()]] = 0
-                            configs.append(config)
-                            continue
-                        failures.append(Failure(config, "its process was killed twice (out of memory?)"))
-                    elif isinstance(error, OSError):  # the disk, not the run: the others would fail as well
-                        raise error
-                    elif error is not None:
-                        failures.append(Failure(config, str(error)))
-                    board.end(config)
-                board.report()
-        finally:
-            executor.shutdown(kill_workers=True)
-    return failures
-
-
-def _start_worker(n_threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
-
-
-def _train_one(config: TrainConfig, out: Path, kernel: str, board: Path, row: int, parent: int) -> None:
-    values = np.memmap(board, np.float64, "r+")
-    values[2 * row] = 1e-12
+    if n_threads is not None:
+        numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
     total = config.n_steps * config.n_inits
-
-    def report(steps: int, loss: float) -> None:
-        if os.getppid() != parent:  # the parent was killed: do not train on unseen
-            os._exit(1)
-        values[2 * row : 2 * row + 2] = min(max(steps / total, 1e-12), 1 - 1e-12), loss
-
-    train(config, kernel=kernel, out=out, on_progress=report)
+    return train(config, kernel=kernel, on_progress=lambda steps, loss: report(steps / total, loss)).to_record()
 
 
 def _pairs_per_step(config: TrainConfig) -> float:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-import scipy.sparse
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float
 
-from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.provenance import processor, provenance
+from byheart.records import SUFFIX, digest, prepare_directory
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.data import SparseExamples, sample_examples
-from byheart.toy.kernels import AdamW, DivergedError, Kernel, Training, choose
-from byheart.toy.model import Variant, encoder, hidden_vectors, initial_weights, loss_scale
-from byheart.toy.runs import SUFFIX, Run, digest, load_run, prepare_directory
+from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, Training, choose, kernel_for
+from byheart.toy.measures import measure
+from byheart.toy.model import hidden_vectors, initial_weights, loss_scale
+from byheart.toy.runs import Run, load_run
 from byheart.toy.solutions import pentagon, polygon
 
 # Independent random streams of a seed.
@@ -40,7 +34,7 @@ def train(
     initial: tuple[Float[np.ndarray, "n_hidden n_features"], Float[np.ndarray, " n_features"]] | None = None,
     *,
     test_examples: Any = None,
-    kernel: str = "cpu",
+    kernel: str | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
@@ -52,7 +46,7 @@ def train(
             Their shape must be (config.n_examples, config.n_features).
         initial: Own initial (W, b) instead of drawn ones.
         test_examples: Own test examples; without them, own training examples have no test loss.
-        kernel: "cpu" (fast, float32), "gpu" (the same on a CUDA device) or "reference" (NumPy, float64, dense).
+        kernel: One of ``byheart.toy.kernels.KERNELS``; default "cpu", or "torch" for variants of the model.
         out: Directory in which the run is kept; if it is there already, from whatever kernel, it is loaded and not
             trained again.
         on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
@@ -63,7 +57,7 @@ def train(
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``.
     """
-    kernel = kernel_of(config, kernel)
+    kernel = kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
     own = None if examples is None else _own_examples(examples, config, "examples")
     own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
@@ -77,7 +71,7 @@ def train(
         if path.exists():
             return load_run(path)
 
-    made_by, started = provenance(kernel), time.time()
+    made_by, started = _provenance(kernel), time.time()
     drawn = own or draw_examples(config)
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
@@ -96,7 +90,11 @@ def train(
         repeats=best.viewed.repeats,
         history=best.history,
         snapshots=best.snapshots,
-        metrics=_measure(config, chosen, best, drawn, test),
+        metrics={
+            "train_loss": best.train_loss,
+            **measure(config, chosen, best.W, best.b, best.hidden, best.viewed.repeats, test),
+            "init_index": float(best.init),
+        },
         provenance=made_by | {"wall_seconds": time.time() - started},
         data_digest=data_digest,
     )
@@ -131,7 +129,7 @@ class _Trained:
         on_progress: OnProgress | None,
     ) -> None:
         self.config, self.kernel, self.examples, self.init = config, kernel, examples, init
-        dtype = np.float64 if kernel_name == "reference" else np.float32
+        dtype = KERNELS[kernel_name].dtype
         optimizer = AdamW(
             config.beta1,
             config.beta2,
@@ -197,58 +195,6 @@ class _Trained:
                 self._snapshots[name].append(array)
 
 
-def _measure(
-    config: TrainConfig, kernel: Kernel, trained: _Trained, examples: SparseExamples, test: SparseExamples | None
-) -> dict[str, float | None]:
-    W, b = trained.W, trained.b
-    scale = loss_scale(config.n_features, config.reduction)
-    test_losses = None if test is None else scale * kernel.example_losses(W, b, test)
-    repeats = trained.viewed.repeats
-    example_dims = example_dimensionality(trained.hidden, repeats)
-    return {
-        "train_loss": trained.train_loss,
-        "test_loss": None if test_losses is None else float(test_losses.mean()),
-        "test_loss_se": None
-        if test_losses is None or len(test_losses) < 2
-        else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
-        "W_norm": float(np.linalg.norm(W)),
-        "b_norm": float(np.linalg.norm(b)),
-        "n_features_represented": float(len(represented_features(W, b, kernel))),
-        "feature_dimensionality_max": float(feature_dimensionality(encoder(W, config.variant)).max()),
-        "example_dimensionality_max": float(example_dims.max()),
-        "example_dimensionality_mean": float(np.average(example_dims, weights=repeats)),
-        "init_index": float(trained.init),
-    }
-
-
-def example_losses(run: Run, examples: Any) -> Float64[np.ndarray, " n_examples"]:
-    """Return a run's error on each example, summed over features: squared, unless the config has another loss.
-
-    Args:
-        run: A trained model.
-        examples: Any examples, one per row: a scipy.sparse matrix, an array or ``SparseExamples``.
-
-    Raises:
-        ValueError: If their width is not the model's, or a value is not finite.
-    """
-    rows = examples if isinstance(examples, SparseExamples) else SparseExamples.from_matrix(examples)
-    if rows.n_features != run.W.shape[1]:
-        raise ValueError(f"examples: received {rows.n_features} features, accepted: {run.W.shape[1]} as in the run")
-    return choose(kernel_of(run.config, "cpu"), run.config.variant).example_losses(run.W, run.b, rows)
-
-
-def represented_features(
-    W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], kernel: Kernel | None = None
-) -> Int64[np.ndarray, " n_represented"]:
-    """Return the features the model represents: shown one alone (x = e_i), its squared error is below 3/4.
-
-    Answering 0 has an error of 1. At the paper's setup and T = 10,000 and more, five features have 0.4 to 0.7 and all
-    others at least 0.86. Where examples are memorised, a few features that dominate one of them may count too.
-    """
-    one_each = SparseExamples.from_matrix(scipy.sparse.eye_array(W.shape[1], format="csr"))
-    return np.flatnonzero((kernel or choose("cpu")).example_losses(W, b, one_each) < 0.75)
-
-
 def _fresh_batch(config: TrainConfig, step: int) -> SparseExamples:
     return _sample(config, config.batch_size, _stream(config.seed, _FRESH, step))
 
@@ -281,19 +227,6 @@ def _initial_weights(
         return W, b
     decoder, _ = initial_weights(*sizes, config.initialization, rng)
     return np.vstack([W, decoder]), b
-
-
-def kernel_of(config: TrainConfig, kernel: str) -> str:
-    """Return the kernel that trains a config where ``kernel`` is asked for: variants of the model need "torch".
-
-    Raises:
-        ValueError: If a variant is to be trained by the reference or on a GPU.
-    """
-    if config.variant == Variant():
-        return kernel
-    if kernel not in ("cpu", "torch"):
-        raise ValueError(f"kernel: received {kernel!r} for {config.variant}, accepted: torch")
-    return "torch"
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:
@@ -341,46 +274,12 @@ def _data_digest(
     return " ".join(f"{name} {digest(*arrays)}" for name, arrays in named.items())
 
 
-def provenance(kernel: str) -> dict[str, Any]:
-    """Return what makes a result here and now: versions, git revision, kernel, device, threads, and when."""
-    return {
-        "byheart": version("byheart"),
-        "git_revision": _git_revision(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "kernel": kernel,
-        "device": _device(kernel),
-        "n_threads": numba.get_num_threads(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def _provenance(kernel: str) -> dict[str, Any]:
+    import numba
 
-
-@functools.cache
-def _device(kernel: str) -> str:
-    if kernel == "gpu":
+    device = processor()
+    if KERNELS[kernel].device == "cuda":
         from byheart.toy.kernels.gpu import device_name
 
-        return device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-@functools.cache
-def _git_revision() -> str | None:
-    """The revision of the source tree, with "+" if it has uncommitted changes; None if installed without git."""
-    source = Path(__file__).parent
-    if not (source.parents[2] / ".git").exists() or shutil.which("git") is None:
-        return None
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--match", ""],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
+        device = device_name()
+    return provenance("numpy", "numba", kernel=kernel, device=device, n_threads=numba.get_num_threads())

@@ -6,9 +6,10 @@ from cases import SMALL_CASES, case
 
 from byheart.toy.config import TrainConfig
 from byheart.toy.kernels import AdamW, choose, reference
+from byheart.toy.measures import example_losses
 from byheart.toy.model import Variant, hidden_vectors
 from byheart.toy.runs import load_run
-from byheart.toy.train import draw_examples, example_losses, train
+from byheart.toy.train import draw_examples, train
 
 VARIANTS = [
     Variant(),

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from byheart.toy.runs import write_atomically
+from byheart.records import write_atomically
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit

@@ -17,13 +17,13 @@ from byheart.memorization import Memorization, memorization
 from byheart.network.audit import best_score
 from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.counterfactual import Counterfactual
+from byheart.records import prepare_directory
 from byheart.studies.leaderboard.cost import cost
 from byheart.studies.leaderboard.detectors import detection
 from byheart.studies.leaderboard.metrics import calibration, follows, ranking
 from byheart.studies.leaderboard.page import write_page
 from byheart.studies.leaderboard.scores import HELD_OUT_SEED, audited, truth
 from byheart.studies.leaderboard.tasks import TASKS, Task
-from byheart.toy.runs import prepare_directory
 
 WITH_DETECTORS = ("mnist-mlp", "mnist-cnn", "fashion-mlp", "fashion-cnn")  # images with their own labels
 _SET_ASIDE = 10  # models of the truth, to calibrate with one to eight of them

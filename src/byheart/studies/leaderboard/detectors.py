@@ -29,9 +29,9 @@ from byheart.network.counterfactual import counterfactual
 from byheart.network.fit import Fit
 from byheart.network.layers import watched
 from byheart.network.log import TrainingLog
+from byheart.records import write_atomically
 from byheart.studies.leaderboard.scores import HELD_OUT_SEED
 from byheart.studies.leaderboard.tasks import Task
-from byheart.toy.runs import write_atomically
 
 FALSE_POSITIVE_RATE = 0.05
 _N_TRAIN, _N_OTHER = 4_000, 500

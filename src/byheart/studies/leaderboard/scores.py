@@ -20,8 +20,8 @@ from byheart.network.baselines import kernel_leave_one_out, neighbour_disagreeme
 from byheart.network.counterfactual import Counterfactual, counterfactual
 from byheart.network.layers import watched
 from byheart.network.log import TrainingLog
+from byheart.records import write_atomically
 from byheart.studies.leaderboard.tasks import Task, bags_of_words
-from byheart.toy.runs import write_atomically
 
 HELD_OUT_SEED = 1_000_000  # of the one held-out run, which is not among the models of the truth
 

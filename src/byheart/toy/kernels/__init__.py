@@ -6,8 +6,10 @@ the definition (NumPy, float64); every other kernel must agree with it and exist
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -15,7 +17,33 @@ from jaxtyping import Float, Float64
 from byheart.toy.data import SparseExamples
 from byheart.toy.model import Reduction, Variant
 
-KERNELS = ("cpu", "gpu", "reference", "torch")
+KernelName = Literal["cpu", "gpu", "reference", "torch"]
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What there is to know of a kernel before it is loaded."""
+
+    module: str
+    """Name of its module in this package."""
+    meaning: str
+    dtype: type
+    """Type of the weights that it trains."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    trains_variants: bool = False
+    """Whether it trains models that differ from the paper's (``Variant``)."""
+    extra: str | None = None
+    """Optional dependencies that it needs: ``pip install "byheart[extra]"``."""
+
+
+KERNELS: Mapping[str, KernelInfo] = {
+    "cpu": KernelInfo("cpu", "compiled, on all cores", np.float32),
+    "gpu": KernelInfo("gpu", "Triton, on a CUDA device", np.float32, "cuda", extra="gpu"),
+    "reference": KernelInfo("reference", "the equations in NumPy", np.float64),
+    "torch": KernelInfo(
+        "with_torch", "PyTorch, any variant of the model", np.float32, trains_variants=True, extra="torch"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -106,35 +134,30 @@ class Kernel(Protocol):
         """Return the mean loss over examples (repeats counted) and its gradient with respect to W and b."""
 
 
+def kernel_for(variant: Variant, asked: str | None = None) -> str:
+    """Return the name of the kernel that is asked for, or by default of the fastest on the CPU for this variant."""
+    return asked or ("cpu" if variant == Variant() else "torch")
+
+
 def choose(name: str, variant: Variant = Variant()) -> Kernel:  # noqa: B008  (it is immutable)
     """Return the kernel of that name, for a variant of the model.
 
     Raises:
         ValueError: If there is no such kernel, nothing here that it runs on, or it cannot train the variant.
     """
-    if name == "torch":
-        try:
-            from byheart.toy.kernels.with_torch import TorchKernel
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f'kernel: received "torch" without {error.name}; run pip install "byheart[torch]"'
-            ) from None
-        return TorchKernel(variant)
-    if variant != Variant():
-        raise ValueError(f"kernel: received {name!r} for {variant}, accepted: torch")
-    if name == "cpu":
-        from byheart.toy.kernels import cpu
-
-        return cpu
-    if name == "gpu":
-        try:
-            from byheart.toy.kernels import gpu
-        except ModuleNotFoundError as error:
-            raise ValueError(f'kernel: received "gpu" without {error.name}; run pip install "byheart[gpu]"') from None
-        gpu.device()
-        return gpu
-    if name == "reference":
-        from byheart.toy.kernels import reference
-
-        return reference
-    raise ValueError(f"kernel: received {name!r}, accepted: {', '.join(KERNELS)}")
+    if name not in KERNELS:
+        raise ValueError(f"kernel: received {name!r}, accepted: {', '.join(KERNELS)}")
+    info = KERNELS[name]
+    if variant != Variant() and not info.trains_variants:
+        able = ", ".join(name for name, other in KERNELS.items() if other.trains_variants)
+        raise ValueError(f"kernel: received {name!r} for {variant}, accepted: {able}")
+    try:
+        module: Any = importlib.import_module(f"{__name__}.{info.module}")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'kernel: received "{name}" without {error.name}; run pip install "byheart[{info.extra}]"'
+        ) from None
+    if info.device == "cuda":
+        module.device()
+    kernel: Kernel = module.TorchKernel(variant) if info.trains_variants else module
+    return kernel

@@ -13,8 +13,9 @@ import plotly.offline
 from markupsafe import Markup
 
 from byheart.page.encoding import to_script_json
+from byheart.records import SUFFIX
 from byheart.toy.page.contents import collect, provenance, shared_config
-from byheart.toy.runs import SUFFIX, open_runs
+from byheart.toy.runs import open_runs
 
 __all__ = ["write_report"]
 
