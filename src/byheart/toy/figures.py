@@ -183,8 +183,8 @@ def geometry(vectors_shown: pd.DataFrame, axes: np.ndarray, common_scale: bool =
         axes: Two rows of axes.
         common_scale: Whether all vectors of a row of axes have one scale.
     """
-    features = "feature", FEATURES, "features\n(columns of W)"
-    sides = features, ("example", EXAMPLES, "training examples\n(hidden vectors)")
+    features = "feature", FEATURES, "features\n(up to 300 columns of W)"
+    sides = features, ("example", EXAMPLES, "training examples\n(up to 300 hidden vectors)")
     for row, (of, color, label) in zip(axes, sides, strict=True):
         own = vectors_shown[vectors_shown["of"] == of]
         limit = float(np.hypot(own["x"], own["y"]).max()) if common_scale else None

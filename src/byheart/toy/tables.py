@@ -12,7 +12,8 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.toy.config import is_paper_setup
 from byheart.toy.runs import Run, Runs
 
-_MOST_VECTORS = 300  # of a run that are kept: the longest third, and others at random
+_MOST_VECTORS = 300  # of a run that are kept: the longest, and others at random
+_LONGEST = {"feature": 60, "example": 10}  # most features are at the origin, and a few matter
 _STEP = 0.005  # dimensionalities are counted in steps of it
 
 
@@ -57,12 +58,13 @@ def dimensionality_counts(runs: Iterable[Run]) -> pd.DataFrame:
 def vectors_of(runs: Iterable[Run], of: Sequence[str] = ("feature", "example")) -> pd.DataFrame:
     """Return up to 300 columns of W and hidden vectors of each run, in the plane of most variance, to four digits.
 
-    The columns are n_examples, of ("feature" or "example"), x, y; the longest third of the vectors is among them.
+    The columns are n_examples, of ("feature" or "example"), x, y. The longest 60 features and 10 examples are kept, and
+    others at random.
     """
     parts = []
     for run in runs:
         for name in of:
-            chosen = _some(plane(run.W.T if name == "feature" else run.hidden))
+            chosen = _some(plane(run.W.T if name == "feature" else run.hidden), _LONGEST[name])
             x, y = ([float(f"{value:.4g}") for value in column] for column in chosen.T)
             parts.append(pd.DataFrame({"n_examples": float(run.config.n_examples), "of": name, "x": x, "y": y}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["n_examples", "of", "x", "y"])
@@ -75,12 +77,11 @@ def plane(points: Float[np.ndarray, "n_vectors n_hidden"]) -> Float[np.ndarray, 
     return points if points.shape[1] == 2 else np.hstack([points, np.zeros_like(points)])
 
 
-def _some(points: np.ndarray) -> np.ndarray:
+def _some(points: np.ndarray, n_longest: int) -> np.ndarray:
     if len(points) <= _MOST_VECTORS:
         return points
-    order = np.argsort(-np.linalg.norm(points, axis=1), kind="stable")
-    longest, others = np.split(order, [_MOST_VECTORS // 3])
-    more = np.random.default_rng(0).choice(others, _MOST_VECTORS - len(longest), replace=False)
+    longest, others = np.split(np.argsort(-np.linalg.norm(points, axis=1), kind="stable"), [n_longest])
+    more = np.random.default_rng(0).choice(others, _MOST_VECTORS - n_longest, replace=False)
     return np.asarray(points[np.sort(np.concatenate([longest, more]))])
 
 
