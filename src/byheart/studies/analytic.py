@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.claims import Claim, Finding, compare, judged, not_run
+from byheart.claims import Claim, Finding, along, compare, judged, not_run
 from byheart.studies.study import N_SEEDS, WORDS_OF_REDUCTION, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
@@ -142,8 +142,8 @@ def _size_of_W(tables: Tables) -> Finding:
     if table["seed"].nunique() < 2:
         return not_run("memorised sets of two seeds")
     ratio = table["W_norm"] / table["W_theory"]
-    words = ", ".join(f"{r:.3f} at T = {t:g}" for t, r in ratio.groupby(table["n_examples"]).mean().items())
-    return compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.1, ".3f").also(words)
+    finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.1, ".3f")
+    return finding.also(along(ratio.groupby(table["n_examples"]).mean(), ".3f"))
 
 
 def _needed_bias(n_examples: int) -> float:

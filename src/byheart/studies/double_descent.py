@@ -112,19 +112,13 @@ def _ring(tables: Tables) -> Finding:
     return compare(chosen["n_longer_than_half"].to_numpy(), 21, 2, ".1f")
 
 
-def _at(n_examples: int, column: str, paper: float, tolerance: float) -> Claim:
+def _loss_at(n_examples: int, paper: float, tolerance: float) -> Claim:
     def test(tables: Tables) -> Finding:
         table = _table(tables)
-        return compare(table.loc[table["n_examples"] == n_examples, column].to_numpy(), paper, tolerance)
+        return compare(table.loc[table["n_examples"] == n_examples, "test_loss"].to_numpy(), paper, tolerance)
 
-    return Claim(
-        f"{column.replace('_', '-')}-{n_examples}",
-        f"{column.replace('_', ' ').capitalize()} at T = {n_examples:,}",
-        "Henighan et al. 2023, Figure 3",
-        f"{paper:.4f} (read off to 0.0002; tolerance {tolerance:g})",
-        test,
-        True,
-    )
+    statement, value = f"Test loss at T = {n_examples:,}", f"{paper:.4f} (read off to 0.0002; tolerance {tolerance:g})"
+    return Claim(f"test-loss-{n_examples}", statement, "Henighan et al. 2023, Figure 3", value, test, True)
 
 
 def _judge_sizes(found: pd.Series[float], expected: float, factor: float = 1) -> Finding:
@@ -236,9 +230,9 @@ _CLAIMS = (
         _ring,
         True,
     ),
-    _at(5, "test_loss", 1.0000, 0.0005),
-    _at(100, "test_loss", 1.0031, 0.0005),
-    _at(500, "test_loss", 1.0004, 0.0005),
+    _loss_at(5, 1.0000, 0.0005),
+    _loss_at(100, 1.0031, 0.0005),
+    _loss_at(500, 1.0004, 0.0005),
     Claim(
         "middle-onset",
         "Onset of the middle regime (first T above 30 whose test loss exceeds 1.01)",
@@ -265,8 +259,8 @@ _CLAIMS = (
         True,
         refuted_if="no dataset begins there",
     ),
-    _at(10_000, "test_loss", 0.9989, 0.0003),
-    _at(20_000, "test_loss", 0.9988, 0.0003),
+    _loss_at(10_000, 0.9989, 0.0003),
+    _loss_at(20_000, 0.9988, 0.0003),
     Claim(
         "largest-feature",
         f"The largest dimensionality of a feature, at every T above {_ROUGH_PATCH}",
@@ -343,12 +337,7 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     shown = [size for size in wanted if size in sizes] or sizes[:5]
     first = [next(iter(every.where(n_examples=size if math.isfinite(size) else "inf"))) for size in shown]
     counts = dimensionality_counts(run for runs in groups.values() for run in runs)
-    return {
-        "runs": table,
-        "by-size": _by_size(table),
-        "dimensionalities": counts,
-        "vectors": vectors_of(first),
-    }
+    return {"runs": table, "by-size": _by_size(table), "dimensionalities": counts, "vectors": vectors_of(first)}
 
 
 def _by_size(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.claims import Claim, Finding, judged, not_run, onsets
+from byheart.claims import Claim, Finding, along, judged, not_run, onsets
 from byheart.geometry import neighbour_overlap
 from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
@@ -130,9 +130,7 @@ def _clusters_grow(tables: Tables) -> Finding:
     large = table[table["n_examples"] >= tables["runs"]["n_features"].iloc[0] / 3]
     if large.empty:
         return not_run("a memorising solution at T of at least n/3")
-    words = ", ".join(
-        f"{v:.3g} at T = {t:g}" for t, v in table.groupby("n_examples")["neighbour_overlap"].mean().items()
-    )
+    words = along(table.groupby("n_examples")["neighbour_overlap"].mean(), ".3g")
     low, high = large["neighbour_overlap"].min(), large["neighbour_overlap"].max()
     return judged(f"neighbours overlap as {words} times any two", low > 2, high < 1.2)
 

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from byheart.claims import Bump, Claim, Finding, judged, not_run
+from byheart.claims import Bump, Claim, Finding, along, judged, not_run
 from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import figure_of, map_of
@@ -34,7 +34,7 @@ _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
 }
 # Beyond the ridge of m up to 16; with more hidden units test loss only falls by then.
 _FAR_SIDE: dict[Scale, dict[str, tuple[int, ...]]] = {
-    "medium": {"n_hidden": (2, 3, 4, 6, 8, 12, 16), "n_examples": (3_000, 5_000)},
+    "medium": {"n_hidden": (2, 3, 4, 6, 8, 12, 16), "n_examples": (3_000, 5_000)}
 }
 _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 
@@ -81,7 +81,7 @@ def _slope(tables: Tables) -> Finding:
     x, y = np.log(ridge["n_hidden"]), np.log(ridge["n_examples"])
     (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
     error = float(np.sqrt(covariance[0, 0]))
-    where = ", ".join(f"{t:g} at m = {m:g}" for m, t in zip(ridge["n_hidden"], ridge["n_examples"], strict=True))
+    where = along(ridge.set_index("n_hidden")["n_examples"], "g", "m = ")
     ours = f"T of the peak: {where}; it grows as m^{slope:.2f} \N{PLUS-MINUS SIGN} {error:.2f}"
     return judged(ours, slope > 2 * error, slope < -2 * error)
 
@@ -94,8 +94,8 @@ def _consistent(tables: Tables) -> Finding:
     few, many = spread[spread.index <= 3], spread[spread.index > 3]
     if few.empty or many.empty:
         return not_run("a bump above 1 at some m up to 3, and at some above")
-    words = ", ".join(f"{s:.2g} at m = {m:g}" for m, s in spread.items())
     ratio = many.mean() / few.mean()
+    words = along(spread, ".2g", "m = ")
     ours = f"spread of log test loss over datasets, at the peak: {words}; ratio of the means {ratio:.2f}"
     return judged(ours, ratio < 1 / 2, ratio > 1)
 
@@ -158,11 +158,4 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     return {"runs": runs, "by-cell": mean_losses(runs, ["n_hidden", "n_examples"]), "ridge": _ridge(runs)}
 
 
-STUDY = Study(
-    "phase-map",
-    "Where do more data, and a bigger model, hurt?",
-    _groups,
-    _tables,
-    _CLAIMS,
-    _figures,
-)
+STUDY = Study("phase-map", "Where do more data, and a bigger model, hurt?", _groups, _tables, _CLAIMS, _figures)

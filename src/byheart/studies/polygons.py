@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.claims import Claim, Finding, compare, judged, not_run
+from byheart.claims import Claim, Finding, along, compare, judged, not_run
 from byheart.geometry import arrangement, lengths_apart
 from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
@@ -98,9 +98,7 @@ def _small_are_regular(tables: Tables) -> Finding:
     chosen = share[share.index.isin((3, 4, 5, 6))]
     if len(chosen) < 4 or table["seed"].nunique() < 4:
         return not_run("T = 3 to 6, four seeds")
-    ours = "share of regular polygons: " + ", ".join(f"{s:.0%} at T = {t}" for t, s in share.items())
-    low = chosen.min()
-    return judged(ours, low >= 0.9, chosen.max() < 0.5)
+    return judged(f"share of regular polygons: {along(share, '.0%')}", chosen.min() >= 0.9, chosen.max() < 0.5)
 
 
 def _eight_fails(tables: Tables) -> Finding:
@@ -141,7 +139,7 @@ def _regular_memorised(tables: Tables) -> pd.DataFrame:
 
 
 def _by_size(table: pd.DataFrame, column: str) -> str:
-    return ", ".join(f"{mean:.3f} at T = {size}" for size, mean in table.groupby("n_examples")[column].mean().items())
+    return along(table.groupby("n_examples")[column].mean(), ".3f")
 
 
 def _radius(tables: Tables) -> Finding:

@@ -110,10 +110,9 @@ def _brief(value: object) -> str:
 
 
 def _cost(cost: pd.DataFrame) -> str:
-    rows = []
-    for row in cost.itertuples():
-        made_by = f"byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel}"
-        rows.append(
-            f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device} ({made_by})"
-        )
+    rows = (
+        f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
+        f" (byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel})"
+        for row in cost.itertuples()
+    )
     return "Cost: " + "; ".join(rows) + "."

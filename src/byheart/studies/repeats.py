@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.claims import Claim, Finding, compare, not_run, onsets, share
+from byheart.claims import Claim, Finding, along, compare, not_run, onsets, share
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
@@ -28,6 +28,7 @@ from byheart.toy.train import draw_examples
 _R = (1, 2, 3, 5, 10, 20)
 _SEVERAL = (2, 3, 5, 8)  # examples, each repeated _SEVERAL_R times
 _SEVERAL_R = 20
+_UP_TO_FIVE = (1, 2, 3, 5)
 _SIZES: dict[Scale, tuple[int, ...]] = {
     "quick": (1_000, 3_000),
     "medium": (1_000, 2_000, 3_000, 5_000, 8_000, 12_000),
@@ -40,6 +41,8 @@ _BOUNDARY_R: dict[Scale, tuple[int, ...]] = {
 }
 _ONE, _SEVERAL_EXAMPLES, _OTHERS = "one example", "several examples", "one example at another T"
 _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
+Test = Callable[[Tables], Finding]
+Holds = Callable[[int, int, int], bool]  # of k, stored examples, stored features
 _STORED = 3 / 4  # squared error of what is stored, an example or a feature; answering 0 has 1
 
 
@@ -100,12 +103,20 @@ def _stored_by(tables: Tables, n_repeated: int, repeats: int = _SEVERAL_R) -> li
     return list(zip(table["n_stored"].tolist(), table["n_features"].tolist(), strict=True))
 
 
-def _replaces_one(tables: Tables) -> Finding:
-    stored = _stored_by(tables, 1, 5)
-    if not stored:
-        return not_run("one example repeated 5 times")
-    finding = share([s == (1, 4) for s in stored], "store the repeated example and four features")
-    return finding.also(f"(examples, features) stored: {', '.join(map(str, stored))}")
+def _store(what: str, holds: Holds, counts: Sequence[int], words: str, repeats: int = _SEVERAL_R) -> Test:
+    """Return a test that of k repeated examples, k one of the counts, in every run as many are stored as should be."""
+
+    def test(tables: Tables) -> Finding:
+        stored = {k: found for k in counts if (found := _stored_by(tables, k, repeats))}
+        if len(stored) < min(len(counts), 2):
+            return not_run(f"{', '.join(map(str, counts))} examples repeated {repeats} times")
+        by_count = {k: ", ".join(map(str, found)) for k, found in stored.items()}
+        shown = "; ".join(f"{k}: {found}" if len(counts) > 1 else found for k, found in by_count.items())
+        of = "runs" if len(counts) > 1 else "seeds"
+        finding = share([holds(k, *pair) for k, found in stored.items() for pair in found], what, of)
+        return finding.also(f"{words}: {shown}") if words else finding
+
+    return test
 
 
 def _few_repeats_change_nothing(tables: Tables) -> Finding:
@@ -117,35 +128,6 @@ def _few_repeats_change_nothing(tables: Tables) -> Finding:
     finding = finding.also(f"memorised: {', '.join(f'{sum(m)} of {len(m)} at {r}' for r, m in memorised.items())}")
     ever = any(any(found) for r, found in memorised.items() if r > 3)  # or else the claim says nothing
     return finding if ever else dataclasses.replace(finding, verdict="inconclusive")
-
-
-def _stored_of_up_to_five(tables: Tables) -> dict[int, list[tuple[int, int]]]:
-    stored = {k: _stored_by(tables, k) for k in (1, 2, 3, 5)}
-    return {k: found for k, found in stored.items() if found}
-
-
-def _each_is_stored(tables: Tables) -> Finding:
-    stored = _stored_of_up_to_five(tables)
-    if len(stored) < 2:
-        return not_run(f"one and more examples repeated {_SEVERAL_R} times")
-    return share([s[0] == k for k, found in stored.items() for s in found], "store all k repeated examples", "runs")
-
-
-def _each_replaces_one(tables: Tables) -> Finding:
-    stored = _stored_of_up_to_five(tables)
-    if len(stored) < 2:
-        return not_run(f"one and more examples repeated {_SEVERAL_R} times")
-    holds = [s == (k, 5 - k) for k, found in stored.items() for s in found]
-    words = "; ".join(f"{k}: {', '.join(map(str, found))}" for k, found in stored.items())
-    return share(holds, "store k examples and 5 - k features", "runs").also(f"(examples, features) by k: {words}")
-
-
-def _five_of_many(tables: Tables) -> Finding:
-    stored = _stored_by(tables, 8)
-    if not stored:
-        return not_run(f"8 examples repeated {_SEVERAL_R} times")
-    finding = share([s == (5, 0) for s in stored], "store five of eight repeated examples and no feature")
-    return finding.also(f"(examples, features): {', '.join(map(str, stored))}")
 
 
 def _thresholds(boundary: pd.DataFrame) -> pd.DataFrame:
@@ -172,8 +154,7 @@ def _law(tables: Tables) -> Finding:
         return not_run("a boundary inside the grid of R, at two T of at least 3 n")
     ratio = found["threshold"] * _n(tables) / found["n_examples"]
     finding = compare(ratio[found["n_examples"] == found["n_examples"].max()].to_numpy(), 0.4, 0.15, ".2f")
-    by_size = ratio.groupby(found["n_examples"]).mean()
-    return finding.also(f"by T: {', '.join(f'{c:.2f} at {t:g}' for t, c in by_size.items())}")
+    return finding.also(f"by T: {along(ratio.groupby(found['n_examples']).mean(), '.2f', '')}")
 
 
 def _more_at_small_t(tables: Tables) -> Finding:
@@ -200,7 +181,13 @@ _CLAIMS = (
         f"An example that occurs 5 times is stored beside four features, in place of the fifth (T = 3 n; {_ERROR})",
         _JERMYN,
         "one example, four features",
-        _replaces_one,
+        _store(
+            "store the repeated example and four features",
+            lambda k, examples, features: (examples, features) == (1, 4),
+            (1,),
+            "(examples, features) stored",
+            5,
+        ),
         refuted_if="no dataset stores one example and four features",
     ),
     Claim(
@@ -208,7 +195,7 @@ _CLAIMS = (
         f"Of 1, 2, 3 or 5 examples that occur {_SEVERAL_R} times each is stored (T = 3 n; {_ERROR})",
         _JERMYN,
         "k examples",
-        _each_is_stored,
+        _store("store all k repeated examples", lambda k, examples, _: examples == k, _UP_TO_FIVE, ""),
         refuted_if="in no run all are stored",
     ),
     Claim(
@@ -216,7 +203,12 @@ _CLAIMS = (
         f"Of 1, 2, 3 or 5 examples that occur {_SEVERAL_R} times each replaces one feature (T = 3 n; {_ERROR})",
         _JERMYN,
         "k examples, 5 - k features",
-        _each_replaces_one,
+        _store(
+            "store k examples and 5 - k features",
+            lambda k, examples, features: (examples, features) == (k, 5 - k),
+            _UP_TO_FIVE,
+            "(examples, features) by k",
+        ),
         refuted_if="no run stores k examples and 5 - k features",
     ),
     Claim(
@@ -224,7 +216,12 @@ _CLAIMS = (
         f"Of more than five repeated examples five are stored, and no feature (T = 3 n; {_ERROR})",
         _JERMYN,
         "five examples, no feature",
-        _five_of_many,
+        _store(
+            "store five of eight repeated examples and no feature",
+            lambda k, examples, features: (examples, features) == (5, 0),
+            (8,),
+            "(examples, features)",
+        ),
         refuted_if="no dataset stores five examples and no feature",
     ),
     Claim(

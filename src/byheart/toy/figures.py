@@ -76,16 +76,9 @@ def losses(runs: pd.DataFrame, ax: Axes) -> Axes:
     ax.axhline(1, color="black", lw=0.8, ls="--", label="always answering 0")
     if at_paper_setup(runs):
         paper = paper_reference().query("n_examples in @x")
-        ax.plot(
-            [x[t] for t in paper["n_examples"]],
-            paper["test_loss"],
-            "s",
-            ms=7,
-            mfc="none",
-            mec=REFERENCE,
-            mew=1.3,
-            label="the paper (read off; missing: off its scale)",
-        )
+        hollow: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": REFERENCE, "mew": 1.3}
+        at = [x[t] for t in paper["n_examples"]]
+        ax.plot(at, paper["test_loss"], "s", label="the paper (read off; missing: off its scale)", **hollow)
     words = "mean of the seeds (dots) and its standard error"
     runs_and_mean(table, "test_loss", ax, EXAMPLES, words, mean_color="black", at=x)
     ax.set_ylabel("test loss")
@@ -115,15 +108,9 @@ def dimensionalities(runs: pd.DataFrame, counts: pd.DataFrame, ax: Axes) -> Axes
     if at_paper_setup(runs):
         paper = paper_reference().query("n_examples in @x")
         at = np.array([x[t] for t in paper["n_examples"]])
-        ax.vlines(
-            at * 1.1,
-            paper["example_dim_min"],
-            paper["example_dim_max"],
-            color=EXAMPLES,
-            lw=4,
-            alpha=0.3,
-            label="range of examples in the paper (read off)",
-        )
+        wide: dict[str, Any] = {"color": EXAMPLES, "lw": 4, "alpha": 0.3}
+        low, high = paper["example_dim_min"], paper["example_dim_max"]
+        ax.vlines(at * 1.1, low, high, label="range of examples in the paper (read off)", **wide)
         ax.plot(at * 0.9, paper["feature_dim_max"], "_", color=FEATURES, ms=8, alpha=0.6, label="largest feature there")
     n_hidden = int(runs["n_hidden"].iloc[0])
     finite = np.array([t for t in x if math.isfinite(t)])
