@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from byheart.cli import main
-from byheart.studies import STUDIES
+from byheart.studies.catalogue import STUDIES
 from byheart.toy.config import TrainConfig
 from byheart.toy.runs import open_runs
 

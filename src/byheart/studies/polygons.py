@@ -94,7 +94,7 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
 
 def _small_are_regular(tables: Tables) -> Finding:
     table = tables["outcomes"]
-    share = (table["arrangement"] == "regular polygon").groupby(table["n_examples"]).mean()
+    share = (table["arrangement"] == "regular polygon").astype(float).groupby(table["n_examples"]).mean()
     chosen = share[share.index.isin((3, 4, 5, 6))]
     if len(chosen) < 4 or table["seed"].nunique() < 4:
         return not_run("T = 3 to 6, four seeds")
