@@ -25,7 +25,7 @@ import numpy as np
 import threadpoolctl
 from jaxtyping import Float
 
-from benchmarks.contenders import Contender, Problem
+from benchmarks.problem import Contender, Problem
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, reference
 
@@ -41,13 +41,13 @@ _TIMES_NUMPY = 4
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a contender says of a problem."""
+    """What a contender computes for a problem."""
 
     loss: Float[np.ndarray, ""]
     grad_W: Float[np.ndarray, "n_hidden n_features"]
     grad_b: Float[np.ndarray, " n_features"]
     change_W: Float[np.ndarray, "n_hidden n_features"]
-    """Of the weights over the steps; zero where none are checked."""
+    """Change of the weights over the steps; zero where none are checked."""
     change_b: Float[np.ndarray, " n_features"]
 
     def save(self, path: Path) -> None:
@@ -117,10 +117,10 @@ def errors(
     """Return the largest error of each quantity as a multiple of what is tolerated (see the module); NaN counts as inf.
 
     Args:
-        result: A contender's.
-        exact: The reference's, in float64.
-        numpy32: The reference's, in float32.
-        sizes_of_terms: Of some of the quantities, what their entries would be without cancellation.
+        result: Answer of a contender.
+        exact: Answer of the reference in float64.
+        numpy32: Answer of the reference in float32.
+        sizes_of_terms: Size that the largest entry of a quantity would have if no terms cancelled; 0 where not given.
     """
     multiples = {}
     for field in dataclasses.fields(Answer):
@@ -150,11 +150,9 @@ class _Reference:
 
     def __init__(self, problem: Problem, dtype: type[np.floating], pool: ThreadPoolExecutor) -> None:
         self.problem, self.dtype, self.pool = problem, dtype, pool
-        n_examples = problem.examples.n_examples
-        self.chunks = [
-            _rows(problem.examples, start, min(start + _ROWS_PER_CHUNK, n_examples))
-            for start in range(0, n_examples, _ROWS_PER_CHUNK)
-        ]
+        X = problem.examples.to_scipy()
+        starts = range(0, problem.examples.n_examples, _ROWS_PER_CHUNK)
+        self.chunks = [SparseExamples.from_matrix(X[start : start + _ROWS_PER_CHUNK]) for start in starts]
         self.restart(AdamW(), 0.0)
 
     def loss_and_gradient(self) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
@@ -186,14 +184,3 @@ class _Reference:
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         return self.W, self.b
-
-
-def _rows(examples: SparseExamples, start: int, stop: int) -> SparseExamples:
-    first, last = examples.indptr[start], examples.indptr[stop]
-    return SparseExamples(
-        examples.indptr[start : stop + 1] - first,
-        examples.indices[first:last],
-        examples.values[first:last],
-        examples.n_features,
-        examples.repeats[start:stop],
-    )

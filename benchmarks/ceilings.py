@@ -29,7 +29,7 @@ def measure(n_threads: int) -> Ceilings:
     """Measure the ceilings on the threads that numba and BLAS are set to use.
 
     Args:
-        n_threads: How many these are, at least 1.
+        n_threads: Number of these threads, at least 1.
     """
     return Ceilings(fma=_fma(n_threads), sgemm=_sgemm(), copy=_copy(n_threads))
 

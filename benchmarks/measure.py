@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numba
 import numpy as np
 
 from benchmarks.agreement import (
@@ -28,58 +30,77 @@ from benchmarks.agreement import (
     errors,
     terms,
 )
+from benchmarks.child import ChildError, Process
 from benchmarks.config import BenchConfig
-from benchmarks.contenders import CONTENDERS, OURS, Problem, check_installed
-from benchmarks.machine import describe
-from benchmarks.processes import ChildError, Process
+from benchmarks.contenders import CONTENDERS, OURS
+from benchmarks.problem import Problem
 from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import sample_examples
 from byheart.toy.kernels import AdamW
 from byheart.toy.model import initial_weights
-from byheart.toy.runs import open_runs
 from byheart.toy.sweep import grid, sweep
-from byheart.toy.train import draw_examples, train
+from byheart.toy.train import draw_examples, kernel_provenance, train
 
 _SEED = 0
+_SWEEP_EXAMPLES = (3, 10, 30, 100)
 _TURN_STEPS = 64  # at least, at trained weights: what skipping redoes only every so many steps, every turn must pay
 OnProgress = Callable[[float, float, str], None]
 """Called with the parts done, their number, and the part that comes next."""
 
 
-def benchmark(config: BenchConfig, on_progress: OnProgress | None = None) -> Iterator[Results]:
+def benchmark(config: BenchConfig, on_progress: OnProgress) -> Iterator[Results]:
     """Measure everything the config names; yields all results so far, after each part.
 
     Raises:
-        ValueError: If a contender's library is not installed, or ``config.runs`` holds a damaged run.
+        ValueError: If a run in ``config.runs`` that is needed is damaged.
         OSError: If runs cannot be written there.
         ChildError: If the machine's ceilings could not be measured.
     """
-    check_installed(config.contenders)
-    n_threads = config.n_threads or numba.config.NUMBA_NUM_THREADS
-    results = Results(describe(config, n_threads))
+    results = Results(_machine(config))
     plan = _plan(config)
     n_parts = len(plan) + (config.sweep_runs > 0)
-    report = on_progress or (lambda done, total, note: None)
     with tempfile.TemporaryDirectory(prefix="byheart-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
-        machine = stack.enter_context(Process("", n_threads, False, directory))
+        machine = stack.enter_context(Process("", config.n_threads, False, directory))
         if config.sweep_runs:
-            report(0, n_parts, "sweep")
-            results = dataclasses.replace(results, sweep=_time_sweep(config, n_threads, directory))
+            on_progress(0, n_parts, "sweep")
+            results = dataclasses.replace(results, sweep=_time_sweep(config, directory))
             yield results
         for part, (size, contenders) in enumerate(plan, start=n_parts - len(plan)):
-            report(part, n_parts, f"m = {size.n_hidden}, T = {size.n_examples:,}")
-            size, problem = _problem(config, size, functools.partial(_report_training, report, part, n_parts))
+            on_progress(part, n_parts, f"m = {size.n_hidden}, T = {size.n_examples:,}")
+            training = functools.partial(_report_training, on_progress, part, n_parts)
+            problem = _problem(config, size, training)
             ceilings = Ceilings(**machine.ask("ceilings"))
-            measured = measure(size, problem, contenders, config, n_threads, directory)
+            measured = measure(size, problem, contenders, config, config.n_threads, directory)
             results = dataclasses.replace(
                 results,
                 measurements=(*results.measurements, *measured),
                 ceilings=(*results.ceilings, ceilings),
             )
             yield results
-        report(n_parts, n_parts, "")
+        on_progress(n_parts, n_parts, "")
+
+
+def _machine(config: BenchConfig) -> dict[str, Any]:
+    """Device, memory, load, versions, git revision, date and settings."""
+    libraries = sorted({CONTENDERS[name].library for name in config.contenders} - {""})
+    return kernel_provenance("cpu") | {
+        "n_threads": config.n_threads,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": _gpu(),
+        "load_before": os.getloadavg()[0],  # of others: threads that wait for each other lose most
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        "n_rounds": config.n_rounds,
+        "seconds_per_round": config.seconds_per_round,
+    }
+
+
+def _gpu() -> str:
+    """The models that the NVIDIA driver names; empty if there is none."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return ", ".join(line.split(":", 1)[1].strip() for line in lines if "Model" in line)
 
 
 def measure(
@@ -88,12 +109,12 @@ def measure(
     """Check the contenders on a problem, and time those that agree with the reference.
 
     Args:
-        size: What the problem is.
+        size: Size of the problem.
         problem: Data and weights.
-        contenders: Names, of ``CONTENDERS``.
+        contenders: Names in ``CONTENDERS``.
         config: Number and length of rounds.
         n_threads: Threads of each contender, at least 1.
-        directory: For files between the processes.
+        directory: Directory for the files that the processes exchange.
     """
     exact = answer(problem, np.float64, None, n_threads)
     optimizer = check_optimizer(exact.grad_W) if check_steps(problem) else AdamW()
@@ -176,79 +197,59 @@ def _rate(size: Size) -> float:
 
 
 def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:
-    """The sizes and who is timed at each, without repeats; for now, all trained weights have ``trained_steps`` 1.
+    """The sizes and who is timed at each, without repeats.
 
-    First comes most of what the bar is about: trained weights, then two edges of the grid; so an interrupted benchmark
-    has it.
+    First come trained weights, then two edges of the grid: most of what the targets are about, so that an interrupted
+    benchmark has it.
     """
-    ours = [name for name in config.contenders if name in OURS]
-    plan: dict[Size, list[str]] = {}
-    sizes = list(itertools.product(config.n_hidden, config.n_examples))
-    edges = [(m, T) for m, T in sizes if m == min(config.n_hidden) or max(config.n_examples) == T]
-    at_edges = {Size(m, T, config.n_features, config.sparsity): list(config.contenders) for m, T in edges}
+    everyone = list(config.contenders)
+    ours = [name for name in everyone if name in OURS]
+    grid = list(itertools.product(config.n_hidden, config.n_examples))
+    edges = [(m, T) for m, T in grid if m == min(config.n_hidden) or max(config.n_examples) == T]
     trained = [(2, T) for T in config.trained_examples]
-    trained += [(m, config.trained_hidden_examples) for m in config.trained_hidden]
-    for m, T in trained:
-        plan.setdefault(Size(m, T, config.n_features, config.sparsity, trained_steps=1), ours)
-    plan |= at_edges
-    for T in config.large_examples:
-        plan.setdefault(Size(2, T, config.n_features, config.sparsity), ours)
-    for m, T in sizes:
-        plan.setdefault(Size(m, T, config.n_features, config.sparsity), list(config.contenders))
+    trained += [(m, max(config.n_examples)) for m in config.trained_hidden if config.n_examples]
+    plan: dict[Size, list[str]] = {}
+    for sizes, steps, names in (
+        (trained, config.trained_steps, ours),
+        (edges, 0, everyone),
+        ([(2, T) for T in config.large_examples], 0, ours),
+        (grid, 0, everyone),
+    ):
+        for m, T in sizes:
+            size = Size(m, T, config.n_features, config.sparsity, steps)
+            plan[size] = max(plan.get(size, []), names, key=len)
     return [(size, names) for size, names in plan.items() if names]
 
 
-def _problem(config: BenchConfig, size: Size, on_progress: Callable[[float], None]) -> tuple[Size, Problem]:
-    if not size.trained_steps:
-        rng = np.random.default_rng(_SEED)
-        examples = sample_examples(size.n_examples, size.n_features, size.sparsity, rng)
-        return size, Problem(*initial_weights(size.n_hidden, size.n_features, "xavier_normal", rng), examples)
-    wanted = TrainConfig(
-        size.n_examples,
-        size.n_features,
-        size.sparsity,
-        size.n_hidden,
-        config.trained_steps,
-        seed=_SEED,
-    )
-    config.runs.mkdir(parents=True, exist_ok=True)
-    drawn = [header for header in open_runs(config.runs).headers if not header.data_digest]
-    known = [header for header in drawn if _stands_for(header.config, wanted)]
-    if known:
-        longest = max(known, key=lambda header: header.config.n_steps)
-        run = open_runs(config.runs)[longest.id]
-    else:
-        run = train(wanted, out=config.runs, on_progress=lambda steps, _: on_progress(steps / wanted.n_steps))
-    size = dataclasses.replace(size, trained_steps=run.config.n_steps)
-    return size, Problem(run.W, run.b, draw_examples(run.config))
-
-
-def _stands_for(found: TrainConfig, wanted: TrainConfig) -> bool:
-    """Whether a run has at least the steps that are wanted and is otherwise as wanted, but for seed and snapshots."""
-    as_wanted = dataclasses.replace(
-        found, n_steps=wanted.n_steps, warmup_steps=wanted.warmup_steps, seed=wanted.seed, snapshot_steps=()
-    )
-    return found.n_steps >= wanted.n_steps and as_wanted == wanted
+def _problem(config: BenchConfig, size: Size, on_progress: Callable[[float], None]) -> Problem:
+    if size.trained_steps:
+        steps = size.trained_steps
+        wanted = TrainConfig(size.n_examples, size.n_features, size.sparsity, size.n_hidden, steps, seed=_SEED)
+        run = train(wanted, out=config.runs, on_progress=lambda done, _: on_progress(done / steps))
+        return Problem(run.W, run.b, draw_examples(run.config))
+    rng = np.random.default_rng(_SEED)
+    examples = sample_examples(size.n_examples, size.n_features, size.sparsity, rng)
+    return Problem(*initial_weights(size.n_hidden, size.n_features, "xavier_normal", rng), examples)
 
 
 def _report_training(report: OnProgress, part: int, n_parts: int, share: float) -> None:
     report(part + share, n_parts, "training")
 
 
-def _time_sweep(config: BenchConfig, n_threads: int, directory: Path) -> SweepTiming:
-    used = config.sweep_examples[: config.sweep_runs]
+def _time_sweep(config: BenchConfig, directory: Path) -> SweepTiming:
+    used = _SWEEP_EXAMPLES[: config.sweep_runs]
     n_seeds = -(-config.sweep_runs // len(used))
     base = TrainConfig(used[0], config.n_features, config.sparsity, n_steps=config.sweep_steps)
     configs = grid(base, {"n_examples": used}, range(n_seeds))[: config.sweep_runs]
     began = time.perf_counter()
-    sweep(configs, directory / "sweep", n_workers=n_threads)
+    sweep(configs, directory / "sweep", n_workers=config.n_threads)
     wall = time.perf_counter() - began
     per_step = {}
     for T in used:
         size = Size(2, T, config.n_features, config.sparsity)
-        (alone,) = measure(size, _problem(config, size, lambda _: None)[1], ["byheart"], config, 1, directory)
+        (alone,) = measure(size, _problem(config, size, lambda _: None), ["byheart"], config, 1, directory)
         if alone.median is None:
             raise ChildError(alone.problem)
         per_step[T] = alone.median
     total = sum(per_step[int(c.n_examples)] * c.n_steps for c in configs)
-    return SweepTiming(len(configs), config.sweep_steps, used, n_threads, wall, total)
+    return SweepTiming(len(configs), config.sweep_steps, used, config.n_threads, wall, total)

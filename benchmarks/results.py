@@ -47,7 +47,7 @@ class Measurement:
 
     size: Size
     contender: str
-    """Its name, of ``CONTENDERS``."""
+    """Its name in ``CONTENDERS``."""
     seconds: tuple[float, ...] = ()
     """Time per step, AdamW included, in each round; empty if it was not timed."""
     steps_per_round: int = 0
@@ -112,8 +112,9 @@ class Results:
     sweep: SweepTiming | None = None
 
     def best_ceilings(self) -> Ceilings:
-        """Return the highest value of each ceiling: the one it is hardest to come close to."""
-        return Ceilings(*(max(getattr(c, f.name) for c in self.ceilings) for f in dataclasses.fields(Ceilings)))
+        """Return the highest value of each ceiling, the one it is hardest to come close to; 0 if none was measured."""
+        highest = (max((getattr(c, f.name) for c in self.ceilings), default=0) for f in dataclasses.fields(Ceilings))
+        return Ceilings(*highest)
 
     def find(self, contender: str, n_hidden: int, n_examples: int, trained: bool = False) -> Measurement | None:
         """Return what was measured of a contender at a size, if anything."""
@@ -146,7 +147,7 @@ class Results:
             ValueError: If there is no such file, or it is not the results of a benchmark.
         """
         if not path.is_file():
-            raise ValueError(f"results: received {path}, accepted: a results.json that byheart bench wrote")
+            raise ValueError(f"results: received {path}, accepted: a results.json that python -m benchmarks wrote")
         try:
             fields = json.loads(path.read_text())
             sweep = fields["sweep"]
@@ -160,4 +161,6 @@ class Results:
                 sweep=None if sweep is None else SweepTiming(**{**sweep, "n_examples": tuple(sweep["n_examples"])}),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"results: received {path} ({error}), accepted: what byheart bench wrote") from error
+            raise ValueError(
+                f"results: received {path} ({error}), accepted: what python -m benchmarks wrote"
+            ) from error

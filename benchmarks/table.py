@@ -1,25 +1,13 @@
-"""The results as Markdown: the page that is kept beside them, and the short table for the README."""
+"""The results as one Markdown page, kept beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from benchmarks.bar import (
-    bar,
-    dense,
-    fastest_peer,
-    growth,
-    number,
-    over,
-    over_fastest_peer,
-    share,
-    skipping_gain,
-)
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.results import Measurement, Results, Size
+from benchmarks.targets import dense, fastest_peer, over, over_fastest_peer, share, skipping_gain, targets
 
-BEGIN, END = "<!-- benchmark: made by byheart bench -->", "<!-- benchmark: end -->"
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 _HOW = """\
@@ -31,12 +19,22 @@ or weights after three steps are off by more than float32 explains is not timed.
 the C library is told not to give freed memory back to the system at every step, which makes PyTorch up to three times
 faster. Ratios compare with byheart without skipping, and with the fastest way of torch.compile and JAX at that size."""
 
+_FLOP = """\
+FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \
+addition that are not counted (on Zen 4 they go to other pipes). Whole steps, AdamW included. Most possible: the ratio \
+of a kernel that computes every pair at the multiply-add peak and needs no other time."""
+
+_RESIDENT = """\
+Resident memory of the whole process in MB (10⁶ bytes), interpreter and libraries included, at its highest. Where \
+memory is kept, that includes what was freed; where byheart's code is compiled for the first time, some 300 MB for \
+that."""
+
 
 def page(results: Results) -> str:
     """Return everything as one Markdown page."""
     parts = [f"# Benchmark\n\n{_machine(results)}\n\n{_how(results)}"]
     if results.measurements:
-        parts += ["## The bar\n\n" + _bar(results)]
+        parts += ["## Targets\n\n" + _targets(results)]
     if results.sizes():
         parts += ["## Time per step\n\n" + _times(results), "## Ratios and rates\n\n" + _rates(results)]
     if results.ceilings:
@@ -45,8 +43,6 @@ def page(results: Results) -> str:
         parts += ["## Exact skipping at trained weights\n\n" + _skipping(results)]
     if results.sizes():
         parts += ["## Peak memory\n\n" + _memory(results)]
-    if _large(results):
-        parts += ["## Growth with the number of examples, m = 2\n\n" + _growth(results)]
     if results.sweep is not None:
         parts += ["## A sweep of small runs\n\n" + _sweep(results)]
     if results.measurements:
@@ -54,59 +50,14 @@ def page(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(results: Results) -> str:
-    """Return the README's table: at each size byheart, the fastest peer and PyTorch eager."""
-    rows = []
-    for size in results.sizes():
-        m, T = size.n_hidden, size.n_examples
-        peer, eager = fastest_peer(results, m, T), results.find("torch-eager", m, T)
-        if peer is None and eager is None:
-            continue
-        ours = dense(results, m, T)
-        rows.append(
-            [
-                f"{m}",
-                f"{T:,}",
-                _time(ours),
-                "" if peer is None else f"{_time(peer)} ({CONTENDERS[peer.contender].title})",
-                _times_faster(over_fastest_peer(results, m, T)),
-                _time(eager),
-                _times_faster(over(results, "torch-eager", m, T)),
-            ]
-        )
-    header = ["m", "T", "byheart", "fastest of torch.compile and JAX", "ratio", "PyTorch eager", "ratio"]
-    verdicts = [row.verdict for row in bar(results)]
-    missed = [f"{row.what} ({row.target}; {row.reached})" for row in bar(results) if row.verdict == "not met"]
-    measured = len(verdicts) - verdicts.count("not measured")
-    last = f"Targets met: {verdicts.count('met')} of {measured} measured" + (
-        ". Not met: " + "; ".join(missed) + "." if missed else "."
-    )
-    return f"Time per training step. {_machine(results)}\n\n{_table(header, rows)}\n\n{last}"
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
 
 
-def put_in_readme(path: Path, text: str) -> None:
-    """Replace what stands between the benchmark's two marks in a file.
-
-    Raises:
-        ValueError: If the marks are not there, once and in order.
-    """
-    before, middle, after = _split(path)
-    del middle
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
-def check_readme(path: Path) -> None:
-    """Raise a ValueError, before any time is spent, if the file has no place for the table."""
-    _split(path)
-
-
-def _split(path: Path) -> tuple[str, str, str]:
-    whole = path.read_text() if path.is_file() else ""
-    before, begin, rest = whole.partition(BEGIN)
-    middle, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"readme: received {path}, accepted: a file with the lines {BEGIN} and {END}")
-    return before, middle, after
+def number(value: float) -> str:
+    """Return a number above 0 with three digits, and without an exponent where it is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _machine(results: Results) -> str:
@@ -124,43 +75,60 @@ def _how(results: Results) -> str:
     if not results.measurements:
         return "Nothing is measured yet."
     size = results.measurements[0].size
-    words = {name: results.machine[name] for name in ("n_threads", "n_rounds", "seconds_per_round")}
-    return _HOW.format(n_features=size.n_features, one_in=1 / (1 - size.sparsity), **words)
+    return _HOW.format(n_features=size.n_features, one_in=1 / (1 - size.sparsity), **results.machine)
 
 
-def _bar(results: Results) -> str:
-    rows = [[row.what, row.target, row.reached, row.verdict] for row in bar(results)]
-    return _table(["what", "target", "reached", "verdict"], rows)
+def _targets(results: Results) -> str:
+    found = targets(results)
+    verdicts = [target.verdict for target in found]
+    measured = len(found) - verdicts.count("not measured")
+    rows = [
+        [
+            t.what,
+            f"{'at most' if t.at_most else 'at least'} {t.value:g} {t.unit}",
+            "" if t.reached is None else f"{number(t.reached)} {t.unit}",
+            t.verdict,
+        ]
+        for t in found
+    ]
+    met = f"{verdicts.count('met')} of {measured} measured targets are met"
+    rest = "what limits the others: [LIMITS.md](LIMITS.md)"
+    return f"{met}; {rest}.\n\n" + table(["what", "target", "reached", "verdict"], rows)
+
+
+def _per_contender(results: Results) -> tuple[list[str], list[str]]:
+    """Names of the contenders that took part, and the header of a table with a row per size and a column for each."""
+    names = results.contenders(list(CONTENDERS))
+    return names, ["m", "T", *(CONTENDERS[name].title for name in names)]
 
 
 def _times(results: Results) -> str:
-    names = results.contenders(list(CONTENDERS))
+    names, header = _per_contender(results)
     rows = [
-        [f"{s.n_hidden}", f"{s.n_examples:,}"]
-        + [_time(results.find(name, s.n_hidden, s.n_examples), spread=True) for name in names]
+        [*_m_and_T(s), *(_time(results.find(name, s.n_hidden, s.n_examples), spread=True) for name in names)]
         for s in results.sizes()
     ]
-    return _table(["m", "T", *(CONTENDERS[name].title for name in names)], rows)
+    return table(header, rows)
 
 
 def _rates(results: Results) -> str:
     best = results.best_ceilings()
     rows = []
     for s in results.sizes():
-        m, T = s.n_hidden, s.n_examples
-        ours, peer = dense(results, m, T), fastest_peer(results, m, T)
+        at = results, s.n_hidden, s.n_examples
+        ours, peer = dense(*at), fastest_peer(*at)
         if ours is None or ours.median is None:
             continue
+        of_peak = share(peer, best.fma)
         rows.append(
             [
-                f"{m}",
-                f"{T:,}",
+                *_m_and_T(s),
                 _time(ours),
-                "" if peer is None else CONTENDERS[peer.contender].title,
-                _times_faster(over_fastest_peer(results, m, T)),
-                _times_faster(None if (limit := share(peer, best.fma)) is None else 1 / limit),
-                _times_faster(over(results, "torch-eager", m, T)),
-                _times_faster(over(results, "torch-eager-sparse", m, T)),
+                "" if peer is None else f"{_time(peer)} ({CONTENDERS[peer.contender].title})",
+                _times_faster(over_fastest_peer(*at)),
+                _times_faster(None if of_peak is None else 1 / of_peak),
+                _times_faster(over(results, "torch-eager", s.n_hidden, s.n_examples)),
+                _times_faster(over(results, "torch-eager-sparse", s.n_hidden, s.n_examples)),
                 number(s.pairs / ours.median / 1e9),
                 number(s.product_flop / ours.median / 1e9),
                 _percent(share(ours, best.fma)),
@@ -169,83 +137,41 @@ def _rates(results: Results) -> str:
         )
     header = ["m", "T", "byheart, no skipping", "fastest peer", "over it", "most possible", "over eager"]
     header += ["over eager, memory kept", "10⁹ pairs/s", "GFLOP/s", "of multiply-add peak", "of sgemm"]
-    note = (
-        "FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum"
-        " and one addition that are not counted (on Zen 4 they go to other pipes). Whole steps, AdamW included. Most"
-        " possible: the ratio of a kernel that computes every pair at the multiply-add peak and needs no other time."
-    )
-    return _table(header, rows) + "\n\n" + note
+    return f"{table(header, rows)}\n\n{_FLOP}"
 
 
 def _ceilings(results: Results) -> str:
     best = results.best_ceilings()
     rows = []
-    for name, field, scale, unit in (
-        ("multiply-add (float32, in registers)", "fma", 1e9, "GFLOP/s"),
-        ("sgemm (NumPy)", "sgemm", 1e9, "GFLOP/s"),
-        ("copy, read + write (256 MiB)", "copy", 1e9, "GB/s"),
+    for name, field, unit in (
+        ("multiply-add (float32, in registers)", "fma", "GFLOP/s"),
+        ("sgemm (NumPy)", "sgemm", "GFLOP/s"),
+        ("copy, read + write (256 MiB)", "copy", "GB/s"),
     ):
-        values = [getattr(c, field) / scale for c in results.ceilings]
-        rows.append([name, f"{getattr(best, field) / scale:.4g} {unit}", f"{min(values):.4g} to {max(values):.4g}"])
+        values = [getattr(c, field) / 1e9 for c in results.ceilings]
+        rows.append([name, f"{getattr(best, field) / 1e9:.4g} {unit}", f"{min(values):.4g} to {max(values):.4g}"])
     measured = f"over {len(results.ceilings)} measurements, one before each size"
-    return _table(["ceiling", "best (this is compared with)", measured], rows)
+    return table(["ceiling", "best (this is compared with)", measured], rows)
 
 
 def _skipping(results: Results) -> str:
-    rows = [
-        [
-            f"{s.n_hidden}",
-            f"{s.n_examples:,}",
-            f"{s.trained_steps:,}",
-            _time(results.find("byheart", s.n_hidden, s.n_examples, trained=True), spread=True),
-            _time(dense(results, s.n_hidden, s.n_examples, trained=True), spread=True),
-            _times_faster(skipping_gain(results, s.n_hidden, s.n_examples)),
-        ]
-        for s in results.sizes(trained=True)
-    ]
-    return _table(["m", "T", "trained for (steps)", "byheart", "byheart, no skipping", "gain"], rows)
+    rows = []
+    for s in results.sizes(trained=True):
+        ours = (results.find(name, s.n_hidden, s.n_examples, trained=True) for name in OURS)
+        gain = _times_faster(skipping_gain(results, s.n_hidden, s.n_examples))
+        rows.append([*_m_and_T(s), f"{s.trained_steps:,}", *(_time(m, spread=True) for m in ours), gain])
+    return table(["m", "T", "trained for (steps)", *(CONTENDERS[name].title for name in OURS), "gain"], rows)
 
 
 def _memory(results: Results) -> str:
-    names = results.contenders(list(CONTENDERS))
-    rows = []
-    for s in results.sizes():
-        found = [results.find(name, s.n_hidden, s.n_examples) for name in names]
-        rows.append(
-            [f"{s.n_hidden}", f"{s.n_examples:,}"]
-            + ["" if m is None or not m.peak_bytes else f"{m.peak_bytes / 1e6:.0f}" for m in found]
-        )
-    base = {name: max(m.base_bytes for m in results.measurements if m.contender == name) / 1e6 for name in names}
-    rows.append(["", "before the problem", *(f"{base[name]:.0f}" for name in names)])
-    note = (
-        "Resident memory of the whole process in MB (10⁶ bytes), interpreter and libraries included, at its highest."
-        " Where memory is kept, that includes what was freed; where byheart's code is compiled for the first time, some"
-        " 300 MB for that."
-    )
-    return _table(["m", "T", *(CONTENDERS[name].title for name in names)], rows) + "\n\n" + note
-
-
-def _large(results: Results) -> list[Size]:
-    sizes = [s for s in results.sizes() if s.n_hidden == 2]
-    return sizes if len(sizes) > 1 else []
-
-
-def _growth(results: Results) -> str:
-    sizes = _large(results)
-    first = next((s.n_examples for s in sizes if s.n_examples >= 10_000), sizes[0].n_examples)
-    rows = []
-    for s in sizes:
-        found = [results.find(name, 2, s.n_examples) for name in OURS]
-        per_example = [growth(results, name, first, s.n_examples) for name in OURS]
-        rows.append(
-            [f"{s.n_examples:,}"]
-            + [_time(m, spread=True) for m in found]
-            + ["" if value is None else f"{value:.3g}" for value in per_example]
-            + ["" if m is None or not m.peak_bytes else f"{m.peak_bytes / 1e6:.0f} MB" for m in found]
-        )
-    titles = [CONTENDERS[name].title for name in OURS]
-    header = ["T", *titles, *(f"{t}: cost per example, T = {first:,} is 1" for t in titles)]
-    return _table([*header, *(f"{t}: peak memory" for t in titles)], rows)
+    names, header = _per_contender(results)
+    rows = [
+        [*_m_and_T(s), *(_peak(results.find(name, s.n_hidden, s.n_examples)) for name in names)]
+        for s in results.sizes()
+    ]
+    base = (max(m.base_bytes for m in results.measurements if m.contender == name) for name in names)
+    rows.append(["", "before the problem", *(f"{value / 1e6:.0f}" for value in base)])
+    return f"{table(header, rows)}\n\n{_RESIDENT}"
 
 
 def _sweep(results: Results) -> str:
@@ -262,16 +188,19 @@ def _sweep(results: Results) -> str:
 def _agreement(results: Results) -> str:
     rows = []
     for name in results.contenders(list(CONTENDERS)):
-        checked = [m for m in results.measurements if m.contender == name and m.errors]
-        worst = max((max(m.errors.values()) for m in checked), default=None)
-        rows.append([CONTENDERS[name].title, f"{len(checked)}", "" if worst is None else f"{worst:.2g}"])
-    text = _table(["contender", "sizes checked", "largest error, of what is tolerated"], rows)
+        checked = [max(m.errors.values()) for m in results.measurements if m.contender == name and m.errors]
+        rows.append([CONTENDERS[name].title, f"{len(checked)}", f"{max(checked):.2g}" if checked else ""])
+    text = table(["contender", "sizes checked", "largest error, of what is tolerated"], rows)
     for m in results.measurements:
         if m.problem:
             where = f"m = {m.size.n_hidden}, T = {m.size.n_examples:,}"
             text += f"\n\nNot timed: {CONTENDERS[m.contender].title} at {where}: {m.problem}."
     idle = max(m.idle_cpu_seconds for m in results.measurements)
     return text + f"\n\nProcessor time that a contender used while it was not its turn: at most {idle:.2g} s per size."
+
+
+def _m_and_T(size: Size) -> tuple[str, str]:
+    return f"{size.n_hidden}", f"{size.n_examples:,}"
 
 
 def _time(measurement: Measurement | None, spread: bool = False) -> str:
@@ -293,6 +222,5 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
 
 
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _peak(measurement: Measurement | None) -> str:
+    return "" if measurement is None or not measurement.peak_bytes else f"{measurement.peak_bytes / 1e6:.0f}"

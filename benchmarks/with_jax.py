@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
 
-from benchmarks.contenders import Problem, Weights
+from benchmarks.problem import Problem, Weights
 from byheart.toy.kernels import AdamW
 
 State = tuple[Any, Any, Any, jax.Array]  # (W, b), its first and second moments, the number of steps taken

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.agreement import Answer, answer, ask, check_optimizer, disagreement, errors
-from benchmarks.contenders import CONTENDERS, OURS, Byheart, Problem, check_installed
+from benchmarks.config import BenchConfig
+from benchmarks.contenders import CONTENDERS, OURS, Byheart
+from benchmarks.problem import Problem
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import AdamW, reference
 from byheart.toy.model import initial_weights
@@ -146,11 +148,11 @@ def test_examples_without_any_feature_do_not_break_the_chunks():
 
 def test_a_missing_library_is_answered_with_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    check_installed(OURS)
+    BenchConfig(contenders=OURS)
     with pytest.raises(
         ValueError, match=r"received jax without jax installed, accepted: after pip install .*\[bench\]"
     ):
-        check_installed(["byheart", "jax"])
+        BenchConfig(contenders=("byheart", "jax"))
 
 
 def test_the_settings_of_the_check_are_adamw_with_a_decay_that_shows():

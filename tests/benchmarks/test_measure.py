@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import BenchConfig, ChildError, Results, measure
+from benchmarks import measure
+from benchmarks.__main__ import main
 from benchmarks.agreement import answer
-from benchmarks.contenders import Problem
+from benchmarks.child import ChildError, Process
+from benchmarks.config import BenchConfig
 from benchmarks.measure import _plan, _problem, benchmark
-from benchmarks.processes import Process
-from benchmarks.results import Size
-from benchmarks.table import BEGIN, END
-from byheart.cli import main
-from byheart.toy.config import TrainConfig
+from benchmarks.problem import Problem
+from benchmarks.results import Results, Size
 from byheart.toy.data import sample_examples
 from byheart.toy.model import initial_weights
-from byheart.toy.train import train
+
+ROOT = Path(__file__).parents[2]
 
 TINY = BenchConfig(
     n_hidden=(2,),
@@ -49,13 +49,12 @@ OURS = ["--contenders", "byheart", "byheart-dense"]
 
 def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
     arguments = [*TINY_WORDS, "--contenders", "byheart", "byheart-dense", "torch-eager", "--trained-examples", "30"]
-    arguments += ["--sweep-runs", "2", "--out", "out", "--readme", "README.md"]
-    assert main(["bench", *arguments]) == 0
+    arguments += ["--sweep-runs", "2", "--out", "out"]
+    assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert "## The bar" in printed.out
+    assert "## Targets" in printed.out
     results = Results.load(tmp_path / "out" / "results.json")
     timed = {(m.contender, m.size.n_examples, m.size.trained_steps): m for m in results.measurements}
     assert set(timed) == {
@@ -72,13 +71,13 @@ def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeyp
     assert results.best_ceilings().fma > results.best_ceilings().copy > 1e8
     assert results.sweep is not None
     assert 0 < results.sweep.efficiency < 1
-    assert (tmp_path / "out" / "README.md").read_text() in printed.out
-    assert "| 2 | 20 |" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "out" / "README.md").read_text() == printed.out
+    assert "| 2 | 20 |" in printed.out
     assert len(list((tmp_path / "runs" / "benchmark").glob("*.safetensors"))) == 1
 
     (tmp_path / "out" / "README.md").unlink()
-    assert main(["bench", "--tables-only", "--out", "out"]) == 0
-    assert (tmp_path / "out" / "README.md").read_text() in printed.out
+    assert main(["--tables-only", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "README.md").read_text() == printed.out
 
 
 def test_no_timing_without_agreement(monkeypatch, tmp_path):
@@ -87,26 +86,24 @@ def test_no_timing_without_agreement(monkeypatch, tmp_path):
         return dataclasses.replace(truth, grad_b=truth.grad_b + 0.01 * np.abs(truth.grad_b).max())
 
     monkeypatch.setattr(measure, "answer", shifted)
-    found = list(benchmark(dataclasses.replace(TINY, runs=tmp_path)))[-1]
+    found = list(benchmark(dataclasses.replace(TINY, runs=tmp_path), lambda *_: None))[-1]
     assert len(found.measurements) == 2
     for measurement in found.measurements:
         assert measurement.problem.startswith("disagrees: grad_b off by")
         assert (measurement.seconds, measurement.steps_per_round) == ((), 0)
 
 
-def test_trained_weights_are_found_whatever_their_snapshots_and_trained_if_there_are_none(tmp_path):
-    config = dataclasses.replace(TINY, runs=tmp_path)
-    size = Size(2, 20, 200, 0.98, trained_steps=1)
-    first, problem = _problem(config, size, lambda share: None)
-    assert first.trained_steps == 20
-    again, same = _problem(config, size, lambda share: pytest.fail("trained again"))
-    assert again == first
-    assert np.array_equal(problem.W, same.W)
-    longer = train(TrainConfig(20, 200, 0.98, n_steps=40, snapshot_steps=(0, 7), seed=3), out=tmp_path)
-    found, problem = _problem(config, size, lambda share: pytest.fail("trained again"))
-    assert found.trained_steps == 40
-    assert np.array_equal(problem.W, longer.W)
-    assert problem.examples.n_examples == 20
+def test_trained_weights_are_kept_and_found(tmp_path):
+    config = dataclasses.replace(TINY, runs=tmp_path / "runs")
+    size = Size(2, 20, 200, 0.98, trained_steps=20)
+    shares = []
+    first = _problem(config, size, shares.append)
+    assert shares[-1] == 1
+    again = _problem(config, size, lambda share: pytest.fail("trained again"))
+    assert np.array_equal(first.W, again.W)
+    assert np.array_equal(first.examples.to_scipy().toarray(), again.examples.to_scipy().toarray())
+    untrained = _problem(config, dataclasses.replace(size, trained_steps=0), lambda share: pytest.fail("trained"))
+    assert not np.array_equal(first.W, untrained.W)
 
 
 def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit():
@@ -115,17 +112,16 @@ def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit
         n_hidden=(2, 16),
         contenders=("byheart", "torch-eager"),
         large_examples=(20, 500),
-        trained_examples=(30,),
+        trained_examples=(20,),
         trained_hidden=(2, 3),
-        trained_hidden_examples=30,
     )
     plan = _plan(config)
-    assert [(s.n_hidden, s.n_examples, bool(s.trained_steps), len(names)) for s, names in plan] == [
-        (2, 30, True, 1),
-        (3, 30, True, 1),
-        (2, 20, False, 2),
-        (16, 20, False, 2),
-        (2, 500, False, 1),
+    assert [(s.n_hidden, s.n_examples, s.trained_steps, len(names)) for s, names in plan] == [
+        (2, 20, 20, 1),
+        (3, 20, 20, 1),
+        (2, 20, 0, 2),
+        (16, 20, 0, 2),
+        (2, 500, 0, 1),
     ]
 
 
@@ -155,11 +151,13 @@ def test_a_child_ends_with_its_parent_even_in_the_midst_of_a_step(tmp_path):
         assert child.process.wait(timeout=10) == 0
 
 
-def test_ctrl_c_is_answered_within_a_second_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "byheart", "bench", *TINY_WORDS, *OURS, "--trained-examples", "--sweep-runs", "0"]
-    command += ["--seconds-per-round", "60", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+def test_ctrl_c_ends_a_round_of_an_hour_at_once_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", *TINY_WORDS, *OURS, "--trained-examples", "--sweep-runs", "0"]
+    command += ["--seconds-per-round", "3600", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     environment = os.environ | {"BYHEART_TEST": str(tmp_path)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment, cwd=ROOT
+    )
     marked = []
     began = time.monotonic()
     while len(marked) < 4 and time.monotonic() - began < 60:  # the parent, the ceilings, two contenders
@@ -168,9 +166,7 @@ def test_ctrl_c_is_answered_within_a_second_and_leaves_no_process(tmp_path):
     time.sleep(3)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    began = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 2  # a second, and one for a busy machine
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == f"interrupted; the sizes measured so far are kept in {tmp_path}/out"
     time.sleep(0.5)
@@ -190,7 +186,7 @@ def processes_with(variable):
     [
         (["--n-hidden", "0"], "received (0,)", "integers >= 1"),
         (["--n-examples", "10", "-1"], "received (10, -1)", "integers >= 1"),
-        (["--n-examples", "ten"], "ten", "INT"),
+        (["--n-examples", "ten"], "ten", "int"),
         (["--sparsity", "1"], "received 1.0", "0 <= sparsity < 1"),
         (["--n-rounds", "0"], "received 0", "integer >= 1"),
         (["--n-threads", "0"], "received 0", "integer >= 1"),
@@ -198,16 +194,14 @@ def processes_with(variable):
         (["--contenders", "fortran"], "received fortran", "byheart-dense"),
         (["--contenders", "byheart", "byheart"], "received byheart, byheart", "each contender once"),
         (["--sweep-runs", "-1"], "received -1", "integer >= 0"),
-        (["--sweep-examples"], "received ()", "at least one"),
         (["--trained-steps", "0"], "received 0", "integer >= 1"),
-        (["--readme", "no-such-file"], "no-such-file", "a file with the lines"),
-        (["--tables-only"], "results.json", "a results.json that byheart bench wrote"),
+        (["--tables-only"], "results.json", "a results.json that python -m benchmarks wrote"),
         (
             ["--n-hidden", "--trained-examples", "--trained-hidden", "--large-examples", "--sweep-runs", "0"],
             "sweep_runs: received 0",
             "a size to measure",
         ),
-        (["--bogus", "1"], "--bogus", "Unrecognized"),
+        (["--bogus", "1"], "--bogus", "unrecognized"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_and_with_status_2(
@@ -216,7 +210,7 @@ def test_bad_input_is_answered_in_one_line_and_with_status_2(
     monkeypatch.chdir(tmp_path)
     contenders = [] if "--contenders" in arguments else ["--contenders", "byheart"]
     try:
-        status = main(["bench", *contenders, *arguments])
+        status = main([*contenders, *arguments])
     except SystemExit as error:
         status = error.code
     printed = capsys.readouterr()

@@ -1,11 +1,11 @@
 import json
 import shutil
 import subprocess
-from importlib import resources
 
 import numpy as np
 import pytest
 
+from byheart.page import asset
 from byheart.page.encoding import decode, encode, quantise, to_script_json
 
 ARRAYS = {
@@ -61,7 +61,7 @@ def test_json_cannot_close_its_script():
 def test_the_page_decodes_what_python_encoded():
     encoded = [encode(array, dtype) for dtype, array in ARRAYS.items()]
     encoded.append(quantise(np.random.default_rng(0).normal(size=100)))
-    script = resources.files("byheart.toy.page").joinpath("decode.js").read_text()
+    script = str(asset("page/figures.js"))
     script += f"\nconsole.log(JSON.stringify(decodeAll({json.dumps(encoded)}).map((values) => [...values])));"
     done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, timeout=30)
     for from_page, one in zip(json.loads(done.stdout), encoded, strict=True):

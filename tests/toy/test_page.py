@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-from importlib import resources
 
 import numpy as np
 import plotly.offline
 import pytest
 
 from byheart.geometry import example_dimensionality, feature_dimensionality
+from byheart.page import asset
 from byheart.page.encoding import decode
 from byheart.toy.config import TrainConfig
 from byheart.toy.page import _SCRIPTS as SCRIPTS
@@ -100,8 +100,7 @@ def test_every_run_is_on_the_page(directory, tmp_path):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="drawing without a browser needs node")
 def test_every_figure_can_be_drawn_and_holds_no_nan(directory, tmp_path):
-    package = resources.files("byheart.toy.page")
-    script = "".join(package.joinpath(name).read_text() for name in SCRIPTS[:-1])  # page.js needs a page
+    script = "".join(map(asset, SCRIPTS[:-1]))  # page.js needs a page
     script += """
     const { report, paper } = JSON.parse(require("fs").readFileSync(0, "utf8"));
     const runs = decodeAll(report.runs);
@@ -219,7 +218,7 @@ def test_other_axes_are_listed_in_order_and_every_run_knows_its_place(tmp_path):
 
 
 def test_the_papers_values_are_drawn_only_behind_its_own_setup(tmp_path, monkeypatch):
-    like_paper = made_up(n_features=10_000, sparsity=0.999, n_examples="inf")
+    like_paper = made_up(n_features=10_000, sparsity=0.999, n_steps=50_000, n_examples="inf")
     with_paper = data_in(page_of(saved([like_paper], tmp_path / "paper"), tmp_path))
     rows = {row["n_examples"]: row for row in with_paper["paper"]}
     assert rows[None]["test_loss"] == pytest.approx(0.9987)  # T infinite

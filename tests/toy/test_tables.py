@@ -44,10 +44,9 @@ def test_a_run_has_a_row_in_each_of_its_groups(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{}, {"reduction": "mean"}, {"seed": 3, "n_examples": 7, "learning_rate": 0.1}])
-def test_the_papers_setup_is_one_mapping(fields, tmp_path):
+def test_the_papers_setup_is_one_mapping(fields):
     config = TrainConfig(**({"n_examples": 3} | fields))
     assert is_paper_setup(config.to_dict())
-    assert config.has_paper_sizes
     for name, value in PAPER_SETUP.items():
         other = {"repeats": (2,), "loss": "absolute"}.get(name, 1 if isinstance(value, (int, float)) else None)
         other = not value if isinstance(value, bool) else 0.9 if name == "sparsity" else other

@@ -1,4 +1,4 @@
-"""Arrays as short text: little-endian numbers in base64, decoded in the browser by ``decode`` of page.js.
+"""Arrays as short text: little-endian numbers in base64, decoded in the browser by ``decode`` of figures.js.
 
 An encoded array is ``{"type": "u2", "data": "..."}``, and its values are the decoded integers times ``"scale"`` where
 that is given. A JSON number takes about 10 bytes, a quantised one 2.7.

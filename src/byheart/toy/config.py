@@ -160,11 +160,6 @@ class TrainConfig:
             raise ValueError(f"{name}: received {getattr(self, name)!r}, accepted: {accepted}")
 
     @property
-    def has_paper_sizes(self) -> bool:
-        """Whether this is the setup of the paper's main figure; see ``is_paper_setup``."""
-        return is_paper_setup(self.to_dict())
-
-    @property
     def variant(self) -> Variant:
         """What of the model differs from the paper's; only the kernel "torch" can train what does."""
         return Variant(self.loss, self.hidden_relu, self.tied)

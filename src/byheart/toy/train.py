@@ -71,7 +71,7 @@ def train(
         if path.exists():
             return load_run(path)
 
-    made_by, started = _provenance(kernel), time.time()
+    made_by, started = kernel_provenance(kernel), time.time()
     drawn = own or draw_examples(config)
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
@@ -274,7 +274,8 @@ def _data_digest(
     return " ".join(f"{name} {digest(*arrays)}" for name, arrays in named.items())
 
 
-def _provenance(kernel: str) -> dict[str, Any]:
+def kernel_provenance(kernel: str) -> dict[str, Any]:
+    """Return what makes a run with this kernel here and now."""
     import numba
 
     device = processor()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import platform
 from collections.abc import Callable, Sequence
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from byheart.records import write_atomically
+from byheart import page
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
@@ -89,7 +87,15 @@ def write_page(
         "sortable": sortable,
         "examples": examples,
     }
-    page = _template().render(
+    meanings = {name: meaning for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)}
+    settings = {"score": audit.score_name, **audit.provenance, **_versions()}
+    return page.write_page(
+        Path(path),
+        "network/page/page.html",
+        style=page.asset("network/page/page.css"),
+        scripts=[page.asset("network/page/page.js")],
+        data=data,
+        kind="byheart audit",
         title=title,
         summary=_summary(audit),
         facts=_facts(audit),
@@ -100,13 +106,8 @@ def write_page(
             f" ({audit.score_name.replace('_', ' ')})."
         ),
         notes=[*audit.notes, *_LIMITS],
-        meanings=[(name, meaning) for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)],
-        provenance=[("score", audit.score_name), *audit.provenance.items(), *_versions()],
-        data=Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
-        style=_file("page.css", "byheart.page") + _file("page.css"),
-        script=_file("page.js"),
+        tables={"What each score means": meanings, "Versions and settings": settings},
     )
-    return write_atomically(Path(path), page.encode("utf-8"))
 
 
 _LIMITS = (
@@ -271,18 +272,6 @@ def _finite(value: Any) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
-def _versions() -> list[tuple[str, str]]:
-    return [(name, metadata.version(name)) for name in ("byheart", "torch", "numpy")] + [
-        ("python", platform.python_version())
-    ]
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_file("page.html"))
-
-
-def _file(name: str, package: str = __package__) -> Markup:
-    return Markup(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+def _versions() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in ("byheart", "torch", "numpy")}
+    return versions | {"python": platform.python_version()}
