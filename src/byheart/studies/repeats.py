@@ -41,8 +41,8 @@ _BOUNDARY_R: dict[Scale, tuple[int, ...]] = {
 }
 _ONE, _SEVERAL_EXAMPLES, _OTHERS = "one example", "several examples", "one example at another T"
 _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
-Test = Callable[[Tables], Finding]
-Holds = Callable[[int, int, int], bool]  # of k, stored examples, stored features
+_Test = Callable[[Tables], Finding]
+_Holds = Callable[[int, int, int], bool]  # of k, stored examples, stored features
 _STORED = 3 / 4  # squared error of what is stored, an example or a feature; answering 0 has 1
 
 
@@ -98,13 +98,13 @@ def _stored(groups: Mapping[str, Runs]) -> pd.DataFrame:
 
 
 def _stored_by(tables: Tables, n_repeated: int, repeats: int = _SEVERAL_R) -> list[tuple[int, int]]:
-    """By seed, how many examples and how many features are stored, of so many repeated examples."""
+    """The numbers of stored examples and features by seed, where ``n_repeated`` examples occur ``repeats`` times."""
     table = tables["stored"].query("n_repeated == @n_repeated and repeats == @repeats")
     return list(zip(table["n_stored"].tolist(), table["n_features"].tolist(), strict=True))
 
 
-def _store(what: str, holds: Holds, counts: Sequence[int], words: str, repeats: int = _SEVERAL_R) -> Test:
-    """Return a test that of k repeated examples, k one of the counts, in every run as many are stored as should be."""
+def _store(what: str, holds: _Holds, counts: Sequence[int], words: str, repeats: int = _SEVERAL_R) -> _Test:
+    """Return a test of how many examples and features each run stores, where k examples are repeated."""
 
     def test(tables: Tables) -> Finding:
         stored = {k: found for k in counts if (found := _stored_by(tables, k, repeats))}
