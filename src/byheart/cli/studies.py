@@ -40,7 +40,8 @@ class ReproduceCommand:
 
     def run(self) -> None:
         """Reproduce, and print the table of verdicts."""
-        from byheart.studies import MNIST_QUESTION, STUDIES
+        from byheart.studies.catalogue import STUDIES
+        from byheart.studies.mnist import QUESTION as MNIST_QUESTION
 
         accepted = (*STUDIES, "mnist", "all")
         if self.study not in accepted and (self.study or not self.list):
@@ -64,7 +65,8 @@ class ReproduceCommand:
             print(f"tables and figures in {out}; open {out / 'report.html'} in a browser")
 
     def _reproduce_all(self, out: Path) -> None:
-        from byheart.studies import STUDIES, write_summary
+        from byheart.studies import write_summary
+        from byheart.studies.catalogue import STUDIES
 
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
         if not chosen:
@@ -95,7 +97,7 @@ class ReproduceCommand:
         print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}")
 
     def _reproduce_mnist(self, out: Path) -> pd.DataFrame:
-        from byheart.studies import reproduce_mnist
+        from byheart.studies.mnist import reproduce_mnist
 
         with bar("mnist") as advance:
             return reproduce_mnist(self.scale, out, images=self.images, n_workers=self.n_workers, on_progress=advance)
