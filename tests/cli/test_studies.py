@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from byheart.cli.studies import ReproduceCommand
-from byheart.studies import STUDIES
+from byheart.studies.catalogue import STUDIES
 
 
 def test_reproduce_lists_its_studies(run):
