@@ -20,7 +20,7 @@ from byheart.claims import Claim, Finding, compare, compare_curve, judge_bump, j
 from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
 from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
-from byheart.toy.figures import double_descent, norms_and_scales
+from byheart.toy.figures import double_descent, norms_and_scales, overview
 from byheart.toy.model import Reduction
 from byheart.toy.reference import paper_reference, reproduction_norms
 from byheart.toy.runs import Run, Runs, summed
@@ -309,7 +309,8 @@ _CLAIMS = (
 
 
 def _figures(tables: Tables) -> dict[str, Figure]:
-    return {"double-descent": double_descent(tables), "norms": norms_and_scales(tables)}
+    shown = {"overview": overview, "double-descent": double_descent, "norms": norms_and_scales}
+    return {name: draw(tables) for name, draw in shown.items()}
 
 
 def _measured(run: Run) -> dict[str, object]:

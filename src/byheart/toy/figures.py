@@ -218,6 +218,31 @@ def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the main figure for a reader who has not seen the paper: test loss, and the geometry at some T below it."""
+    runs = tables["runs"]
+    with style():
+        figure = Figure(figsize=(8.5, 7), layout="constrained")
+        panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.7])
+        top = figure.add_subplot(panes[0])
+        x = _positions(runs["n_examples"])
+        mean = summed(runs).groupby("n_examples")["test_loss"].mean()
+        top.plot([x[float(str(t))] for t in mean.index], mean, color="black", lw=1.2, label="mean")
+        top.plot(
+            [x[t] for t in runs["n_examples"]], summed(runs)["test_loss"], "o", ms=4, color=EXAMPLES, alpha=0.6, mew=0
+        )
+        top.axhline(1, color="black", lw=0.8, ls="--")
+        top.set(ylabel="error on new data", xlabel="number of training examples")
+        if top.get_ylim()[1] > 2:
+            top.set_yscale("log")
+            top.yaxis.set_major_locator(LogLocator(subs=(1,) if top.get_ylim()[1] > 20 else (1, 2, 5)))
+            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            top.yaxis.set_minor_formatter(NullFormatter())
+        _log_axis(top, x)
+        _geometry_panes(figure, panes[1], tables["vectors"], common_scale=False)
+    return figure
+
+
 def norms_and_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the paper's Figure 4: norms against T, and the geometry at some T on one common scale.
 
