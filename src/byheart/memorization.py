@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.stats import binom, norm
+from scipy.special import ndtr, ndtri
 
 _ENOUGH_POWER = 0.8  # below this an estimate is called underpowered
 
@@ -48,7 +48,7 @@ class Memorization:
         """
         if not 0 < level < 1:
             raise ValueError(f"level: received {level}, accepted: between 0 and 1")
-        half = float(norm.ppf((1 + level) / 2)) * self.standard_error
+        half = float(ndtri((1 + level) / 2)) * self.standard_error
         return self.centre - half, self.centre + half
 
     def power(self, effect: float = 0.25) -> float:
@@ -126,7 +126,7 @@ def smoothed_memorization(
         z = _mean(margins, rows, n) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
         error = np.sqrt(1 / n + z**2 / (2 * (n + 7)))
         # A step to either side: the slope at z alone is too small an error where nearly all are right, or wrong.
-        parts.append((norm.cdf(z), np.square((norm.cdf(z + error) - norm.cdf(z - error)) / 2), n))
+        parts.append((ndtr(z), np.square((ndtr(z + error) - ndtr(z - error)) / 2), n))
     (p, var_in, n_in), (q, var_out, n_out) = parts
     return Memorization(p - q, np.sqrt(var_in + var_out), n_in, n_out, p - q)
 
@@ -177,6 +177,8 @@ def power(n_in: int, n_out: int, effect: float = 0.25, p_in: float = 1.0) -> flo
     Raises:
         ValueError: If a number lies outside its range.
     """
+    from scipy.stats import binom  # slow to import
+
     if n_in < 2 or n_out < 2:
         raise ValueError(f"n_in, n_out: received {n_in}, {n_out}, accepted: at least 2")
     if not 0 < effect <= p_in <= 1:
@@ -184,7 +186,7 @@ def power(n_in: int, n_out: int, effect: float = 0.25, p_in: float = 1.0) -> flo
     k_in, k_out = np.arange(n_in + 1)[:, None], np.arange(n_out + 1)[None, :]
     p, q = (k_in + 1) / (n_in + 2), (k_out + 1) / (n_out + 2)
     error = np.sqrt(p * (1 - p) / (n_in + 2) + q * (1 - q) / (n_out + 2))
-    told = p - q - norm.ppf(0.95) * error > 0
+    told = p - q - ndtri(0.95) * error > 0
     chance = binom.pmf(k_in, n_in, p_in) * binom.pmf(k_out, n_out, p_in - effect)
     return float(chance[told].sum())
 

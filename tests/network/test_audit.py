@@ -1,6 +1,11 @@
 """The audit of small networks: laws, what it leaves as found, the shapes and faults of a user's model and data."""
 
+import copy
+import dataclasses
+import pickle
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,10 +21,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from byheart.datasets import Labelled
 from byheart.geometry import example_dimensionality, maximal_dimensionality
-from byheart.network.audit import audit
+from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.log import TrainingLog
+from byheart.network.score_table import scores_from
+from byheart.records import Record, write
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -253,6 +261,14 @@ def sequences(value: float = 1.0):
         (network(), data()[0], {}, "dataset: received ndarray"),
         (network(), data(), {"batch_size": 0}, "batch_size: received 0"),
         (network(), data(), {"loss": "hinge"}, "loss: received 'hinge'"),
+        (network(), data(), {"most_shown": 0}, "most_shown: received 0, accepted: at least 1"),
+        (
+            network(),
+            data(),
+            {"show": lambda item: item[0]},
+            r"show: received float32 of shape \(4,\), accepted: a text",
+        ),
+        (network(), data(), {"show": lambda item: None}, "show: received object of shape"),
         (network(), data(), {"layer": ["1"]}, "layer: received .'1'., accepted: a name"),
         (network(), data(), {"log": "log.pkl"}, "log: received str, accepted: a TrainingLog"),
         (network(), data(), {"held_out": data()}, "held_out: received tuple, accepted: a Counterfactual"),
@@ -285,18 +301,159 @@ def test_nonsense_is_refused_in_one_line(model, given, options, message):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_nearest_takes_any_indices_in_any_order():
-    found = audit(network(), data())
-    far = found.nearest(np.arange(50), n=60)
-    assert far.shape == (50, 49)
-    assert all(set(row) | {i} == set(range(50)) for i, row in enumerate(far))
-    np.testing.assert_array_equal(found.nearest([30, 2, 30]), far[[30, 2, 30], :3])
-    np.testing.assert_array_equal(found.nearest(7, n=1), far[[7], :1])
-    for indices in ([50], [-1], [0.5], [[1, 2]]):
-        with pytest.raises(ValueError, match="accepted: integers from 0 to 49"):
+def test_nearest_takes_any_listed_examples_in_any_order():
+    found = audit(network(), data(), most_shown=20)
+    listed = found.listed.tolist()
+    assert listed == found.table["score"].sort_values(ascending=False).index[:20].tolist()
+    three = found.nearest(listed)
+    assert three.shape == (20, 3)
+    assert all(len({i, *row}) == 4 for i, row in zip(listed, three.tolist(), strict=True))
+    np.testing.assert_array_equal(found.nearest([listed[7], listed[2], listed[7]]), three[[7, 2, 7]])
+    np.testing.assert_array_equal(found.nearest(listed[4]), three[[4]])
+    other = next(i for i in range(50) if i not in listed)
+    for indices in ([50], [-1], [0.5], [listed[0], other], [listed[:2]], "0"):
+        with pytest.raises(ValueError, match="indices: received .*, accepted: one or more of the 20 listed examples"):
             found.nearest(indices)
-    with pytest.raises(ValueError, match="n: received 0"):
-        found.nearest([1], n=0)
+
+
+def test_few_examples_have_few_neighbours():
+    x, y = data()
+    assert audit(network(), (x[:3], y[:3])).neighbours.shape == (3, 2)
+    assert audit(network(), (x[:1], y[:1])).neighbours.shape == (1, 0)
+
+
+def test_all_that_are_flagged_are_listed():
+    given, rng = data(500), np.random.default_rng(0)
+    runs = Counterfactual(rng.random((8, 500)) < 0.6, np.ones((8, 500)))
+    runs.margins[~runs.train_mask] = np.where(rng.random(500) < 0.1, -1, 1)[np.nonzero(~runs.train_mask)[1]]
+    found = audit(network(), given, held_out=runs, most_shown=5)
+    flagged = np.flatnonzero(found.table["flagged"])
+    assert len(flagged) > 20
+    assert set(found.listed) == {*flagged, *found.table["score"].nlargest(5).index}
+    assert (np.diff(found.table["score"][found.listed]) <= 0).all()
+    assert set(found.shown) == {*found.listed, *found.neighbours.ravel()}
+
+
+def test_the_evidence_says_which_scores_there_are():
+    given, log, rng = data(), TrainingLog.from_losses(np.ones((1, 50))), np.random.default_rng(0)
+    states = [network(seed).state_dict() for seed in range(2)]
+    runs = Counterfactual(rng.random((1, 50)) < 0.6, rng.normal(size=(1, 50)))
+    everything = {"log": log, "checkpoints": states, "curvature": True, "held_out": runs}
+    regression = nn.Sequential(nn.Linear(4, 1))
+    x = rng.normal(size=(30, 4)).astype(np.float32)
+    audits = [audit(network(), given, "[02]", **{name: everything[name]}) for name in everything]
+    audits += [audit(network(), given), audit(network(), given, **everything), audit(regression, (x, x[:, 0]))]
+    audits.append(audit(regression, (x, x[:, 0]), checkpoints=[regression.state_dict()]))
+    of_classes = {"model", "classes", "class_moments", "head"}
+    more = [{"log"}, {"log", "checkpoints"}, {"curvature"}, {"held_out"}, set()]
+    more.append({"log", "checkpoints", "curvature", "held_out"})
+    expected = [of_classes | names for names in more] + [{"model"}, {"model", "log", "checkpoints"}]
+    for found, evidence in zip(audits, expected, strict=True):
+        assert found.evidence == evidence
+        results = {"label", "prediction", "score", "flagged", "estimate", "low", "high", "probability"}
+        assert {str(name).split(":")[0] for name in found.table} - results == {s.name for s in scores_from(evidence)}
+        columns = [column for score in scores_from(evidence) for column in score.columns(found.layers)]
+        assert set(columns) <= set(found.table)
+
+
+def test_many_classes_go_without_scores_by_class_and_a_note_says_so(monkeypatch):
+    monkeypatch.setattr("byheart.network.scores.MOST_CLASS_BYTES", 3 * 8**2 * 8)
+    found = audit(network(), data())
+    assert "other_class" in found.table
+    monkeypatch.setattr("byheart.network.scores.MOST_CLASS_BYTES", 3 * 8**2 * 8 - 1)
+    without = audit(network(), data())
+    assert without.evidence == found.evidence - {"class_moments"}
+    assert not {"other_class", "class_dimensionality"} & set(without.table)
+    assert without.score_name == "mean rank by ridge_leave_one_out, gradient_dimensionality, if answered"
+    assert any("left out" in note for note in without.notes)
+    assert not any("left out" in note for note in found.notes)
+
+
+def trained_on(model: nn.Module, given: tuple[np.ndarray, np.ndarray]) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.tensor(given[0])), torch.tensor(given[1])).backward()
+        optimizer.step()
+
+
+def test_training_on_changes_nothing_of_what_was_found(tmp_path):
+    model, given = network(), data()
+    found = audit(model, given)
+    before = found.save(tmp_path / "before.html").read_bytes(), found.nearest(found.listed)
+    kept = copy.deepcopy(found)
+    trained_on(model, given)
+    given[0][:] = 0
+    assert found.save(tmp_path / "after.html").read_bytes() == before[0]
+    np.testing.assert_array_equal(found.nearest(found.listed), before[1])
+    assert found == kept
+    with pytest.raises(ValueError, match="not the audited network"):
+        found.detector(model, data()[0])
+
+
+def every_kind() -> list[Audit]:
+    given, rng = data(), np.random.default_rng(0)
+    runs = Counterfactual(rng.random((1, 50)) < 0.6, rng.normal(size=(1, 50)))
+    x = rng.normal(size=(30, 4)).astype(np.float32)
+    return [
+        audit(network(), given, "[02]", held_out=runs, log=TrainingLog.from_losses(np.ones((1, 50)))),
+        audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0]), show=lambda item: f"<{item[0]:.2f}> \u00e9"),
+        audit(network(), Labelled("some", *given, ("a", "b", "\u00e7")), show=lambda item: np.ones((2, 5, 3)) * 7),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_an_audit_is_saved_loaded_pickled_and_compared(kind, tmp_path):
+    found = every_kind()[kind]
+    path = found.save(tmp_path / "made" / "audit.safetensors")
+    loaded = Audit.load(path)
+    assert found == loaded == pickle.loads(pickle.dumps(found))
+    pd.testing.assert_frame_equal(loaded.table, found.table)
+    assert repr(loaded) == repr(found)
+    assert loaded.label_names == found.label_names
+    assert loaded.save(tmp_path / "b.html").read_bytes() == found.save(tmp_path / "a.html").read_bytes()
+    np.testing.assert_array_equal(loaded.nearest(found.listed), found.nearest(found.listed))
+
+
+def test_a_detector_is_the_same_from_a_loaded_audit(tmp_path):
+    model, given = network(), data()
+    found = audit(model, given)
+    loaded = Audit.load(found.save(tmp_path / "a.safetensors"))
+    x = np.random.default_rng(1).normal(size=(40, 3, 4)).astype(np.float32)
+    pd.testing.assert_frame_equal(loaded.detector(model, x)(x), found.detector(model, x)(x))
+
+
+def test_audits_of_the_same_are_equal_and_any_other_content_is_not():
+    one = audit(network(), data())
+    assert one == audit(network(), data())
+    assert one != audit(network(1), data())
+    assert one != "an audit"
+    table = one.table.copy()
+    table.loc[3, "loss"] += 1e-12
+    changed = {
+        "table": table,
+        "notes": [*one.notes, "more"],
+        "evidence": one.evidence | {"log"},
+        "neighbours": one.neighbours[:, ::-1],
+        "shown": one.shown | {0: "words"},
+        "carriers": None,
+        "label_names": ["a"],
+    }
+    for name, value in changed.items():
+        assert one != dataclasses.replace(one, **{name: value})
+
+
+def test_what_is_no_audit_is_not_loaded(tmp_path):
+    path = audit(network(), data()).save(tmp_path / "a.safetensors")
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="audit: received .*a.safetensors .*digest"):
+        Audit.load(path)
+    with pytest.raises(ValueError, match="audit: received .*b.safetensors"):
+        Audit.load(tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="accepted: a file that Audit.save wrote"):
+        Audit.load(write(tmp_path / "c.safetensors", Record({"W": np.ones(3)}, {})))
 
 
 def test_what_is_printed_says_what_was_found():
@@ -317,3 +474,16 @@ def test_without_torch_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "byheart\[audit\]"'):
         audit(network(), data())
+
+
+@pytest.mark.slow
+def test_all_modules_are_imported_without_torch_and_sklearn():
+    code = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("torch", "sklearn", "scipy.stats"))
+import byheart.network
+for module in pkgutil.walk_packages(byheart.network.__path__, "byheart.network."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

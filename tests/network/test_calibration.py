@@ -3,11 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
-from byheart.network.calibration import calibrate
+from byheart.network.audit import audit
+from byheart.network.calibration import _features
+from byheart.network.calibration import calibrate as calibrate_on
 from byheart.network.counterfactual import Counterfactual
+from byheart.network.log import TrainingLog
 
 N = 4_000
+LOG = frozenset({"model", "classes", "head", "log"})
+
+
+def calibrate(table, runs, evidence=LOG):
+    return calibrate_on(table, ["layer"], evidence, runs)
 
 
 def planted(n_runs: int, seed: int = 0, deviation: float = 0.75):
@@ -87,10 +97,43 @@ def test_few_misses_give_one_rate():
     [
         (lambda t, r: (t[:-1], r), "received 4000 examples, accepted: the dataset's 3999"),
         (lambda t, r: (t, Counterfactual(np.ones((1, N), bool), r.margins)), "on all examples or none"),
-        (lambda t, r: (t.drop(columns="ridge_leave_one_out"), r), "without classes or last linear layer"),
+        (lambda t, r: (t, r, LOG - {"head"}), "without classes or last linear layer"),
     ],
 )
 def test_nonsense_is_refused(change, message):
     table, runs, _ = planted(1)
     with pytest.raises(ValueError, match=message):
         calibrate(*change(table, runs))
+
+
+@pytest.fixture
+def small():
+    """A network of two hidden layers, its data, and a held-out run."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    given = rng.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
+    return model, given, Counterfactual(rng.random((1, 60)) < 0.6, rng.normal(size=(1, 60)))
+
+
+@pytest.mark.parametrize(("log", "n_scores", "n_of_layers"), [(True, 4, 1), (False, 8, 3)])
+def test_several_layers_are_calibrated_by_the_same_scores_as_one(small, log, n_scores, n_of_layers):
+    model, given, runs = small
+    losses = TrainingLog.from_losses(np.random.default_rng(1).random((2, 60))) if log else None
+    one, two = (audit(model, given, layer, log=losses, held_out=runs) for layer in ("1", "[01]"))
+    assert two.layers == ["0", "1"]
+    features = [_features(found.table, found.layers, found.evidence) for found in (one, two)]
+    assert features[0].shape == features[1].shape == (60, n_scores)
+    held = two.table[["maximal_dimensionality:0", "maximal_dimensionality:1"]].mean(axis=1)
+    np.testing.assert_allclose(features[1][:, 1], np.log(held))
+    assert (np.abs(features[0] - features[1]).max(axis=0) > 1e-9).sum() == n_of_layers
+    expected = calibrate_on(two.table, two.layers, two.evidence, runs)
+    pd.testing.assert_frame_equal(two.table[expected.columns], expected)
+
+
+def test_scores_are_chosen_by_the_evidence_and_not_by_the_columns(small):
+    model, given, runs = small
+    plain = audit(model, given, held_out=runs)
+    with_log = audit(model, given, log=TrainingLog.from_losses(np.ones((1, 60))))
+    found = calibrate_on(with_log.table, with_log.layers, plain.evidence, runs)
+    pd.testing.assert_frame_equal(found, plain.table[found.columns])

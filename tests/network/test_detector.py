@@ -1,5 +1,7 @@
 """The detector: its rate of false positives, near-duplicates of what was planted, and what it refuses."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -26,14 +28,14 @@ def memorising():
     model = fit(np.arange(300), 0, log)
     audit = bh.audit(model, (x, y), log=log)
     assert (audit.table["prediction"] == y).all()
-    return audit, x, wrong
+    return audit, x, wrong, model
 
 
 def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorising):
-    audit = memorising[0]
+    audit, _, _, model = memorising
     rng = np.random.default_rng(1)
     for rate in (0.05, 0.3):
-        detector = audit.detector(blobs(1_000, rng)[0], rate)
+        detector = audit.detector(model, blobs(1_000, rng)[0], rate)
         found = detector(blobs(2_000, rng)[0])
         assert found["flagged"].mean() == pytest.approx(rate, abs=0.03)
         assert (found["p_value"] <= rate).mean() == pytest.approx(rate, abs=0.03)
@@ -41,10 +43,10 @@ def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorising):
 
 
 def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
-    audit, x, wrong = memorising
+    audit, x, wrong, model = memorising
     rng = np.random.default_rng(2)
     near = x[wrong] + 0.05 * rng.normal(size=(len(wrong), 20)).astype(np.float32)
-    detector = audit.detector(blobs(500, rng))
+    detector = audit.detector(model, blobs(500, rng))
     found = detector(torch.tensor(near))
     assert found["flagged"].mean() > 0.8
     assert (found["example"] == wrong).mean() > 0.9
@@ -58,13 +60,13 @@ def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
 
 
 def test_nonsense_is_refused(memorising):
-    audit = memorising[0]
+    audit, _, _, model = memorising
     x = blobs(30, np.random.default_rng(0))[0]
     with pytest.raises(ValueError, match="received 1.5, accepted: between 0 and 1"):
-        audit.detector(x, 1.5)
+        audit.detector(model, x, 1.5)
     with pytest.raises(ValueError, match="received 10 inputs, accepted: at least 19"):
-        audit.detector(x[:10])
-    detector = audit.detector(x)
+        audit.detector(model, x[:10])
+    detector = audit.detector(model, x)
     for call in (detector, detector.explain):
         for nothing in (x[:0], np.array(1.0)):
             with pytest.raises(ValueError, match="inputs: received none"):
@@ -73,6 +75,25 @@ def test_nonsense_is_refused(memorising):
             call(x[:, :3])
         with pytest.raises(ValueError, match=r"outputs of shape \(20, 3\)|accepted: a batch|mat1 and mat2"):
             call(x[0])
-    regression = bh.audit(nn.Sequential(nn.Linear(20, 1)), (x, x[:, 0]))
-    with pytest.raises(ValueError, match="accepted: a classifier"):
-        regression.detector(x)
+    regression = nn.Sequential(nn.Linear(20, 1))
+    with pytest.raises(ValueError, match="accepted: one of a classifier"):
+        bh.audit(regression, (x, x[:, 0])).detector(regression, x)
+
+
+def test_another_network_is_refused(memorising):
+    audit, x, _, model = memorising
+    trained_on = copy.deepcopy(model)
+    trained_on[2].bias.data[0] += 1e-6
+    wider = nn.Sequential(nn.Linear(20, 130), nn.ReLU(), nn.Linear(130, 3))
+    for other in (trained_on, wider, x):
+        with pytest.raises(ValueError, match="model: received a .* that is not the audited network, accepted: the Seq"):
+            audit.detector(other, x)
+    audit.detector(copy.deepcopy(model), x)
+
+
+def test_an_audit_without_what_a_detector_needs_says_so(memorising):
+    _, x, _, model = memorising
+    small = bh.audit(model, (x, np.zeros(300, np.int64)), detector=False)
+    assert small.carriers is None
+    with pytest.raises(ValueError, match="made with detector=False"):
+        small.detector(model, x)

@@ -3,6 +3,7 @@
 import json
 import re
 
+import markupsafe
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from byheart.datasets import digits
 from byheart.network.audit import audit
+from byheart.network.score_table import scores_from
 
 
 def small(seed: int = 0) -> nn.Sequential:
@@ -26,8 +28,8 @@ def embedded(page: str) -> dict:
 
 def test_the_page_lists_the_examples_with_the_largest_scores(tmp_path):
     data = digits().take(np.arange(150))
-    found = audit(small(), data, "2")
-    path = found.save(tmp_path / "a.html", title="A title", most_shown=20)
+    found = audit(small(), data, "2", most_shown=20)
+    path = found.save(tmp_path / "a.html", title="A title")
     page = path.read_text()
     shown = embedded(page)
     assert [e["index"] for e in shown["examples"]] == found.table["score"].sort_values(ascending=False).index[
@@ -43,7 +45,7 @@ def test_the_page_lists_the_examples_with_the_largest_scores(tmp_path):
 def test_the_nearest_examples_are_nearest_in_angle():
     data = digits().take(np.arange(90))
     model = small()
-    found = audit(model, data, "2", batch_size=32)
+    found = audit(model, data, "2", batch_size=32, most_shown=90)
     hidden = model[:3](torch.tensor(data.inputs)).detach().numpy()
     unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
     cosines = unit @ unit.T
@@ -78,8 +80,8 @@ NASTY = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> \u2028 
 
 
 def test_nothing_a_user_supplies_becomes_markup(tmp_path):
-    found = audit(Reader(), Texts(NASTY), "body")
-    path = found.save(tmp_path / "a.html", title=NASTY, label_names=[NASTY, "b"], show=lambda item: item["text"])
+    found = audit(Reader(), Texts(NASTY), "body", show=lambda item: item["text"])
+    path = found.save(tmp_path / "a.html", title=NASTY, label_names=[NASTY, "b"])
     page = path.read_text()
     assert page.count("<script") == 2
     assert "<img src=x" not in page
@@ -107,4 +109,22 @@ def test_the_name_must_be_a_pages(tmp_path):
     found = audit(small(), digits().take(np.arange(20)))
     with pytest.raises(ValueError, match=r"path: received .*\.csv"):
         found.save(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"path: received .*\.safetensors with title, accepted"):
+        found.save(tmp_path / "a.safetensors", title="A title")
     assert found.save(tmp_path / "made" / "a.html").is_file()
+
+
+def test_long_texts_are_cut(tmp_path):
+    found = audit(Reader(), Texts("x" * 3_000), "body", show=lambda item: item["text"])
+    assert {len(text) for text in found.shown.values()} == {2_000}
+
+
+def test_every_score_is_explained_and_can_be_sorted_by(tmp_path):
+    data = digits().take(np.arange(60))
+    model = small()
+    found = audit(model, data, "[12]", checkpoints=[model.state_dict()], curvature=True)
+    page = found.save(tmp_path / "a.html").read_text()
+    columns = [column for score in scores_from(found.evidence) for column in score.columns(found.layers)]
+    assert set(embedded(page)["sortable"]) == {"score", *columns}
+    for score in scores_from(found.evidence):
+        assert f"<dt>{score.name}</dt><dd>{markupsafe.escape(score.sentence)}</dd>" in page

@@ -9,30 +9,21 @@ that took the rate of known examples from one run as exact covered 8 to 35 % of 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
+
+from byheart.network.score_table import Evidence, scores_from
 
 if TYPE_CHECKING:
     from byheart.network.counterfactual import Counterfactual
 
 MEMORIZED = 0.25  # an example counts as memorised from this memorization on (Feldman and Zhang 2020)
-_WITH_LOG = ("mean_loss", "maximal_dimensionality", "ridge_leave_one_out", "gradient_dimensionality")
-_WITHOUT_LOG = (
-    "loss",
-    "maximal_dimensionality",
-    "ridge_leave_one_out",
-    "gradient_dimensionality",
-    "other_class",
-    "class_dimensionality",
-    "residual_dimensionality",
-    "gradient_norm",
-)
-_MARGINS = ("ridge_leave_one_out", "other_class")  # all others are positive, and enter by their logarithm
 _DEVIATIONS = np.array([0.75, 1.0, 1.5, 2.0])  # the first where one run cannot tell; few runs tell less too easily
 _NODES = {"out": np.linspace(-4, 4, 161), "in": np.linspace(-3, 3, 11)}  # of the normal distributions
 _GRID = np.linspace(-1, 1, 401)  # of memorization
@@ -42,11 +33,15 @@ _ROWS_THAT_TELL = 20_000  # the deviation
 _LEVEL = 0.95
 
 
-def calibrate(table: pd.DataFrame, held_out: Counterfactual) -> pd.DataFrame:
+def calibrate(
+    table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evidence], held_out: Counterfactual
+) -> pd.DataFrame:
     """Estimate the memorization of every example from its scores, given what held-out runs know.
 
     Args:
-        table: ``Audit.table`` of a classification.
+        table: Scores of the examples of a classification, as ``Audit.table`` has them.
+        layers: Layers that the scores of layers are of; with several, their means are taken.
+        evidence: What the scores are made from.
         held_out: One or more runs on parts of the same examples; their number and fraction are free.
 
     Returns:
@@ -66,21 +61,24 @@ def calibrate(table: pd.DataFrame, held_out: Counterfactual) -> pd.DataFrame:
         raise ValueError(f"held_out: received {inside.shape[1]} examples, accepted: the dataset's {len(table)}")
     if inside.all() or not inside.any():
         raise ValueError("held_out: received runs on all examples or none, accepted: on some of them")
-    if "ridge_leave_one_out" not in table:
+    if "head" not in evidence:
         raise ValueError("held_out: received with a model without classes or last linear layer, accepted: with both")
-    features = _features(table)
+    features = _features(table, layers, evidence)
     sides = [_Side.of(features, missed, rows, nodes) for rows, nodes in ((~inside, "out"), (inside, "in"))]
     chunks = np.array_split(np.arange(len(table)), -(-len(table) // _ROWS_AT_ONCE))
     parts = [_posterior(*(side.likelihoods(rows) for side in sides)) for rows in chunks]
     return pd.DataFrame(np.concatenate(parts), columns=["estimate", "low", "high", "probability"])
 
 
-def _features(table: pd.DataFrame) -> np.ndarray:
-    names = [name for name in (_WITH_LOG if "mean_loss" in table else _WITHOUT_LOG) if name in table]
-    columns = [
-        table[name].to_numpy() if name in _MARGINS else np.log(np.maximum(table[name].to_numpy(), 1e-12))
-        for name in names
-    ]
+def _features(
+    table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evidence]
+) -> Float64[np.ndarray, "n_examples n_scores"]:
+    used = ("always", "with a log" if "log" in evidence else "without a log")
+    columns = []
+    for score in scores_from(evidence):
+        if score.calibrates in used:
+            values = score.values(table, layers).to_numpy(dtype=np.float64)
+            columns.append(np.log(np.maximum(values, 1e-12)) if score.transform == "log" else values)
     return np.stack(columns, axis=1)
 
 
@@ -136,12 +134,11 @@ class _Side:
         self, rows: Int64[np.ndarray, " n_rows"]
     ) -> tuple[Float64[np.ndarray, "n_rows n_nodes"], Float64[np.ndarray, "n_rows n_nodes"]]:
         """Rates of these examples at the nodes, and how likely their outcomes are at each, times the nodes' weights."""
-        centre = norm.ppf(np.clip(self.rate[rows], 1e-6, 1 - 1e-6)) * np.sqrt(1 + self.deviation**2)
-        rates = norm.cdf(centre[:, None] + self.deviation * self.nodes)
+        centre = ndtri(np.clip(self.rate[rows], 1e-6, 1 - 1e-6)) * np.sqrt(1 + self.deviation**2)
+        rates = ndtr(centre[:, None] + self.deviation * self.nodes)
         n, n_missed = self.n[rows, None], self.n_missed[rows, None]
-        return rates, rates**n_missed * (1 - rates) ** (n - n_missed) * norm.pdf(self.nodes) / norm.pdf(
-            self.nodes
-        ).sum()
+        density = np.exp(-(self.nodes**2) / 2)
+        return rates, rates**n_missed * (1 - rates) ** (n - n_missed) * (density / density.sum())
 
 
 def _posterior(

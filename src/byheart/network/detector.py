@@ -11,17 +11,20 @@ those of representer points (Yeh et al. 2018) of a ridge regression.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
 from byheart.network.inputs import call, inputs_only
 from byheart.network.layers import left_as_found, vectors, watched
+from byheart.network.score_table import Evidence
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +33,25 @@ if TYPE_CHECKING:
 
 _RIDGE = 1e-3  # of the mean eigenvalue
 _LEAST_WEIGHT = 1e-3  # examples with less memorization than that carry no prediction
+
+
+@dataclass(frozen=True, eq=False)
+class Carriers:
+    """The training examples that predictions may lean on, as the last linear layer reads them.
+
+    Attributes:
+        head: Name of the last linear layer.
+        examples: Their indices: those that count as memorized at all.
+        inputs: What the layer reads of each.
+        moment: Sum of z z^T over all training examples, z what the layer reads.
+        weights_digest: Digest of the audited network's weights.
+    """
+
+    head: str
+    examples: Int64[np.ndarray, " n_examples"]
+    inputs: Float32[np.ndarray, "n_examples n_inputs"]
+    moment: Float64[np.ndarray, "n_inputs n_inputs"]
+    weights_digest: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,25 +129,31 @@ class Detector:
         )
 
 
-def make_detector(audit: Audit, held_out: Any, false_positive_rate: float) -> Detector:
+def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_rate: float) -> Detector:
     """Return the detector of an audited model; see ``Audit.detector``."""
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate: received {false_positive_rate}, accepted: between 0 and 1")
-    model, head = audit._model, audit._plan.head
-    if head is None or "label" not in audit.table:
+    if "head" not in audit.evidence:
         raise ValueError(
-            f"detector: received {type(model).__name__}, accepted: a classifier whose outputs a linear layer makes"
+            f"detector: received an audit of {audit.provenance['model']}, accepted: one of a classifier whose outputs"
+            " a linear layer makes"
         )
-    z = np.concatenate([rows for _, rows in _answers(model, head, audit._inputs.loader)])
-    moment = z.T @ z
+    carriers = audit.carriers
+    if carriers is None:
+        raise ValueError("detector: received an audit made with detector=False, accepted: one with detector=True")
+    if not hasattr(model, "named_modules") or weights_digest(model) != carriers.weights_digest:
+        raise ValueError(
+            f"model: received a {type(model).__name__} that is not the audited network, accepted: the"
+            f" {audit.provenance['model']} that was audited, with the same weights"
+        )
+    moment = carriers.moment.copy()
     moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
-    weights = memorization_weights(audit.table)
-    kept = np.flatnonzero(weights > _LEAST_WEIGHT)
-    solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), z[kept].T).T
+    solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), carriers.inputs.astype(np.float64).T).T
+    kept = carriers.examples
     labels = audit.table["label"].to_numpy()[kept]
     ranked = audit.table["score"].to_numpy()[kept]
-    carriers = weights[kept, None] * solved
-    detector = Detector(false_positive_rate, np.inf, np.zeros(0), model, head, kept, labels, ranked, carriers)
+    carried = memorization_weights(audit.table, audit.evidence)[kept, None] * solved
+    detector = Detector(false_positive_rate, np.inf, np.zeros(0), model, carriers.head, kept, labels, ranked, carried)
     scores = np.sort(detector(held_out)["score"].to_numpy())
     rank = int(np.ceil((1 - false_positive_rate) * (len(scores) + 1)))  # the conformal quantile
     if rank > len(scores):
@@ -136,13 +164,29 @@ def make_detector(audit: Audit, held_out: Any, false_positive_rate: float) -> De
     return dataclasses.replace(detector, threshold=float(scores[rank - 1]), held_out_scores=scores)
 
 
-def memorization_weights(table: pd.DataFrame) -> Float64[np.ndarray, " n_examples"]:
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of the names, shapes and contents of a network's parameters and buffers."""
+    import torch
+
+    result = hashlib.sha256()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        result.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()
+
+
+def carrying(table: pd.DataFrame, evidence: Collection[Evidence]) -> Int64[np.ndarray, " n_examples"]:
+    """Return the examples that count as memorized at all, so that predictions may lean on them."""
+    return np.flatnonzero(memorization_weights(table, evidence) > _LEAST_WEIGHT)
+
+
+def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) -> Float64[np.ndarray, " n_examples"]:
     """Return how much each training example counts as memorised, in [0, 1].
 
     By an estimate, examples with a memorization of 0.25 or more count fully; by a ranking, the top tenth, and of the
     others the tenth power of their relative rank.
     """
-    if "estimate" in table:
+    if "held_out" in evidence:
         return np.clip(table["estimate"].to_numpy() / MEMORIZED, 0, 1)
     weights: Float64[np.ndarray, " n_examples"] = np.minimum(table["score"].rank(pct=True).to_numpy() / 0.9, 1) ** 10
     return weights

@@ -56,6 +56,13 @@ class Inputs:
         item = self.loader.dataset[index]
         return item[0] if len(item) == 2 else tuple(item[:-1])
 
+    def take(self, indices: np.ndarray) -> Inputs:
+        """Return the batches of these examples, in this order."""
+        from torch.utils.data import DataLoader, Subset
+
+        chosen = Subset(self.loader.dataset, indices.tolist())
+        return Inputs(DataLoader(chosen, self.loader.batch_size, collate_fn=self.loader.collate_fn))
+
     def __iter__(self) -> Iterator[Batch]:
         """Go through the dataset once.
 

@@ -29,7 +29,7 @@ import scipy.linalg
 from jaxtyping import Float, Float64, Int64
 
 RIDGE = 0.01  # times the mean eigenvalue of the moments that it is added to
-_MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * n_hidden^2 * 8 bytes
+MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * n_hidden^2 * 8 bytes
 
 
 class LayerMoments:
@@ -38,7 +38,7 @@ class LayerMoments:
     def __init__(self, n_hidden: int, n_classes: int | None) -> None:
         self.n_rows = 0
         self.moment = np.zeros((n_hidden, n_hidden))
-        by_class = n_classes is not None and n_classes * n_hidden**2 * 8 <= _MOST_CLASS_BYTES
+        by_class = n_classes is not None and n_classes * n_hidden**2 * 8 <= MOST_CLASS_BYTES
         self.by_class = np.zeros((n_classes if by_class and n_classes else 0, n_hidden, n_hidden))
 
     def add(
@@ -138,7 +138,7 @@ class HeadScores:
     """Second pass: scores of the last linear layer, given the moments of all."""
 
     def __init__(self, moments: HeadMoments) -> None:
-        self._moments = moments
+        self.moments = moments
         self._inputs = _inverse_root(moments.inputs)
         self._delta = _inverse_root(moments.delta, ridge=1e-6)
         self._weights = self._inputs.T @ (self._inputs @ moments.targets)
@@ -150,7 +150,7 @@ class HeadScores:
         labels: Int64[np.ndarray, " n_examples"],
     ) -> dict[str, Float64[np.ndarray, " n_examples"]]:
         """Return the scores of a batch, by name."""
-        z, y = inputs.astype(np.float64), np.eye(len(self._moments.delta))[labels]
+        z, y = inputs.astype(np.float64), np.eye(len(self.moments.delta))[labels]
         delta = probabilities.astype(np.float64) - y
         leverage = _leverages(self._inputs, z)
         squared_residual = np.square(delta).sum(axis=1)

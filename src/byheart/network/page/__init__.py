@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-import platform
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +15,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from byheart import page
+from byheart.network.listed import Picture
+from byheart.network.score_table import scores_from
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
-Show = Callable[[Any], "np.ndarray | str"]
 _FLAGGED, _OTHERS, _UNUSED = "#D55E00", "#0072B2", "#d9dce1"
-_LONGEST_TEXT = 2_000  # characters of an example that are kept
-_MEANINGS = {
+_RESULTS = {  # what the scores are turned into
     "score": "The ranking of this page; larger means more memorised.",
-    "loss": "Of the network as it is now.",
-    "margin": "Logit of the right class less the largest other one; below 0 the answer is wrong.",
-    "mean_loss": "The loss averaged over training, from the log.",
-    "example_dimensionality": "D_X, the share of a dimension that the example has to itself (Henighan et al. 2023).",
-    "maximal_dimensionality": "D*, the same along the direction that isolates it best: its leverage. Sums to the rank.",
-    "class_dimensionality": "D* among the examples of its own class.",
-    "other_class": "How much better another class explains it than its own class without it; finds wrong labels.",
-    "gradient_dimensionality": "D* of the gradient of its loss in the last linear layer.",
-    "residual_dimensionality": "D* times the squared error of the predicted probabilities.",
-    "ridge_leave_one_out": "By how much a linear model on the last layer's inputs, trained without it, gets it wrong.",
-    "gradient_norm": "Length of the gradient of its loss in the last linear layer.",
     "probability": "That its memorization is above 0.25: models trained without it miss it that much more often.",
 }
 
@@ -46,9 +33,7 @@ def write_page(
     path: str | Path,
     *,
     title: str,
-    label_names: Sequence[str] | None = None,
-    show: Show | None = None,
-    most_shown: int = 500,
+    label_names: Sequence[str] = (),
 ) -> Path:
     """Write the page of an audit, and return its path.
 
@@ -57,38 +42,34 @@ def write_page(
         path: Of the page, replaced if it exists.
         title: Its heading.
         label_names: Of the classes; default their numbers.
-        show: Makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an input; by
-            default images are recognised by their shape, texts are texts, and of others the first numbers are shown.
-        most_shown: How many examples are on the page, those with the largest scores; all that are flagged are.
 
     Raises:
         OSError: If the page cannot be written.
     """
     table = audit.table
     ranks = table["score"].rank(ascending=False, method="first").astype(int)
-    listed = ranks.sort_values().index[: max(most_shown, int(table["flagged"].sum()))].to_numpy()
-    nearest = audit.nearest(listed)
-    sortable = [name for name in ("score", *table.columns) if name in _MEANINGS or name.split(":")[0] in _MEANINGS]
-    sortable = list(dict.fromkeys(sortable))
+    scores = scores_from(audit.evidence)
+    columns = {column for score in scores for column in score.columns(audit.layers)}
+    sortable = ["score", *(name for name in table if name in columns or name == "probability")]
     examples = [
-        _example(audit, int(i), show)
+        _example(audit, int(i))
         | {
             "rank": int(ranks[i]),
             "flagged": bool(table["flagged"][i]),
             "scores": {name: _finite(table[name][i]) for name in sortable},
             **{name: _cell(table, name, i) for name in ("prediction", "probability", "estimate", "low", "high")},
-            "nearest": [_example(audit, int(j), show) for j in near],
+            "nearest": [_example(audit, int(j)) for j in near],
         }
-        for i, near in zip(listed, nearest, strict=True)
+        for i, near in zip(audit.listed, audit.neighbours, strict=True)
     ]
     data = {
         "n_examples": len(table),
-        "label_names": [str(name) for name in label_names or []],
+        "label_names": [str(name) for name in label_names],
         "sortable": sortable,
         "examples": examples,
     }
-    meanings = {name: meaning for name, meaning in _MEANINGS.items() if any(n.startswith(name) for n in sortable)}
-    settings = {"score": audit.score_name, **audit.provenance, **_versions()}
+    meanings = _results(audit) | {score.name: score.sentence for score in scores}
+    settings = {"score": audit.score_name, **audit.provenance}
     return page.write_page(
         Path(path),
         "network/page/page.html",
@@ -99,11 +80,11 @@ def write_page(
         title=title,
         summary=_summary(audit),
         facts=_facts(audit),
-        charts=_charts(table),
+        charts=_charts(audit),
         budget=_budget(audit),
         shown_note=(
-            f"{len(listed):,} of {len(table):,} examples are on this page: those with the largest scores"
-            f" ({audit.score_name.replace('_', ' ')})."
+            f"{len(audit.listed):,} of {len(table):,} examples are on this page: those with the largest scores"
+            f" ({audit.score_name.replace('_', ' ')}), and all that are flagged."
         ),
         notes=[*audit.notes, *_LIMITS],
         tables={"What each score means": meanings, "Versions and settings": settings},
@@ -125,7 +106,7 @@ def _summary(audit: Audit) -> list[str]:
         f"This network was trained on {n:,} examples. Some it answers by what it learned from all others, some only"
         " because it saw them: those it knows by heart."
     )
-    if "probability" in table:
+    if "held_out" in audit.evidence:
         p = table["probability"].to_numpy(dtype=float)
         expected, spread = p.sum(), 2 * math.sqrt((p * (1 - p)).sum())
         low, high = max(expected - spread, 0), expected + spread
@@ -145,7 +126,7 @@ def _facts(audit: Audit) -> list[tuple[str, str, str]]:
     table = audit.table
     facts = [("training examples", f"{len(table):,}", "")]
     facts.append(("flagged", f"{int(table['flagged'].sum()):,}", f"{table['flagged'].mean():.1%} of all"))
-    if "prediction" in table:
+    if "classes" in audit.evidence:
         wrong = int((table["prediction"] != table["label"]).sum())
         facts.append(("answered wrongly now", f"{wrong:,}", f"{wrong / len(table):.1%} of all"))
     for layer, held, others, _ in _rows(audit.budget):
@@ -154,13 +135,20 @@ def _facts(audit: Audit) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _charts(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _results(audit: Audit) -> dict[str, str]:
+    return _RESULTS if "held_out" in audit.evidence else {"score": _RESULTS["score"]}
+
+
+def _charts(audit: Audit) -> list[dict[str, Any]]:
+    meanings = dict(_results(audit))
+    for score in scores_from(audit.evidence):
+        if score.name in ("loss", "maximal_dimensionality", "mean_loss"):
+            meanings |= dict.fromkeys(score.columns(audit.layers), score.sentence)
     charts = []
-    for name in ("score", "probability", "loss", "maximal_dimensionality", "mean_loss"):
-        if name in table:
-            values = table[name].to_numpy(dtype=float)
-            caption = f"{name.replace('_', ' ')}: {_MEANINGS[name]} Orange: flagged. Counts on a log scale."
-            charts.append({"svg": _histogram(values, table["flagged"].to_numpy()), "caption": caption})
+    for name, meaning in meanings.items():
+        values = audit.table[name].to_numpy(dtype=float)
+        caption = f"{name.replace('_', ' ')}: {meaning} Orange: flagged. Counts on a log scale."
+        charts.append({"svg": _histogram(values, audit.table["flagged"].to_numpy()), "caption": caption})
     return charts
 
 
@@ -223,39 +211,15 @@ def _text(x: float, y: float, words: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" fill="#5f6368" text-anchor="{anchor}">{words}</text>'
 
 
-def _example(audit: Audit, index: int, show: Show | None) -> dict[str, Any]:
+def _example(audit: Audit, index: int) -> dict[str, Any]:
     """An example's number, label, and picture or text."""
-    item = audit.item(index)
-    shown = show(item) if show is not None else _look(item)
-    label = _cell(audit.table, "label", index)
-    if isinstance(shown, str):
-        return {"index": index, "label": label, "text": shown[:_LONGEST_TEXT]}
-    return {"index": index, "label": label, "image": _png(np.asarray(shown))}
+    shown = audit.shown[index]
+    look = {"text": shown} if isinstance(shown, str) else {"image": _png(shown)}
+    return {"index": index, "label": _cell(audit.table, "label", index), **look}
 
 
-def _look(item: Any) -> np.ndarray | str:
-    """A picture of what has the shape of one, else words."""
-    if isinstance(item, str):
-        return item
-    if isinstance(item, (tuple, list)):
-        return " | ".join(str(_look(part)) for part in item)
-    values = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
-    if values.ndim == 3 and values.shape[0] in (1, 3) and min(values.shape[1:]) > 3:
-        values = values.transpose(1, 2, 0)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if (values.ndim == 2 and min(values.shape) > 3) or (values.ndim == 3 and values.shape[2] == 3):
-        return values
-    flat = values.ravel()
-    words = ", ".join(f"{value:.4g}" for value in flat[:12].tolist())
-    return f"{words}{', ...' if flat.size > 12 else ''}"
-
-
-def _png(values: np.ndarray) -> str:
-    """An image as a data address; its values are stretched to the whole range of grey."""
-    values = values.astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    pixels = np.rint(255 * (values - low) / (high - low if high > low else 1)).astype(np.uint8)
+def _png(pixels: Picture) -> str:
+    """An image as a data address."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -270,8 +234,3 @@ def _cell(table: pd.DataFrame, name: str, index: int) -> float | int | None:
 
 def _finite(value: Any) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in ("byheart", "torch", "numpy")}
-    return versions | {"python": platform.python_version()}

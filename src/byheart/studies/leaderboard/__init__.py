@@ -14,9 +14,10 @@ import pandas as pd
 from jaxtyping import Bool
 
 from byheart.memorization import Memorization, memorization
-from byheart.network.audit import best_score
 from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.counterfactual import Counterfactual
+from byheart.network.ranking import best_score
+from byheart.network.score_table import SCORES, Evidence
 from byheart.records import prepare_directory
 from byheart.studies.leaderboard.cost import cost
 from byheart.studies.leaderboard.detectors import detection
@@ -28,6 +29,9 @@ from byheart.studies.leaderboard.tasks import TASKS, Task
 WITH_DETECTORS = ("mnist-mlp", "mnist-cnn", "fashion-mlp", "fashion-cnn")  # images with their own labels
 _SET_ASIDE = 10  # models of the truth, to calibrate with one to eight of them
 _BASE = "fashion-wrong-mlp"  # what its variants, fitted otherwise, are compared with
+_LAYERS = ["the last layer's input"]  # one, so that scores go by their own names
+_CHECKPOINT: frozenset[Evidence] = frozenset({"model", "classes", "class_moments", "head"})
+_LOG: frozenset[Evidence] = _CHECKPOINT | {"log"}
 OnProgress = Callable[[float, float | None, str], None]
 
 
@@ -92,8 +96,8 @@ class _Measured:
         self.report = reported(len(self.truth.mem))
         self.wrong = tables[0]["wrong"].to_numpy(dtype=bool)
         self.scores = _scores(tables)
-        without_log = [calibrate(table.drop(columns="mean_loss"), held_out) for table in tables]
-        with_log = [calibrate(table, held_out) for table in tables]
+        without_log = [calibrate(table, _LAYERS, _CHECKPOINT, held_out) for table in tables]
+        with_log = [calibrate(table, _LAYERS, _LOG, held_out) for table in tables]
         self.scores["held-out run, checkpoint"] = [table["estimate"].to_numpy() for table in without_log]
         self.scores["held-out run, log"] = [table["estimate"].to_numpy() for table in with_log]
         rows = self.report
@@ -137,7 +141,7 @@ class _Measured:
         for n_runs in (n for n in (1, 2, 4, 8) if n <= _SET_ASIDE):
             firsts = range(0, _SET_ASIDE - n_runs + 1, n_runs)
             runs = [Counterfactual(mask[k : k + n_runs], margins[k : k + n_runs]) for k in firsts]
-            found = calibration([calibrate(table, run) for run in runs], others, self.report, self.wrong)
+            found = calibration([calibrate(table, _LAYERS, _LOG, run) for run in runs], others, self.report, self.wrong)
             rows.append({"n_runs": n_runs, **found})
         return pd.DataFrame(rows)
 
@@ -150,18 +154,13 @@ def reported(n_examples: int) -> Bool[np.ndarray, " n_examples"]:
 
 def _scores(tables: list[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
     """Every score by name, larger meaning more memorised, of each audited network; without a model first."""
-    names = ["kernel_leave_one_out", "neighbour_disagreement", "loss", "margin", "example_dimensionality"]
-    names += ["maximal_dimensionality", "class_dimensionality", "gradient_norm", "residual_dimensionality"]
-    names += ["gradient_dimensionality", "ridge_leave_one_out", "other_class", "input_curvature", "mean_loss"]
-    names += ["mean_residual_dimensionality"]
-    sign = {"margin": -1.0}
-    found: dict[str, list[np.ndarray]] = {
-        name: [sign.get(name, 1.0) * table[name].to_numpy() for table in tables] for name in names if name in tables[0]
+    found = {
+        name: [score.sign * table[name].to_numpy() for table in tables]
+        for name, score in SCORES.items()
+        if name in tables[0]  # words have no curvature
     }
-    found["score, checkpoint"] = [
-        best_score(table.drop(columns="mean_loss"), ["layer"])[1].to_numpy() for table in tables
-    ]
-    found["score, log"] = [best_score(table, ["layer"])[1].to_numpy() for table in tables]
+    for name, evidence in (("score, checkpoint", _CHECKPOINT), ("score, log", _LOG)):
+        found[name] = [best_score(table, _LAYERS, evidence)[1].to_numpy() for table in tables]
     return found
 
 

@@ -105,11 +105,12 @@ def _compared(
     model = fit(np.arange(len(images)), seed, log)
     run = counterfactual(fit, (images, labels), 1, seed=HELD_OUT_SEED, store=store, n_workers=1)
     for name, evidence in (("byheart, log", None), ("byheart, log and held-out run", run)):
-        detector = audit(model, (images, labels), log=log, held_out=evidence).detector(held_out, FALSE_POSITIVE_RATE)
+        found = audit(model, (images, labels), log=log, held_out=evidence)
+        detector = found.detector(model, held_out, FALSE_POSITIVE_RATE)
         for kind, inputs in kinds.items():
-            found = detector(inputs)
-            right = (found["example"] == memorised).mean() if kind.startswith("near") else np.nan
-            flagged = found["flagged"].mean()
+            rows = detector(inputs)
+            right = (rows["example"] == memorised).mean() if kind.startswith("near") else np.nan
+            flagged = rows["flagged"].mean()
             yield {"detector": name, "inputs": kind, "n": len(inputs), "flagged": flagged, "right_first": right}
     for name, scores in _others(model, images, labels).items():
         threshold = np.quantile(scores(held_out), 1 - FALSE_POSITIVE_RATE, method="higher")

@@ -1,0 +1,326 @@
+"""The passes over the data: what is watched in the network, the moments, the scores, and what is kept of examples.
+
+The first pass sums second moments, the second scores each example by them (``scores.py``), the third compares the
+examples that are listed with all others. Nothing of the model is changed, and no activations are kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import threadpoolctl
+from jaxtyping import Float32, Int64
+
+from byheart.network.inputs import Batch, Inputs, call
+from byheart.network.layers import find_head, find_layers, left_as_found, vectors, watched
+from byheart.network.score_table import SCORES
+from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+LossName = Literal["cross_entropy", "nll", "mse"]
+Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+OnProgress = Callable[[int, str], None]
+_N_NEAREST = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is watched, and how outputs are read.
+
+    Attributes:
+        layers: Names of the layers that are looked at.
+        layer_is_head_input: Whether the layer is what the last linear layer reads.
+        head: Name of the linear layer that makes the output, if there is one.
+        n_classes: Number of classes, of a classification.
+        loss: Name of the loss, or the user's own function.
+        notes: What a reader of the results must know.
+    """
+
+    layers: list[str]
+    layer_is_head_input: bool
+    head: str | None
+    n_classes: int | None
+    loss: Loss
+    notes: list[str]
+
+    @classmethod
+    def make(cls, model: nn.Module, inputs: Inputs, layer: str | None, loss: Loss | None) -> Plan:
+        """Call the model on the first batch, and decide.
+
+        Raises:
+            ValueError: If the layer or the loss does not exist.
+        """
+        import torch
+
+        batch = next(iter(inputs))
+        outputs: list[Any] = []
+
+        def forward() -> Any:
+            outputs.append(call(model, batch.inputs))
+            return outputs[0]
+
+        head = find_head(model, forward)
+        whole = not batch.targets.is_floating_point()
+        if loss is None:
+            loss = "cross_entropy" if whole else "mse"
+        if isinstance(loss, str) and loss not in get_args(LossName):
+            raise ValueError(f"loss: received {loss!r}, accepted: {', '.join(get_args(LossName))} or a function")
+        output = outputs[0]
+        classes = torch.is_tensor(output) and output.ndim == 2 and whole and batch.targets.ndim == 1 and loss != "mse"
+        notes = []
+        if layer is None and head is None:
+            names = [name for name, _ in model.named_modules() if name]
+            if not names:
+                raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
+            layer = names[-1]
+            notes.append(f"No linear layer makes the output; the layer looked at is {layer}.")
+        y = batch.targets
+        if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
+            notes.append(
+                "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
+            )
+        layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
+        return cls(layers, layer is None, head, int(output.shape[1]) if classes else None, loss, notes)
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What the first pass found.
+
+    Attributes:
+        table: Loss of each example; of classifications also label, prediction and margin.
+        layer_scores: By layer, what scores examples by the moments.
+        head_scores: The same of the last linear layer of a classification.
+        by_class: Whether there are moments of every layer by class.
+    """
+
+    table: pd.DataFrame
+    layer_scores: dict[str, LayerScores]
+    head_scores: HeadScores | None
+    by_class: bool
+
+
+@contextmanager
+def looking_at(model: nn.Module) -> Iterator[None]:
+    """Leave a network as it was found, and do without threads of BLAS.
+
+    They and PyTorch's wait for each other's cores: with two of each an audit takes twice as long.
+    """
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), left_as_found(model):
+        yield
+
+
+def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProgress | None) -> FirstPass:
+    """Sum the moments of the layers and of the last linear layer."""
+    parts: list[pd.DataFrame] = []
+    moments: dict[str, LayerMoments] = {}
+    head: HeadMoments | None = None
+    for batch, outputs, seen in passes(model, inputs, plan):
+        parts.append(_answers(batch, outputs, plan))
+        labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
+        for name in plan.layers:
+            rows = vectors(seen[name], name, batch.first)
+            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
+        if plan.head is not None and labels is not None and plan.n_classes is not None:
+            z = _head_inputs(seen, plan, batch.first)
+            head = head or HeadMoments(z.shape[1], plan.n_classes)
+            head.add(z, _probabilities(outputs, plan), labels)
+        if on_progress is not None:
+            on_progress(batch.first + len(batch), "moments")
+    table = pd.concat(parts, ignore_index=True)
+    by_class = plan.n_classes is not None and all(len(m.by_class) for m in moments.values())
+    layer_scores = {name: LayerScores(m) for name, m in moments.items()}
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class)
+
+
+def second_pass(
+    model: nn.Module, inputs: Inputs, plan: Plan, first: FirstPass, on_progress: OnProgress | None
+) -> tuple[pd.DataFrame, pd.Series[float]]:
+    """Return the scores of each example, and its loss in this pass."""
+    parts: list[pd.DataFrame] = []
+    for batch, outputs, seen in passes(model, inputs, plan):
+        answers = _answers(batch, outputs, plan)
+        labels = answers["label"].to_numpy() if plan.n_classes is not None else None
+        columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
+        for name in plan.layers:
+            rows = vectors(seen[name], name, batch.first)
+            found = first.layer_scores[name](rows, labels if first.by_class else None)
+            columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
+        if first.head_scores is not None and labels is not None:
+            z = _head_inputs(seen, plan, batch.first)
+            columns |= first.head_scores(z, _probabilities(outputs, plan), labels)
+        parts.append(pd.DataFrame(columns))
+        if on_progress is not None:
+            on_progress(batch.first + len(batch), "scores")
+    table = pd.concat(parts, ignore_index=True)
+    losses = table.pop("second_loss")
+    return table, losses
+
+
+def third_pass(
+    model: nn.Module,
+    inputs: Inputs,
+    plan: Plan,
+    listed: Int64[np.ndarray, " n_listed"],
+    kept: Int64[np.ndarray, " n_kept"],
+    on_progress: OnProgress | None,
+) -> tuple[Int64[np.ndarray, "n_listed n_nearest"], Float32[np.ndarray, "n_kept n_inputs"]]:
+    """Return the nearest others of the listed examples, and what the last linear layer reads of the kept ones.
+
+    Nearest are the three whose vectors in the first layer, means over positions, have the least angle to an example's.
+    """
+    chosen = np.concatenate([_directions(seen, plan, 0) for _, _, seen in passes(model, inputs.take(listed), plan)])
+    best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
+    head: list[np.ndarray] = [np.zeros((0, 0), np.float32)]
+    for batch, _, seen in passes(model, inputs, plan):
+        places = batch.first + np.arange(len(batch))
+        cosines = chosen @ _directions(seen, plan, batch.first).T
+        cosines[listed[:, None] == places] = -np.inf
+        values = np.hstack([best, cosines])
+        indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
+        order = np.argsort(-values, axis=1)[:, :_N_NEAREST]
+        best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
+        if len(kept):
+            head.append(_head_inputs(seen, plan, batch.first)[np.isin(places, kept)])
+        if on_progress is not None:
+            on_progress(batch.first + len(batch), "neighbours")
+    return found[:, : batch.first + len(batch) - 1], np.concatenate(head[1:] or head)
+
+
+def over_checkpoints(
+    model: nn.Module,
+    inputs: Inputs,
+    plan: Plan,
+    checkpoints: Sequence[Mapping[str, Any]],
+    on_progress: OnProgress | None,
+) -> dict[str, np.ndarray]:
+    """Averages over saved states of the model of the loss, and of D* weighted by squared residuals."""
+    if not checkpoints:
+        return {}
+    found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
+    then = copy.deepcopy(model)
+    plan = dataclasses.replace(plan, layers=[])  # what is averaged is of the last linear layer
+    for number, state in enumerate(checkpoints):
+        try:
+            then.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise ValueError(f"checkpoints: received {number}: {words}, accepted: state dicts of the model") from error
+        with looking_at(then):
+            first = first_pass(then, inputs, plan, on_progress)
+            found["mean_loss"].append(first.table["loss"].to_numpy())
+            if first.head_scores is not None:
+                scores, _ = second_pass(then, inputs, plan, first, on_progress)
+                found["mean_residual_dimensionality"].append(scores["residual_dimensionality"].to_numpy())
+    return {name: np.mean(values, axis=0) for name, values in found.items() if values}
+
+
+def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
+    """Yield each batch with the model's outputs and what was seen of its layers.
+
+    Raises:
+        ValueError: If the model does not use a layer.
+    """
+    outputs_of = [] if plan.layer_is_head_input else plan.layers
+    with watched(model, outputs_of, [plan.head] if plan.head else []) as seen:
+        for batch in inputs:
+            seen.clear()
+            outputs = call(model, batch.inputs)
+            missing = [name for name in plan.layers if name not in seen]
+            if missing:
+                raise ValueError(
+                    f"layer: received {missing[0]!r}, which the model does not use, accepted: one it calls"
+                )
+            yield batch, outputs, seen
+
+
+def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
+    """Losses of a batch; of classifications also labels, predictions and margins."""
+    import torch
+
+    targets = batch.targets.to(outputs.device) if torch.is_tensor(outputs) else batch.targets
+    losses = losses_of(outputs, targets, plan.loss)
+    if losses.shape != (len(batch),):
+        raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
+    columns = {"loss": losses.to("cpu", torch.float64).numpy()}
+    if plan.n_classes is not None:
+        logits = outputs.to("cpu", torch.float64).numpy()
+        labels = targets.cpu().numpy()
+        index = np.arange(len(labels))
+        others = logits.copy()
+        others[index, labels] = -np.inf
+        columns = {
+            "label": labels.astype(np.int64),
+            "prediction": logits.argmax(axis=1),
+            "margin": logits[index, labels] - others.max(axis=1),
+            **columns,
+        }
+    return pd.DataFrame(columns)
+
+
+def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Return one loss per example: a mean over positions, where there are any.
+
+    Raises:
+        ValueError: If the targets do not fit the outputs.
+    """
+    import torch
+    from torch.nn import functional
+
+    if not isinstance(loss, str):
+        return loss(outputs, targets)
+    if not torch.is_tensor(outputs):
+        raise ValueError(
+            f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
+            " function of outputs and targets"
+        )
+    if loss == "mse":
+        if outputs.numel() != targets.numel():
+            raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
+        return (outputs.reshape(targets.shape) - targets).square().reshape(len(targets), -1).mean(dim=1)
+    tokens = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
+    if not tokens and targets.ndim != 1:
+        raise ValueError(
+            f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one class"
+            " per example, or per position of outputs (n_examples, n_positions, n_classes)"
+        )
+    n_classes = outputs.shape[-1]
+    real = targets[targets != -100] if tokens else targets
+    if len(real) and not (int(real.min()) >= 0 and int(real.max()) < n_classes):
+        raise ValueError(f"dataset: received targets from {real.min()} to {real.max()}, accepted: 0 to {n_classes - 1}")
+    function = functional.cross_entropy if loss == "cross_entropy" else functional.nll_loss
+    if not tokens:
+        return function(outputs, targets.long(), reduction="none")
+    each = function(outputs.flatten(0, 1), targets.flatten().long(), reduction="none").reshape(targets.shape)
+    return each.sum(dim=1) / (targets != -100).sum(dim=1).clamp(min=1)
+
+
+def _probabilities(outputs: torch.Tensor, plan: Plan) -> np.ndarray:
+    p = outputs.double().softmax(dim=1) if plan.loss != "nll" else outputs.double().exp()
+    found: np.ndarray = p.cpu().numpy()
+    return found
+
+
+def _head_inputs(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_inputs"]:
+    return vectors(seen[f"{plan.head}.input"], str(plan.head), first)[:, 0]
+
+
+def _directions(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_hidden"]:
+    """Unit vectors of a batch in the first layer, of means over positions."""
+    rows = vectors(seen[plan.layers[0]], plan.layers[0], first).mean(axis=1)
+    found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return found
+
+
+def _column(score: str, layer: str, layers: list[str]) -> str:
+    return SCORES[score].columns(layers)[layers.index(layer)]

@@ -1,0 +1,52 @@
+"""An audit as one record: its arrays, and all else as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from byheart.network.detector import Carriers
+from byheart.records import Record
+
+if TYPE_CHECKING:
+    from byheart.network.audit import Audit
+
+_AS_JSON = ("layers", "rank", "width", "score_name", "notes", "provenance", "label_names")
+
+
+def to_record(audit: Audit) -> Record:
+    """Return the record of an audit."""
+    arrays = {"listed": audit.listed, "neighbours": audit.neighbours}
+    arrays |= {f"table/{name}": column.to_numpy() for name, column in audit.table.items()}
+    arrays |= {f"shown/{index}": shown for index, shown in audit.shown.items() if not isinstance(shown, str)}
+    carriers = {} if audit.carriers is None else asdict(audit.carriers)
+    arrays |= {f"carriers/{name}": value for name, value in carriers.items() if isinstance(value, np.ndarray)}
+    header = {name: getattr(audit, name) for name in _AS_JSON}
+    header["evidence"] = sorted(audit.evidence)
+    header["columns"] = [str(name) for name in audit.table]
+    header["texts"] = {str(index): shown for index, shown in audit.shown.items() if isinstance(shown, str)}
+    header["carriers"] = {name: value for name, value in carriers.items() if isinstance(value, str)}
+    return Record(arrays, {"audit": json.dumps(header)})
+
+
+def from_record(record: Record) -> dict[str, Any]:
+    """Return the fields of the audit that a record holds."""
+    header, arrays = json.loads(record.header["audit"]), record.arrays
+
+    def named(kind: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}
+
+    columns, carriers = named("table"), named("carriers")
+    shown = {int(index): value for index, value in (named("shown") | header["texts"]).items()}
+    return {name: header[name] for name in _AS_JSON} | {
+        "table": pd.DataFrame({name: columns[name] for name in header["columns"]}),
+        "evidence": frozenset(header["evidence"]),
+        "listed": arrays["listed"],
+        "neighbours": arrays["neighbours"],
+        "shown": dict(sorted(shown.items())),
+        "carriers": Carriers(**(header["carriers"] | carriers)) if carriers else None,
+    }
