@@ -61,7 +61,7 @@ def test_every_block_of_python_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", DOCS, ids=str)
 def test_every_command_exists(path):
-    from byheart.cli import parse
+    from byheart.cli import _parse as parse
 
     for arguments in commands(path, "byheart"):
         parse(arguments)

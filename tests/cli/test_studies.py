@@ -33,10 +33,12 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
 
 def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("byheart.studies.catalogue.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")})
+    monkeypatch.setattr(
+        "byheart.studies.catalogue.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")}
+    )
     made = []
     monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out: made.append((study.name, out)))
-    monkeypatch.setattr("byheart.cli.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
+    monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
     status, _, err = run("reproduce", "all", "--out", tmp_path)
     assert (status, made) == (0, [("double-descent", tmp_path / "double-descent")])
     assert err.count("variants left out") == err.count("mnist left out") == 2  # at the start and at the end

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from byheart.cli.console import bar, complain, print_table
 from byheart.cli.toy import follow
-from byheart.studies import Scale, reproduce, write_summary
+from byheart.studies import Scale
 from byheart.toy.model import Variant
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class ReproduceCommand:
             print(f"tables and figures in {out}; open {out / 'report.html'} in a browser")
 
     def _reproduce_all(self, out: Path) -> None:
+        from byheart.studies import write_summary
         from byheart.studies.catalogue import STUDIES
 
         chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
@@ -102,6 +103,7 @@ class ReproduceCommand:
             return reproduce_mnist(self.scale, out, images=self.images, n_workers=self.n_workers, on_progress=advance)
 
     def _reproduce(self, study: Study, out: Path) -> pd.DataFrame:
+        from byheart.studies import reproduce
         from byheart.toy.page import write_report
 
         with bar(study.name) as advance:
@@ -134,6 +136,8 @@ class VerdictsCommand:
 
     def run(self) -> None:
         """Write the table, and print it."""
+        from byheart.studies import write_summary
+
         _print_verdicts(write_summary(self.directory))
         print(f"wrote {self.directory / 'README.md'}")
 
