@@ -33,7 +33,9 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
 
 def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("byheart.studies.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")})
+    monkeypatch.setattr(
+        "byheart.studies.catalogue.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")}
+    )
     made = []
     monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out: made.append((study.name, out)))
     monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
