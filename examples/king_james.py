@@ -19,13 +19,14 @@ Run: ``python examples/king_james.py`` (needs ``pip install byheart[data]``).
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -214,8 +215,14 @@ def main(
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=inspect.getdoc(main), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, parameter in inspect.signature(main).parameters.items():
+        flag, default = f"--{name.replace('_', '-')}", parameter.default
+        parser.add_argument(flag, type=type(default), default=default, help=f"default: {default}")
     try:
-        tyro.cli(main)
+        main(**vars(parser.parse_args()))
     except (ValueError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,7 @@
 """byheart: what does a neural network know by heart, and where does it keep it?"""
 
+from importlib.metadata import version as _version
+
 from byheart.geometry import example_dimensionality as example_dimensionality
 from byheart.geometry import feature_dimensionality as feature_dimensionality
 from byheart.geometry import maximal_dimensionality as maximal_dimensionality
@@ -16,6 +18,7 @@ from byheart.network.detector import Detector as Detector
 from byheart.network.fit import Fit as Fit
 from byheart.network.fit import margins_of as margins_of
 from byheart.network.log import TrainingLog as TrainingLog
+from byheart.studies import reproduce as reproduce
 from byheart.toy.config import TrainConfig as TrainConfig
 from byheart.toy.config import learning_rates as learning_rates
 from byheart.toy.config import log_spaced_steps as log_spaced_steps
@@ -32,3 +35,5 @@ from byheart.toy.sweep import SweepError as SweepError
 from byheart.toy.sweep import grid as grid
 from byheart.toy.sweep import sweep as sweep
 from byheart.toy.train import train as train
+
+__version__ = _version("byheart")

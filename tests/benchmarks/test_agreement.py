@@ -148,11 +148,11 @@ def test_examples_without_any_feature_do_not_break_the_chunks():
 
 def test_a_missing_library_is_answered_with_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    BenchConfig(contenders=OURS)
+    BenchConfig(contenders=OURS).check_installed()
     with pytest.raises(
         ValueError, match=r"received jax without jax installed, accepted: after pip install .*\[bench\]"
     ):
-        BenchConfig(contenders=("byheart", "jax"))
+        BenchConfig(contenders=("byheart", "jax")).check_installed()
 
 
 def test_the_settings_of_the_check_are_adamw_with_a_decay_that_shows():

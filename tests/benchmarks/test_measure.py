@@ -201,7 +201,7 @@ def processes_with(variable):
             "sweep_runs: received 0",
             "a size to measure",
         ),
-        (["--bogus", "1"], "--bogus", "unrecognized"),
+        (["--bogus", "1"], "received --bogus 1", "options of this command"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_and_with_status_2(

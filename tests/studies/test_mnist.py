@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from byheart.datasets import Labelled, mnist_5k
-from byheart.studies import mnist, reproduce_mnist
+from byheart.studies import mnist
+from byheart.studies.mnist import reproduce_mnist
 from byheart.studies.readme import MARK, write_summary
 
 N = 200

@@ -1,83 +1,42 @@
-"""The verdicts in results/ are those that the claims compute from the numbers kept beside them."""
+"""What is in results/ follows from the tables in it alone: verdicts, figures and pages."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from byheart.studies import STUDIES
-from byheart.toy.config import TrainConfig
-from byheart.toy.figures import is_paper_setup
-from byheart.toy.runs import Header, Runs
+from byheart.studies import write_summary
+from byheart.studies.catalogue import STUDIES
+from byheart.studies.readme import MARK
+from byheart.studies.study import judge, read_tables, write_results
 
 RESULTS = Path(__file__).parents[2] / "results"
-# Claims that the numbers of runs.csv alone do not decide.
-NEED_WEIGHTS: dict[str, set[str]] = {
-    "double-descent": {"exchange", "pentagon", "m-over-T", "decagon", "ring", "five-features", "hidden-peak"},
-    "double-descent-averaged": {"exchange", "pentagon", "m-over-T", "decagon", "ring", "five-features", "hidden-peak"},
-    "double-descent-m4": {"exchange"},
-    "repeats": {
-        "few-repeats",
-        "replaces-one-feature",
-        "each-is-stored",
-        "each-replaces-one",
-        "five-of-many",
-        "law",
-        "more-at-small-T",
-    },
-    "polygons": {
-        "small-T-regular",
-        "eight-fails",
-        "two-circles",
-        "radius",
-        "biases",
-        "best-of-inits-memorised",
-        "best-of-inits-regular",
-    },
-    "middle-regime": {"clusters"},
-    "two-views": {"exchange", "empty-middle", "overfit-is-readable", "told-apart"},
-}
-
-
-def recorded(name: str) -> Runs:
-    """The runs whose numbers are in a study's runs.csv, without their weights."""
-    configs = {c.run_id(): c for scale in ("quick", "medium", "paper") for c in STUDIES[name].configs(scale)}
-    table = pd.read_csv(RESULTS / name / "runs.csv")
-    metrics = [column for column in table if column not in {*TrainConfig.__dataclass_fields__, "id", "wall_seconds"}]
-    return Runs(
-        [
-            Header(
-                path=Path("not in git") / f"{row['id']}.safetensors",
-                config=configs[row["id"]],
-                metrics={column: None if pd.isna(row[column]) else float(row[column]) for column in metrics},
-                provenance={"wall_seconds": row["wall_seconds"]},
-                data_digest="",
-                arrays_digest="",
-            )
-            for _, row in table.iterrows()
-        ]
-    )
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
-def test_verdicts_follow_from_the_numbers_beside_them(name):
-    runs, claims = recorded(name), STUDIES[name].claims
-    at_paper_setup = is_paper_setup(runs) and all(h.config.n_steps == 50_000 for h in runs.headers)
-    kept = pd.read_csv(RESULTS / name / "verdicts.csv").set_index("claim")
-    assert list(kept.index) == [claim.id for claim in claims if at_paper_setup or not claim.paper_setup_only]
-    need_weights = set()
-    for claim in claims:
-        if claim.id not in kept.index:
-            continue
-        row = kept.loc[claim.id]
-        for column in ("statement", "source", "paper", "refuted_if"):
-            assert getattr(claim, column) == row[column], (claim.id, column)
-        try:
-            found = claim.test(runs)
-        except ValueError as error:
-            if not str(error).startswith("run file: received"):
-                raise
-            need_weights.add(claim.id)  # which are not in git
-            continue
-        assert (found.ours, found.verdict) == (row["ours"], row["verdict"]), claim.id
-    assert need_weights == NEED_WEIGHTS.get(name, set())
+def test_verdicts_follow_from_the_tables_beside_them(name):
+    tables = read_tables((RESULTS / name).glob("*.csv"))
+    kept = tables.pop("verdicts")
+    pd.testing.assert_frame_equal(judge(STUDIES[name], tables), kept)
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_pages_and_figures_follow_from_the_tables_beside_them(name, tmp_path):
+    page = (RESULTS / name / "README.md").read_text(encoding="utf-8")
+    above, made = page.split(MARK)
+    (tmp_path / "README.md").write_text(above + MARK, encoding="utf-8")
+    names = re.findall(r"\[([\w-]+)\]\(\1\.csv\)", made)
+    tables = read_tables(RESULTS / name / f"{table}.csv" for table in names if table != "verdicts")
+    write_results(STUDIES[name], made.split("```\n")[1].strip(), tables, tmp_path)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == page
+    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in (RESULTS / name).glob("*.png")}
+    for table in names:  # what is read and written again is the same
+        pd.testing.assert_frame_equal(*(pd.read_csv(place / f"{table}.csv") for place in (tmp_path, RESULTS / name)))
+
+
+def test_the_summary_is_of_these_verdicts(tmp_path):
+    shutil.copytree(RESULTS, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
+    write_summary(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()

@@ -218,7 +218,7 @@ def test_other_axes_are_listed_in_order_and_every_run_knows_its_place(tmp_path):
 
 
 def test_the_papers_values_are_drawn_only_behind_its_own_setup(tmp_path, monkeypatch):
-    like_paper = made_up(n_features=10_000, sparsity=0.999, n_examples="inf")
+    like_paper = made_up(n_features=10_000, sparsity=0.999, n_steps=50_000, n_examples="inf")
     with_paper = data_in(page_of(saved([like_paper], tmp_path / "paper"), tmp_path))
     rows = {row["n_examples"]: row for row in with_paper["paper"]}
     assert rows[None]["test_loss"] == pytest.approx(0.9987)  # T infinite

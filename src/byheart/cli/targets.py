@@ -49,8 +49,9 @@ def load_target(spec: str) -> dict[str, Any]:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
+    directory = str(path.resolve().parent)
     sys.modules[path.stem] = module  # what the file defines can then be sent to other processes
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0, directory)  # what stands beside the file can be imported
     try:
         module_spec.loader.exec_module(module)
         function = getattr(module, name, None)
@@ -61,7 +62,8 @@ def load_target(spec: str) -> dict[str, Any]:
         words = " ".join(str(error).split())
         raise ValueError(f"target: received {spec!r}, which raised {type(error).__name__}: {words}") from error
     finally:
-        sys.path.pop(0)
+        if directory in sys.path:  # not the first of them if the file added its own
+            sys.path.remove(directory)
     if isinstance(found, tuple) and len(found) == 2:
         found = {"model": found[0], "dataset": found[1]}
     if not isinstance(found, dict) or not {"model", "dataset"} <= set(found):

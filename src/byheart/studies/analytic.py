@@ -8,30 +8,21 @@ T^2.5, and Adam moves no parameter farther than the sum of its learning rates.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.studies.study import (
-    N_SEEDS,
-    WORDS_OF_REDUCTION,
-    Claim,
-    Finding,
-    Scale,
-    Study,
-    compare,
-    judged,
-    losses_with,
-    not_run,
-    setup,
-)
+from byheart.claims import Claim, Finding, along, compare, judged, not_run
+from byheart.studies.study import N_SEEDS, WORDS_OF_REDUCTION, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
 from byheart.toy.model import Reduction
-from byheart.toy.runs import Runs
+from byheart.toy.runs import Runs, summed
 from byheart.toy.solutions import feature_polygon_loss_change, infinite_data_loss, polygon_norms, polygon_radius
 from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of
 from byheart.toy.train import draw_test_examples
 
 _GROWTH_T = (4, 5, 6, 7, 8, 10, 12)
@@ -39,10 +30,11 @@ _REACH_T = (6, 8, 10, 15, 20, 30, 40, 60, 80, 120)
 _RATES = (3e-4, 1e-3, 3e-3)
 _MEMORISED = 1e-3  # train loss
 _LARGEST_ENTRY = 0.4  # of an example with ten active features, typically: the largest bias is that times r^2 cos
+_GROWTH, _REACH, _INFINITE = "growth", "reach", "infinite data"
 _DERIVED = "derived from Henighan et al. 2023"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     seeds = range({"quick": 4, "medium": 8, "paper": 8}[scale])
     rates = _RATES if scale != "quick" else _RATES[::2]
     growth = grid(setup(scale), {"n_examples": _GROWTH_T}, seeds)
@@ -53,31 +45,31 @@ def _configs(scale: Scale) -> list[TrainConfig]:
         {"reduction": list(WORDS_OF_REDUCTION)},
         range(2),
     )
-    return list(dict.fromkeys(growth + reach + infinite))
+    return {_GROWTH: growth, _REACH: reach, _INFINITE: infinite}
 
 
 def _infinite(reduction: Reduction) -> tuple[Claim, Claim]:
     """The two claims on infinite data, of the runs with this reduction."""
 
-    def level(runs: Runs) -> Finding:
-        chosen = runs.where(n_examples="inf", reduction=reduction)
-        if not len(chosen):
-            return not_run("T = infinity")
-        config = chosen.headers[0].config
-        mean = float(draw_test_examples(config).to_scipy().mean())
-        expected = infinite_data_loss(config.n_features, mean)
-        losses = losses_with(chosen, reduction)["test_loss"].to_numpy()
-        finding = compare(losses, expected, 0.25 * (1 - expected), ".5f")
-        nothing = infinite_data_loss(config.n_features, mean, 0)
-        return Finding(f"{finding.ours}; theory {expected:.5f}, without features {nothing:.5f}", finding.verdict)
+    def chosen(tables: Tables) -> pd.DataFrame:
+        runs = summed(tables["runs"])
+        return runs[(runs["group"] == _INFINITE) & (runs["reduction"] == reduction)]
 
-    def five(runs: Runs) -> Finding:
-        chosen = runs.where(n_examples="inf", reduction=reduction)
-        if not len(chosen):
+    def level(tables: Tables) -> Finding:
+        runs = chosen(tables)
+        if runs.empty:
             return not_run("T = infinity")
-        gains = {f: feature_polygon_loss_change(f, chosen.headers[0].config.sparsity) for f in range(3, 10)}
-        best = min(gains, key=lambda f: gains[f])
-        counts = chosen.table["n_features_represented"].astype(int).to_list()
+        theory = tables["theory"].iloc[0]
+        expected = float(theory["test_loss"])
+        finding = compare(runs["test_loss"].to_numpy(), expected, 0.25 * (1 - expected), ".5f")
+        return finding.also(f"theory {expected:.5f}, without features {theory['without_features']:.5f}")
+
+    def five(tables: Tables) -> Finding:
+        runs = chosen(tables)
+        if runs.empty:
+            return not_run("T = infinity")
+        best = int(tables["theory"]["n_features_represented"].iloc[0])
+        counts = runs["n_features_represented"].astype(int).to_list()
         holds = [count == best for count in counts]
         return judged(f"theory: {best} features; trained, by seed: {counts}", all(holds), not any(holds))
 
@@ -102,17 +94,29 @@ def _infinite(reduction: Reduction) -> tuple[Claim, Claim]:
     )
 
 
-def _memorised(runs: Runs) -> pd.DataFrame:
+def _theory(groups: Mapping[str, Runs]) -> pd.DataFrame:
+    """What theory has for infinite data: test loss, that of representing no feature, and how many are best."""
+    rows = []
+    if _INFINITE in groups:
+        config = groups[_INFINITE].headers[0].config
+        mean = float(draw_test_examples(config).to_scipy().mean())
+        losses = (infinite_data_loss(config.n_features, mean, n) for n in (5, 0))
+        best = min(range(3, 10), key=lambda n: feature_polygon_loss_change(n, config.sparsity))
+        rows.append((*losses, best))
+    return pd.DataFrame(rows, columns=["test_loss", "without_features", "n_features_represented"])
+
+
+def _memorised(runs: pd.DataFrame) -> pd.DataFrame:
     """Memorised runs at the usual learning rate, with the norms a regular T-gon would have."""
-    table: pd.DataFrame = runs.table.query("learning_rate == 0.001 and train_loss < @_MEMORISED")
-    table = table[np.isfinite(table["n_examples"]) & (table["n_examples"] >= 4)]
+    table = runs.query("learning_rate == 0.001 and train_loss < @_MEMORISED and 4 <= n_examples < inf")
+    table = table.drop_duplicates("id")
     norms = [polygon_norms(int(size)) for size in table["n_examples"]]
     return table.assign(W_theory=[W for W, _ in norms], b_theory=[b for _, b in norms])
 
 
 def _growth(column: str, exponent: float) -> Claim:
-    def test(runs: Runs) -> Finding:
-        table = _memorised(runs)
+    def test(tables: Tables) -> Finding:
+        table = tables["norms"]
         chosen = table[table["n_examples"] >= (5 if column == "b_norm" else 4)]
         slopes = [
             float(np.polyfit(np.log(rows["n_examples"]), np.log(rows[column] / rows[theory]), 1)[0])
@@ -133,14 +137,13 @@ def _growth(column: str, exponent: float) -> Claim:
     )
 
 
-def _size_of_W(runs: Runs) -> Finding:
-    table = _memorised(runs)
+def _size_of_W(tables: Tables) -> Finding:
+    table = tables["norms"]
     if table["seed"].nunique() < 2:
         return not_run("memorised sets of two seeds")
     ratio = table["W_norm"] / table["W_theory"]
-    words = ", ".join(f"{r:.3f} at T = {t:g}" for t, r in ratio.groupby(table["n_examples"]).mean().items())
     finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.1, ".3f")
-    return Finding(f"{finding.ours}; {words}", finding.verdict)
+    return finding.also(along(ratio.groupby(table["n_examples"]).mean(), ".3f"))
 
 
 def _needed_bias(n_examples: int) -> float:
@@ -153,19 +156,18 @@ def _reach(runs: Runs) -> pd.DataFrame:
     The latter's T-gon needs a bias, 0.4 r^2 cos(2 pi/T), above the sum of rates.
     """
     rows = []
-    table = runs.table[runs.table["n_examples"].isin(_REACH_T)]
-    for rate, group in table.groupby("learning_rate"):
-        config = next(h.config for h in runs.headers if h.config.learning_rate == rate and h.config.n_examples != "inf")
-        total = float(learning_rates(config).sum())
-        memorised = group.groupby("n_examples")["train_loss"].median() < _MEMORISED
+    for rate in sorted({header.config.learning_rate for header in runs.headers}):
+        own = runs.where(learning_rate=rate)
+        total = float(learning_rates(own.headers[0].config).sum())
+        memorised = own.table.groupby("n_examples")["train_loss"].median() < _MEMORISED
         largest = float(memorised.index.to_numpy(dtype=float)[memorised.cummin()].max(initial=-math.inf))
         limit = next(t for t in range(5, 100_000) if _needed_bias(t) > total)
         rows.append((rate, total, largest, limit))
     return pd.DataFrame(rows, columns=["learning_rate", "sum_of_rates", "largest_memorised", "predicted"])
 
 
-def _reach_grows(runs: Runs) -> Finding:
-    table = _reach(runs)
+def _reach_grows(tables: Tables) -> Finding:
+    table = tables["reach"]
     if len(table) < 2:
         return not_run("two learning rates")
     ours = "; ".join(
@@ -204,8 +206,8 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    table = _memorised(runs)
+def _figures(tables: Tables) -> dict[str, Figure]:
+    table = tables["norms"]
     figure, axes = figure_of(1, 2, size=(8.5, 3.4))
     sizes = np.arange(4, max(int(table["n_examples"].max()) if len(table) else 12, 12) + 1)
     norms = np.array([polygon_norms(int(t)) for t in sizes])
@@ -214,7 +216,7 @@ def _figures(runs: Runs) -> dict[str, Figure]:
         axes[0].plot(table["n_examples"], table[f"{name}_norm"], "o", ms=3.5, color=color, alpha=0.5, mew=0)
     axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorised sets)")
     axes[0].legend(fontsize=8)
-    for rate, group in runs.table[np.isfinite(runs.table["n_examples"])].groupby("learning_rate"):
+    for rate, group in tables["runs"].query("group != @_INFINITE").groupby("learning_rate"):
         loss = group.groupby("n_examples")["train_loss"].median()
         axes[1].plot(loss.index, np.maximum(loss, 1e-7), "o-", ms=3.5, label=f"learning rate {rate:g}")
     axes[1].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="train loss, median (at least 1e-7)")
@@ -222,16 +224,18 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     return {"analytic": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    runs = table_of(groups)
     columns = ["n_examples", "seed", "W_norm", "W_theory", "b_norm", "b_theory", "train_loss"]
-    return {"norms": _memorised(runs)[columns], "reach": _reach(runs)}
+    reach = _reach(groups.get(_REACH, Runs([])))
+    return {"runs": runs, "norms": _memorised(runs)[columns], "reach": reach, "theory": _theory(groups)}
 
 
 STUDY = Study(
     "analytic",
     "Does the theory hold: the level of infinite data, the norms of memorising solutions, Adam's reach?",
-    _configs,
+    _groups,
+    _tables,
     _CLAIMS,
     _figures,
-    _tables,
 )

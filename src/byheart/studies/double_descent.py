@@ -10,32 +10,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from byheart.claims import Claim, Finding, compare, compare_curve, judge_bump, judged, not_run, onsets, share
 from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
-from byheart.studies.study import (
-    Claim,
-    Finding,
-    Scale,
-    Study,
-    compare,
-    compare_curve,
-    judge_bump,
-    judged,
-    not_run,
-    onsets,
-    setup,
-    share,
-)
+from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
-from byheart.toy.figures import double_descent, is_paper_setup, norms_and_scales, paper_reference, reproduction_norms
+from byheart.toy.figures import double_descent, norms_and_scales, overview
 from byheart.toy.model import Reduction
+from byheart.toy.reference import paper_reference, reproduction_norms
 from byheart.toy.runs import Run, Runs, summed
 from byheart.toy.sweep import grid
+from byheart.toy.tables import at_paper_setup, dimensionality_counts, table_of, vectors_of
 
+_EVERY_T, _MORE_AT_10 = "every T", "more datasets at T = 10"
 _PAPER_T = (3, 5, 6, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _T: dict[Scale, tuple[int | str, ...]] = {
     "quick": (3, 4, 5, 6, 7, 8, 10, 15, 20, 30, 100, 300, 1_000, 3_000),
@@ -50,98 +42,83 @@ _FEW, _NEAR = 6, 0.15  # up to which T examples are on the line m/T, and how nea
 _MEMORISED = 1e-3  # train loss; an unmemorised example of T = 15 alone adds 1/15
 
 
-def _configs(n_hidden: int, reduction: Reduction, scale: Scale) -> list[TrainConfig]:
+def _groups(n_hidden: int, reduction: Reduction, scale: Scale) -> dict[str, list[TrainConfig]]:
     base = setup(scale, n_hidden=n_hidden, reduction=reduction)
     base = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, 24))
-    more = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10)) if n_hidden == 2 else []
     n_seeds = 2 if (n_hidden, reduction) != (2, "sum") and scale == "quick" else _N_SEEDS
-    return grid(base, {"n_examples": _T[scale]}, range(n_seeds)) + more
+    groups = {_EVERY_T: grid(base, {"n_examples": _T[scale]}, range(n_seeds))}
+    if n_hidden == 2:
+        groups[_MORE_AT_10] = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10))
+    return groups
 
 
-def _at_size(runs: Runs, size: float) -> Runs:
-    return runs.where(n_examples="inf" if math.isinf(size) else size)
-
-
-def _table(runs: Runs) -> pd.DataFrame:
+def _table(tables: Tables) -> pd.DataFrame:
     """The runs of the seeds that every T has, losses summed over features."""
-    return summed(runs.table[runs.table["seed"] < _N_SEEDS])
+    return summed(tables["runs"].query("group == @_EVERY_T"))
 
 
-def _bump(runs: Runs) -> Finding:
+def _bump(tables: Tables) -> Finding:
     missing = f"three T above {_ROUGH_PATCH}, two seeds"
-    return judge_bump(_table(runs).query("n_examples > @_ROUGH_PATCH"), missing)
+    return judge_bump(_table(tables).query("n_examples > @_ROUGH_PATCH"), missing)
 
 
-def _exchange(runs: Runs) -> Finding:
-    largest = float(runs.table["n_examples"].max())
-    small, large = (_at_size(runs, size) for size in (5, largest))
-    if not len(small) or largest * (1 - small.headers[0].config.sparsity) < 19.9:
+def _exchange(tables: Tables) -> Finding:
+    table = _table(tables)
+    largest = table["n_examples"].max()
+    small, large = (table[table["n_examples"] == size].set_index("seed") for size in (5, largest))
+    if small.empty or largest * (1 - table["sparsity"].iloc[0]) < 19.9:
         return not_run("T = 5 and some T(1 - S) of at least 20")
-
-    def examples_lead(run: Run) -> bool:
-        return bool(example_dimensionality(run.hidden, run.repeats).max() > feature_dimensionality(run.W).max())
-
-    holds = [examples_lead(a) and not examples_lead(b) for a, b in zip(small, large, strict=True)]
-    return share(holds, f"have an example on top at T = 5 and a feature on top at T = {largest:g}")
+    holds = small["example_dimensionality_max"] > small["feature_dimensionality_max"]
+    holds &= large["example_dimensionality_max"] <= large["feature_dimensionality_max"]
+    return share(holds.tolist(), f"have an example on top at T = 5 and a feature on top at T = {largest:g}")
 
 
-def _pentagon(runs: Runs) -> Finding:
-    chosen = runs.where(n_examples=5)
-    if not len(chosen):
+def _pentagon(tables: Tables) -> Finding:
+    chosen = tables["runs"].query("n_examples == 5")
+    if chosen.empty:
         return not_run("T = 5")
-    values = [example_dimensionality(run.hidden) for run in chosen]
-    regular = [is_regular_polygon(run.hidden) for run in chosen]
-    holds = [alike and bool(np.abs(v - 0.4).max() <= 0.03) for alike, v in zip(regular, values, strict=True)]
-    finding = share(holds, "are regular, with all five within 0.03 of 0.40")
-    spread = f"; all between {min(v.min() for v in values):.3f} and {max(v.max() for v in values):.3f}"
-    return Finding(finding.ours + spread, finding.verdict)
+    low, high = chosen["example_dimensionality_min"], chosen["example_dimensionality_max"]
+    holds = chosen["regular"] & (low >= 0.37) & (high <= 0.43)
+    finding = share(holds.tolist(), "are regular, with all five within 0.03 of 0.40")
+    return finding.also(f"all between {low.min():.3f} and {high.max():.3f}")
 
 
-def _follows_line(runs: Runs) -> Finding:
-    furthest: dict[int, float] = {}
-    for run in runs:
-        if run.config.n_examples != "inf" and run.config.n_examples <= _FEW:
-            off = np.abs(example_dimensionality(run.hidden) - run.config.n_hidden / run.config.n_examples).max()
-            furthest[run.config.seed] = max(furthest.get(run.config.seed, 0.0), float(off))
-    if not furthest:
+def _follows_line(tables: Tables) -> Finding:
+    table = _table(tables).query("n_examples <= @_FEW")
+    if table.empty:
         return not_run(f"T up to {_FEW}")
-    finding = share([off <= _NEAR for off in furthest.values()], f"have every example within {_NEAR} of it")
-    words = ", ".join(f"{off:.2f}" for off in furthest.values())
-    return Finding(f"{finding.ours}; furthest {words}, by seed", finding.verdict)
+    line = table["n_hidden"] / table["n_examples"]
+    off = table[["example_dimensionality_min", "example_dimensionality_max"]].sub(line, axis=0).abs().max(axis=1)
+    furthest = off.groupby(table["seed"]).max()
+    finding = share((furthest <= _NEAR).tolist(), f"have every example within {_NEAR} of it")
+    return finding.also(f"furthest {', '.join(f'{most:.2f}' for most in furthest)}, by seed")
 
 
-def _decagon(runs: Runs) -> Finding:
-    chosen = runs.where(n_examples=10)
-    if not len(chosen):
+def _decagon(tables: Tables) -> Finding:
+    chosen = summed(tables["runs"].query("n_examples == 10"))
+    if chosen.empty:
         return not_run("T = 10")
-    losses = summed(chosen.table).set_index("id")["train_loss"]
-    memorised = [run.hidden for run in chosen if losses[run.id] < _MEMORISED]
-    decagons = [hidden for hidden in memorised if is_regular_polygon(hidden)]
+    memorised = chosen[chosen["train_loss"] < _MEMORISED]
+    decagons = memorised[memorised["regular"]]
     found = f"{len(memorised)} of {len(chosen)} seeds memorise all ten, {len(decagons)} as a regular decagon"
-    if not decagons:
+    if decagons.empty:
         return Finding(found, "differs" if len(memorised) > 1 else "inconclusive")
-    finding = compare([float(np.linalg.norm(hidden, axis=1).mean()) for hidden in decagons], 2.29, 0.11, ".3f")
+    finding = compare(decagons["hidden_norm_mean"].to_numpy(), 2.29, 0.11, ".3f")
     return Finding(f"{found}; radius {finding.ours}", finding.verdict)
 
 
-def _ring(runs: Runs) -> Finding:
-    lengths = [np.linalg.norm(run.hidden, axis=1) for run in runs.where(n_examples=30)]
-    return compare([float((r > r.max() / 2).sum()) for r in lengths], 21, 2, ".1f")
+def _ring(tables: Tables) -> Finding:
+    chosen = tables["runs"].query("n_examples == 30")
+    return compare(chosen["n_longer_than_half"].to_numpy(), 21, 2, ".1f")
 
 
-def _at(n_examples: int, column: str, paper: float, tolerance: float) -> Claim:
-    def test(runs: Runs) -> Finding:
-        table = _table(runs)
-        return compare(table.loc[table["n_examples"] == n_examples, column].to_numpy(), paper, tolerance)
+def _loss_at(n_examples: int, paper: float, tolerance: float) -> Claim:
+    def test(tables: Tables) -> Finding:
+        table = _table(tables)
+        return compare(table.loc[table["n_examples"] == n_examples, "test_loss"].to_numpy(), paper, tolerance)
 
-    return Claim(
-        f"{column.replace('_', '-')}-{n_examples}",
-        f"{column.replace('_', ' ').capitalize()} at T = {n_examples:,}",
-        "Henighan et al. 2023, Figure 3",
-        f"{paper:.4f} (read off to 0.0002; tolerance {tolerance:g})",
-        test,
-        True,
-    )
+    statement, value = f"Test loss at T = {n_examples:,}", f"{paper:.4f} (read off to 0.0002; tolerance {tolerance:g})"
+    return Claim(f"test-loss-{n_examples}", statement, "Henighan et al. 2023, Figure 3", value, test, True)
 
 
 def _judge_sizes(found: pd.Series[float], expected: float, factor: float = 1) -> Finding:
@@ -153,66 +130,53 @@ def _judge_sizes(found: pd.Series[float], expected: float, factor: float = 1) ->
     return judged(f"T = {ours} (by seed)", bool(same.all()), not same.any())
 
 
-def _largest_at(table: pd.DataFrame, values: pd.Series[float]) -> pd.Series[float]:
-    """The T of the largest value, by seed."""
-    return table.loc[values.groupby(table["seed"]).idxmax()].set_index("seed")["n_examples"]
-
-
-def _generalises(runs: Runs) -> Finding:
-    table = _table(runs)
+def _generalises(tables: Tables) -> Finding:
+    table = _table(tables)
     return _judge_sizes(onsets(table, table["test_loss"] < 1), 5_000)
 
 
-def _middle(runs: Runs) -> Finding:
-    table = _table(runs)
+def _middle(tables: Tables) -> Finding:
+    table = _table(tables)
     in_it = table[(table["test_loss"] > 1.01) & (table["n_examples"] > 30)]
     first = in_it.groupby("seed")["n_examples"].min().reindex(sorted(set(table["seed"]))).fillna(math.inf)
     return _judge_sizes(first, 2_000)
 
 
-def _height(runs: Runs) -> Finding:
-    table = _table(runs).query("n_examples > @_ROUGH_PATCH")
+def _height(tables: Tables) -> Finding:
+    table = _table(tables).query("n_examples > @_ROUGH_PATCH")
     by_size = [rows.to_numpy() for _, rows in table.groupby("n_examples")["test_loss"]]
     return compare(max(by_size, key=np.mean), 1.015, 0.005, ".4g") if by_size else not_run("T above 15")
 
 
-def _five_features(runs: Runs) -> Finding:
-    chosen = _at_size(runs, _GENERALISES)
-    if not len(chosen):
+def _five_features(tables: Tables) -> Finding:
+    chosen = tables["runs"].query("n_examples == @_GENERALISES")
+    if chosen.empty:
         return not_run(f"T = {_GENERALISES:,}")
-    values = [np.sort(feature_dimensionality(run.W))[::-1] for run in chosen]
-    finding = share(
-        [bool(v[4] >= 0.18 and v[0] <= 0.3 and v[5] < v[4] / 2) for v in values],
-        f"have exactly five features at 0.18 to 0.30 at T = {_GENERALISES:,}",
-    )
-    return Finding(
-        finding.ours + "; sixth and fifth: " + ", ".join(f"{v[5]:.2f} and {v[4]:.2f}" for v in values), finding.verdict
-    )
+    first, fifth, sixth = (chosen[f"feature_dimensionality_{rank}"] for rank in ("max", "5", "6"))
+    holds = (fifth >= 0.18) & (first <= 0.3) & (sixth < fifth / 2)
+    finding = share(holds.tolist(), f"have exactly five features at 0.18 to 0.30 at T = {_GENERALISES:,}")
+    both = ", ".join(f"{a:.2f} and {b:.2f}" for a, b in zip(sixth, fifth, strict=True))
+    return finding.also(f"sixth and fifth: {both}")
 
 
-def _largest_feature(runs: Runs) -> Finding:
-    table = _table(runs).query("n_examples > @_ROUGH_PATCH and n_examples < inf")
-    if not len(table):
+def _largest_feature(tables: Tables) -> Finding:
+    table = _table(tables).query("n_examples > @_ROUGH_PATCH and n_examples < inf")
+    if table.empty:
         return not_run(f"T above {_ROUGH_PATCH}")
     paper = paper_reference().set_index("n_examples")["feature_dim_max"]
     return compare_curve(table, "feature_dimensionality_max", paper, 0.02, ".3f")
 
 
-def _norm_peak(runs: Runs) -> Finding:
-    table = _table(runs)
-    return _judge_sizes(_largest_at(table, table["W_norm"]), 30, factor=2)
+def _largest_near_30(column: str, tables: Tables) -> Finding:
+    """Judge the T of the largest value of a column, by seed."""
+    table = _table(tables)
+    found = table.loc[table.groupby("seed")[column].idxmax()].set_index("seed")["n_examples"]
+    return _judge_sizes(found, 30, factor=2)
 
 
-def _hidden_peak(runs: Runs) -> Finding:
-    table = _table(runs)
-    longest = {run.id: float(np.linalg.norm(run.hidden, axis=1).max()) for run in runs}
-    return _judge_sizes(_largest_at(table, table["id"].map(longest)), 30, factor=2)
-
-
-def _plateau(runs: Runs) -> Finding:
-    table = _table(runs)
-    chosen = table.loc[table["n_examples"] == _GENERALISES, "W_norm"]
-    return compare(chosen.to_numpy(), math.sqrt(5), 0.15, ".3f")
+def _plateau(tables: Tables) -> Finding:
+    chosen = _table(tables).query("n_examples == @_GENERALISES")
+    return compare(chosen["W_norm"].to_numpy(), math.sqrt(5), 0.15, ".3f")
 
 
 _FIGURE_3 = "Henighan et al. 2023, Figure 3"
@@ -266,9 +230,9 @@ _CLAIMS = (
         _ring,
         True,
     ),
-    _at(5, "test_loss", 1.0000, 0.0005),
-    _at(100, "test_loss", 1.0031, 0.0005),
-    _at(500, "test_loss", 1.0004, 0.0005),
+    _loss_at(5, 1.0000, 0.0005),
+    _loss_at(100, 1.0031, 0.0005),
+    _loss_at(500, 1.0004, 0.0005),
     Claim(
         "middle-onset",
         "Onset of the middle regime (first T above 30 whose test loss exceeds 1.01)",
@@ -295,8 +259,8 @@ _CLAIMS = (
         True,
         refuted_if="no dataset begins there",
     ),
-    _at(10_000, "test_loss", 0.9989, 0.0003),
-    _at(20_000, "test_loss", 0.9988, 0.0003),
+    _loss_at(10_000, 0.9989, 0.0003),
+    _loss_at(20_000, 0.9988, 0.0003),
     Claim(
         "largest-feature",
         f"The largest dimensionality of a feature, at every T above {_ROUGH_PATCH}",
@@ -320,7 +284,7 @@ _CLAIMS = (
         "The longest hidden vector is largest at",
         "Henighan et al. 2023, Figure 4",
         "near T = 30 (within a factor of 2)",
-        _hidden_peak,
+        functools.partial(_largest_near_30, "hidden_norm_max"),
         True,
         refuted_if="no dataset has its peak there",
     ),
@@ -329,7 +293,7 @@ _CLAIMS = (
         "The norm of W is largest at",
         "Henighan et al. 2023, Figure 4 (Jermyn: still rising to 1,000)",
         "near T = 30 (within a factor of 2)",
-        _norm_peak,
+        functools.partial(_largest_near_30, "W_norm"),
         True,
         refuted_if="no dataset has its peak there",
     ),
@@ -344,62 +308,71 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    sizes = sorted(set(runs.table["n_examples"]))
-    wanted = (5, 30, 200, 2_000, 20_000) if is_paper_setup(runs) else (5, 10, 30, 300, 3_000)
+def _figures(tables: Tables) -> dict[str, Figure]:
+    shown = {"overview": overview, "double-descent": double_descent, "norms": norms_and_scales}
+    return {name: draw(tables) for name, draw in shown.items()}
+
+
+def _measured(run: Run) -> dict[str, object]:
+    """What is kept of a run's vectors, beside its metrics."""
+    lengths, features = np.linalg.norm(run.hidden, axis=1), np.sort(feature_dimensionality(run.W))[::-1]
+    planar = run.hidden.shape[1] == 2 and len(run.hidden) >= 3
+    return {
+        "id": run.id,
+        "example_dimensionality_min": example_dimensionality(run.hidden, run.repeats).min(),
+        "feature_dimensionality_5": features[4],
+        "feature_dimensionality_6": features[5],
+        "hidden_norm_mean": lengths.mean(),
+        "hidden_norm_max": lengths.max(),
+        "n_longer_than_half": (lengths > lengths.max() / 2).sum(),
+        "regular": planar and is_regular_polygon(run.hidden),
+    }
+
+
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    every = groups[_EVERY_T]
+    measured = pd.DataFrame([_measured(run) for runs in groups.values() for run in runs])
+    table = table_of(groups).merge(measured, on="id")
+    sizes = sorted(set(table["n_examples"]))
+    wanted = (5, 30, 200, 2_000, 20_000) if at_paper_setup(table) else (5, 10, 30, 300, 3_000)
     shown = [size for size in wanted if size in sizes] or sizes[:5]
-    return {"double-descent": double_descent(runs, shown), "norms": norms_and_scales(runs, shown)}
+    first = [next(iter(every.where(n_examples=size if math.isfinite(size) else "inf"))) for size in shown]
+    counts = dimensionality_counts(run for runs in groups.values() for run in runs)
+    return {"runs": table, "by-size": _by_size(table), "dimensionalities": counts, "vectors": vectors_of(first)}
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
-
-
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
+def _by_size(table: pd.DataFrame) -> pd.DataFrame:
     """Our values by T beside the paper's and, for the norms, another reproduction's (at the paper's setup)."""
-    grouped = summed(runs.table).groupby("n_examples")
-    ours = grouped["test_loss"].agg(seeds="size", test_loss="mean", test_loss_se="sem")
-    ours["train_loss"] = grouped["train_loss"].mean()
-    extremes = pd.DataFrame(
-        [
-            (
-                float(run.config.n_examples),
-                *_range(example_dimensionality(run.hidden, run.repeats)),
-                feature_dimensionality(run.W).max(),
-                np.linalg.norm(run.hidden, axis=1).max(),
-            )
-            for run in runs
-        ],
-        columns=["n_examples", "example_dim_min", "example_dim_max", "feature_dim_max", "hidden_norm_max"],
-    ).groupby("n_examples")
-    ours["example_dim_min"] = extremes["example_dim_min"].min()
-    ours["example_dim_max"] = extremes["example_dim_max"].max()
-    ours["feature_dim_max"] = extremes["feature_dim_max"].max()
-    ours["hidden_norm_max"] = extremes["hidden_norm_max"].mean()
-    for column in ("W_norm", "b_norm", "n_features_represented"):
-        ours[column] = grouped[column].mean()
-    if is_paper_setup(runs):
+    grouped = summed(table).groupby("n_examples")
+    ours = grouped.agg(
+        seeds=("test_loss", "size"),
+        test_loss=("test_loss", "mean"),
+        test_loss_se=("test_loss", "sem"),
+        train_loss=("train_loss", "mean"),
+        example_dim_min=("example_dimensionality_min", "min"),
+        example_dim_max=("example_dimensionality_max", "max"),
+        feature_dim_max=("feature_dimensionality_max", "max"),
+        hidden_norm_max=("hidden_norm_max", "mean"),
+        W_norm=("W_norm", "mean"),
+        b_norm=("b_norm", "mean"),
+        n_features_represented=("n_features_represented", "mean"),
+    )
+    if at_paper_setup(table):
         paper = paper_reference().set_index("n_examples").add_prefix("paper_")
         norms = reproduction_norms().set_index("n_examples").add_prefix("reproduction_")
         ours = ours.join(paper[[c for c in paper if "top5" not in str(c)]]).join(norms)
-    return {"by-size": ours.reset_index()}
+    return ours.reset_index()
 
 
 _QUESTION = "Does test loss peak between memorising and generalising, and do examples give way to features there"
-STUDY = Study("double-descent", f"{_QUESTION}?", functools.partial(_configs, 2, "sum"), _CLAIMS, _figures, _tables)
-STUDY_AVERAGED = Study(
-    "double-descent-averaged",
-    f"{_QUESTION}, with squared errors averaged over features?",
-    functools.partial(_configs, 2, "mean"),
-    _CLAIMS,
-    _figures,
-    _tables,
-)
-STUDY_M4 = Study(
-    "double-descent-m4",
-    f"{_QUESTION}, with four hidden units?",
-    functools.partial(_configs, 4, "sum"),
-    [claim for claim in _CLAIMS if claim.id in ("bump", "exchange")],
-    _figures,
-    _tables,
-)
+
+
+def _study(name: str, more: str, n_hidden: int, reduction: Reduction, claims: Sequence[Claim] = _CLAIMS) -> Study:
+    groups = functools.partial(_groups, n_hidden, reduction)
+    return Study(name, f"{_QUESTION}{more}?", groups, _tables, claims, _figures)
+
+
+STUDY = _study("double-descent", "", 2, "sum")
+STUDY_AVERAGED = _study("double-descent-averaged", ", with squared errors averaged over features", 2, "mean")
+_WHATEVER_THE_WIDTH = [claim for claim in _CLAIMS if claim.id in ("bump", "exchange")]
+STUDY_M4 = _study("double-descent-m4", ", with four hidden units", 4, "sum", _WHATEVER_THE_WIDTH)

@@ -6,16 +6,19 @@ Source: A. Jermyn's comment "What sets the generalization scale?" in Henighan et
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, onsets, setup
+from byheart.claims import Claim, Finding, judged, not_run, onsets
+from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import curves, figure_of
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of
 
 _OCCURRENCES = (2, 3, 5, 7, 10, 15, 20, 30)  # T (1 - S): how often each feature occurs
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -25,38 +28,42 @@ _SPARSITIES: dict[Scale, tuple[float, ...]] = {
     "medium": (0.97, 0.98, 0.99, 0.995, 0.998),
     "paper": (0.997, 0.998, 0.999, 0.9995),
 }
+_BY_DECAY = "weight decays, m = 2"
 _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
-    seeds, configs = range(N_SEEDS[scale]), []
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
+    """The sparsities at each m, and the weight decays at m = 2, which share runs."""
+    seeds, groups = range(N_SEEDS[scale]), {}
     occurrences, decays = (_QUICK_OCCURRENCES, _QUICK_DECAYS) if scale == "quick" else (_OCCURRENCES, _DECAYS)
     for n_hidden in (2,) if scale == "quick" else (2, 4, 8):
-        base = setup(scale, n_hidden=n_hidden)
-        for sparsity in _SPARSITIES[scale]:
-            sizes = [round(k / (1 - sparsity)) for k in occurrences]
-            configs += grid(base, {"sparsity": (sparsity,), "n_examples": sizes}, seeds)
-        if n_hidden == 2:
-            others = [decay for decay in decays if decay != base.weight_decay]
-            sizes = [round(k / (1 - base.sparsity)) for k in occurrences]
-            configs += grid(base, {"weight_decay": others, "n_examples": sizes}, seeds)
-    return configs
+        groups[f"m = {n_hidden}"] = [
+            config
+            for sparsity in _SPARSITIES[scale]
+            for config in grid(setup(scale, n_hidden=n_hidden, sparsity=sparsity), _sizes(occurrences, sparsity), seeds)
+        ]
+    base = setup(scale)
+    groups[_BY_DECAY] = grid(base, {"weight_decay": decays, **_sizes(occurrences, base.sparsity)}, seeds)
+    return groups
 
 
-def _table(runs: Runs) -> pd.DataFrame:
+def _sizes(occurrences: Sequence[int], sparsity: float) -> dict[str, list[int]]:
+    return {"n_examples": [round(k / (1 - sparsity)) for k in occurrences]}
+
+
+def _with_occurrences(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs, with T (1 - S) as ``occurrences``, rounded as the grid has it."""
-    table = runs.table
-    return table.assign(occurrences=(table["n_examples"] * (1 - table["sparsity"])).round(1))
+    return runs.assign(occurrences=(runs["n_examples"] * (1 - runs["sparsity"])).round(1))
 
 
-def _jumps(runs: Runs) -> pd.DataFrame:
-    """By width, sparsity and weight decay, and seed: the T (1 - S) at which the largest feature dimensionality jumps.
+def _jumps(runs: pd.DataFrame) -> pd.DataFrame:
+    """By group, sparsity and weight decay, and seed: the T (1 - S) at which the largest feature dimensionality jumps.
 
     From there on it stays above half of its value at the largest T. Infinite where that is not three times its value at
     the smallest T: nothing jumps up to T (1 - S) = ``up_to``.
     """
     rows = []
-    for key, group in _table(runs).groupby(["n_hidden", "sparsity", "weight_decay"]):
+    for key, group in _with_occurrences(runs).groupby(["group", "n_hidden", "sparsity", "weight_decay"]):
         if group["occurrences"].nunique() < 3 or group["occurrences"].max() < 20:
             continue  # too few runs to tell
         by_seed = group.pivot_table(index="occurrences", columns="seed", values="feature_dimensionality_max")
@@ -65,7 +72,7 @@ def _jumps(runs: Runs) -> pd.DataFrame:
         found = onsets(group, group["feature_dimensionality_max"] > half, "occurrences")
         up_to = by_seed.index[-1]
         rows += [(*key, seed, jump, up_to) for seed, jump in found.where(last >= 3 * first, math.inf).items()]
-    return pd.DataFrame(rows, columns=["n_hidden", "sparsity", "weight_decay", "seed", "jump", "up_to"])
+    return pd.DataFrame(rows, columns=["group", "n_hidden", "sparsity", "weight_decay", "seed", "jump", "up_to"])
 
 
 def _means(jumps: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -84,10 +91,8 @@ def _means(jumps: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "words"])
 
 
-def _decay_does_not_matter(runs: Runs) -> Finding:
-    jumps = _jumps(runs)
-    plain = jumps[(jumps["n_hidden"] == 2) & (jumps["sparsity"] == _base_sparsity(runs))]
-    means = _means(plain, "weight_decay")
+def _decay_does_not_matter(tables: Tables) -> Finding:
+    means = _means(tables["jumps"].query("group == @_BY_DECAY"), "weight_decay")
     if len(means) < 3:
         return not_run("three weight decays")
     if np.isinf(means["mean"]).any():
@@ -101,14 +106,10 @@ def _in_words(means: pd.DataFrame, name: str = "") -> str:
     return ", ".join(f"{words} at {name}{value:g}" for value, words in means["words"].items())
 
 
-def _base_sparsity(runs: Runs) -> float:
-    return float(runs.table.query("weight_decay != 0.01")["sparsity"].max())
-
-
 def _ten_occurrences(n_hidden: int) -> Claim:
-    def test(runs: Runs) -> Finding:
-        jumps = _jumps(runs)
-        means = _means(jumps[(jumps["n_hidden"] == n_hidden) & (jumps["weight_decay"] == 1e-2)], "sparsity")
+    def test(tables: Tables) -> Finding:
+        jumps = tables["jumps"]
+        means = _means(jumps[jumps["group"] == f"m = {n_hidden}"], "sparsity")
         if len(means) < 3:
             return not_run(f"m = {n_hidden} at three sparsities")
         ours = f"T(1 - S) of the jump (seeds): {_in_words(means, 'S = ')}"
@@ -141,35 +142,37 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    table = _table(runs)
-    widths = sorted(set(table["n_hidden"]))
-    figure, axes = figure_of(1, 1 + len(widths), size=(3.2 * (1 + len(widths)), 3.2), sharey=True, squeeze=False)
-    decays = table[(table["n_hidden"] == 2) & (table["sparsity"] == _base_sparsity(runs))]
-    curves(decays, "feature_dimensionality_max", "weight_decay", axes[0, 0], "occurrences", "weight decay {:g}")
-    for ax, n_hidden in zip(axes[0, 1:], widths, strict=True):
-        rows = table[(table["n_hidden"] == n_hidden) & (table["weight_decay"] == 1e-2)]
-        curves(rows, "feature_dimensionality_max", "sparsity", ax, "occurrences", "S = {:g}")
-        ax.set(title=f"m = {n_hidden}, sparsities", ylabel="")
-    axes[0, 0].set(
-        title=f"m = 2, weight decays (S = {_base_sparsity(runs):g})", ylabel="largest feature dimensionality"
-    )
-    for ax in axes[0]:
-        ax.set(xlabel="T (1 - S)", xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
+def _figures(tables: Tables) -> dict[str, Figure]:
+    by_group = {str(label): rows for label, rows in _with_occurrences(tables["runs"]).groupby("group")}
+    labels = sorted(by_group, key=lambda label: (label != _BY_DECAY, label))
+    figure, axes = figure_of(1, len(labels), size=(3.2 * len(labels), 3.2), sharey=True, squeeze=False)
+    for ax, label in zip(axes[0], labels, strict=True):
+        rows = by_group[label]
+        by, words = ("weight_decay", "weight decay {:g}") if label == _BY_DECAY else ("sparsity", "S = {:g}")
+        curves(rows, "feature_dimensionality_max", by, ax, "occurrences", words)
+        title = (
+            f"m = 2, weight decays (S = {rows['sparsity'].iloc[0]:g})"
+            if by == "weight_decay"
+            else f"{label}, sparsities"
+        )
+        ax.set(title=title, ylabel="", xlabel="T (1 - S)")
+        ax.set(xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
         ax.minorticks_off()
         ax.legend(fontsize=7)
+    axes[0, 0].set_ylabel("largest feature dimensionality")
     return {"generalisation-scale": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    return {"jumps": _jumps(runs).replace(math.inf, np.nan)}
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    runs = table_of(groups)
+    return {"runs": runs, "jumps": _jumps(runs)}
 
 
 STUDY = Study(
     "generalisation-scale",
     "What sets the T from which on features are learned: weight decay, or how often a feature occurs?",
-    _configs,
+    _groups,
+    _tables,
     _CLAIMS,
     _figures,
-    _tables,
 )

@@ -8,16 +8,19 @@ correlated examples instead of single ones. Here solutions are also started from
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from byheart.claims import Claim, Finding, along, judged, not_run, onsets
 from byheart.geometry import neighbour_overlap
-from byheart.studies.study import Claim, Finding, Scale, Study, judged, not_run, onsets, setup
+from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, vectors
-from byheart.toy.runs import Runs
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, runs_and_mean, vectors
+from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of, vectors_of
 from byheart.toy.train import draw_examples
 
 _T: dict[Scale, tuple[int, ...]] = {
@@ -36,32 +39,33 @@ _GENERALISING = "test_loss < 1 and n_features_represented >= 3"  # a broken poly
 _JULY = "Jermyn, Olah, Henighan, July 2023 update"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     seeds, rates = range(4 if scale == "paper" else 2), _RATES[scale]
     axes = {"n_examples": _T[scale], "learning_rate": rates, "initialization": ("xavier_normal", "pentagon")}
     built = {"n_examples": [t for t in _T[scale] if t <= _POLYGON_UP_TO], "learning_rate": rates}
-    return grid(setup(scale), axes, seeds) + grid(setup(scale, initialization="polygon"), built, seeds)
+    polygons = grid(setup(scale, initialization="polygon"), built, seeds)
+    return {"drawn or from a pentagon": grid(setup(scale), axes, seeds), "from a polygon": polygons}
 
 
-def _families(runs: Runs) -> pd.DataFrame:
+def _families(runs: pd.DataFrame) -> pd.DataFrame:
     """By T and seed: the lowest train loss of memorising and of generalising solutions.
 
     A memorising one is worse than no answer on test data, and better on training data; a generalising one is better on
     test data, and represents at least three features.
     """
     families = {"generalising": _GENERALISING, "memorising": _MEMORISING}
-    chosen = [runs.table.query(query).assign(family=family) for family, query in families.items()]
+    chosen = [runs.query(query).assign(family=family) for family, query in families.items()]
     lowest = pd.concat(chosen).pivot_table(
         index=["n_examples", "seed"], columns="family", values="train_loss", aggfunc="min"
     )
     return lowest.reindex(columns=["generalising", "memorising"]).reset_index()
 
 
-def _crossing(runs: Runs) -> Finding:
-    table = _families(runs)
+def _crossing(tables: Tables) -> Finding:
+    table = tables["families"]
     if table["n_examples"].nunique() < 3:
         return not_run("three T")
-    per_feature = 1 - runs.headers[0].config.sparsity
+    per_feature = 1 - tables["runs"]["sparsity"].iloc[0]
     largest = table["n_examples"].max()
     if largest * per_feature < 100:
         return not_run("T(1 - S) of 100 or more")
@@ -80,8 +84,8 @@ def _crossing(runs: Runs) -> Finding:
     return judged(ours, all(inside), not any(inside))
 
 
-def _beyond_the_usual_rate(runs: Runs) -> Finding:
-    table = runs.table
+def _beyond_the_usual_rate(tables: Tables) -> Finding:
+    table = tables["runs"]
     middle = table[(table["n_examples"] * (1 - table["sparsity"])).between(0.999, 5)]
     if middle["learning_rate"].nunique() < 2 or not (middle["initialization"] == "xavier_normal").any():
         return not_run("two learning rates at T(1 - S) of 1 to 5")
@@ -96,32 +100,37 @@ def _beyond_the_usual_rate(runs: Runs) -> Finding:
     return judged(f"train loss: {words}", all(holds), not any(holds))
 
 
-def _coexist(runs: Runs) -> Finding:
-    if runs.table["n_examples"].nunique() < 3:
+def _coexist(tables: Tables) -> Finding:
+    if tables["runs"]["n_examples"].nunique() < 3:
         return not_run("three T")
-    both = sorted(set(_families(runs).dropna()["n_examples"]))
+    both = sorted(set(tables["families"].dropna()["n_examples"]))
     ours = f"both kinds are found at T = {', '.join(f'{t:g}' for t in both)}" if both else "no T has both kinds"
     return judged(ours, len(both) > 1, not both)
 
 
-def _clusters(runs: Runs) -> pd.DataFrame:
+def _best_memorising(groups: Mapping[str, Runs]) -> list[Run]:
+    """The runs of lowest train loss among the memorising ones, by T and seed."""
+    files = {header.id: runs for runs in groups.values() for header in runs.headers}
+    memorising = table_of(groups).query(_MEMORISING)
+    best = memorising.loc[memorising.groupby(["n_examples", "seed"])["train_loss"].idxmin(), "id"]
+    return [files[run_id][run_id] for run_id in best]
+
+
+def _clusters(best: Sequence[Run]) -> pd.DataFrame:
     """By T and seed, in the best memorising run: how much more alike neighbours by angle are than any two examples."""
-    rows = []
-    for (n_examples, seed), group in runs.table.query(_MEMORISING).groupby(["n_examples", "seed"]):
-        run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
-        rows.append((n_examples, seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy())))
+    rows = [
+        (run.config.n_examples, run.config.seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy()))
+        for run in best
+    ]
     return pd.DataFrame(rows, columns=["n_examples", "seed", "neighbour_overlap"])
 
 
-def _clusters_grow(runs: Runs) -> Finding:
-    table = _clusters(runs)
-    n_features = runs.headers[0].config.n_features
-    large = table[table["n_examples"] >= n_features / 3]
+def _clusters_grow(tables: Tables) -> Finding:
+    table = tables["clusters"]
+    large = table[table["n_examples"] >= tables["runs"]["n_features"].iloc[0] / 3]
     if large.empty:
         return not_run("a memorising solution at T of at least n/3")
-    words = ", ".join(
-        f"{v:.3g} at T = {t:g}" for t, v in table.groupby("n_examples")["neighbour_overlap"].mean().items()
-    )
+    words = along(table.groupby("n_examples")["neighbour_overlap"].mean(), ".3g")
     low, high = large["neighbour_overlap"].min(), large["neighbour_overlap"].max()
     return judged(f"neighbours overlap as {words} times any two", low > 2, high < 1.2)
 
@@ -162,38 +171,39 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    table = _families(runs)
+def _figures(tables: Tables) -> dict[str, Figure]:
+    table, shown = tables["families"], tables["vectors"]
     figure, axes = figure_of(1, 2, size=(8.5, 3.4), width_ratios=[1.4, 1])
+    gain = table.assign(memorising=1 - table["memorising"], generalising=1 - table["generalising"])
     for name, color in (("memorising", EXAMPLES), ("generalising", FEATURES)):
-        grouped = table.groupby("n_examples")[name]
-        axes[0].plot(table["n_examples"], 1 - table[name], "o", ms=4, color=color, alpha=0.5, mew=0)
-        axes[0].plot(grouped.mean().index, 1 - grouped.mean(), color=color, label=name)
+        runs_and_mean(gain, name, axes[0], color, name)
     axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="1 - lowest train loss")
     axes[0].legend(fontsize=8)
-    clusters = _clusters(runs)
-    n_features = runs.headers[0].config.n_features
-    chosen = clusters[clusters["n_examples"] >= n_features / 3]
-    axes[1].axis("off")
-    if len(chosen):
-        size = chosen["n_examples"].min()
-        group = runs.table.query(f"n_examples == @size and {_MEMORISING}")
-        run = runs[str(group.sort_values("train_loss")["id"].iloc[0])]
-        vectors(run.hidden, axes[1], EXAMPLES)
-        axes[1].axis("on")
-        axes[1].set_title(f"best memorising solution, T = {size:g}", fontsize=9)
+    if shown.empty:
+        axes[1].axis("off")
+    else:
+        vectors(shown[["x", "y"]].to_numpy(), axes[1], EXAMPLES)
+        axes[1].set_title(f"best memorising solution, T = {shown['n_examples'].iloc[0]:g}", fontsize=9)
     return {"middle-regime": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    return {"families": _families(runs), "clusters": _clusters(runs)}
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    runs, best = table_of(groups), _best_memorising(groups)
+    large = [run for run in best if int(run.config.n_examples) >= run.config.n_features / 3]
+    shown = min(large, key=lambda run: (run.config.n_examples, run.metrics["train_loss"]), default=None)
+    return {
+        "runs": runs,
+        "families": _families(runs),
+        "clusters": _clusters(best),
+        "vectors": vectors_of([shown] if shown else [], ["example"]),
+    }
 
 
 STUDY = Study(
     "middle-regime",
     "Between memorising and generalising, which solution has the lower train loss, and where do they cross?",
-    _configs,
+    _groups,
+    _tables,
     _CLAIMS,
     _figures,
-    _tables,
 )

@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from byheart.claims import Claim, Finding, compare, judge, judged, one_digit
 from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
 from byheart.network.audit import audit
 from byheart.network.calibration import MEMORIZED
@@ -25,7 +26,7 @@ from byheart.network.fit import Fit
 from byheart.network.log import TrainingLog
 from byheart.records import prepare_directory, write_atomically
 from byheart.studies.readme import write_readme
-from byheart.studies.study import Claim, Finding, Scale, compare, judged, one_digit, verdict_row
+from byheart.studies.study import Scale
 from byheart.toy.figures import figure_of, style
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ CLAIMS = (
 def _write(
     scale: Scale, out: Path, examples: pd.DataFrame, sizes: pd.DataFrame, pictures: np.ndarray, seconds: float
 ) -> pd.DataFrame:
-    verdicts = pd.DataFrame([verdict_row(claim, examples) for claim in CLAIMS])
+    verdicts = judge(CLAIMS, examples)
     tables = {"by-dataset": _by_dataset(examples), "by-epoch": _by_epoch(examples), "by-size": _by_size(sizes)}
     tables["by-label"] = _by_label(examples)
     for name, table in {"verdicts": verdicts, **tables}.items():

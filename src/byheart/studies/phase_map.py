@@ -5,30 +5,21 @@ Source: Henighan et al. 2023, Figure 5 (double descent along both axes; results 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from byheart.studies.study import (
-    N_SEEDS,
-    SMALLEST,
-    SMALLEST_T,
-    Bump,
-    Claim,
-    Finding,
-    Scale,
-    Study,
-    judged,
-    mean_losses,
-    not_run,
-    setup,
-)
+from byheart.claims import Bump, Claim, Finding, along, judged, not_run
+from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import figure_of, map_of
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
+from byheart.toy.tables import mean_losses, table_of
 
 _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
     "quick": {"n_hidden": (2, 4, 8, 16), "n_examples": SMALLEST_T},
@@ -43,19 +34,19 @@ _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
 }
 # Beyond the ridge of m up to 16; with more hidden units test loss only falls by then.
 _FAR_SIDE: dict[Scale, dict[str, tuple[int, ...]]] = {
-    "medium": {"n_hidden": (2, 3, 4, 6, 8, 12, 16), "n_examples": (3_000, 5_000)},
+    "medium": {"n_hidden": (2, 3, 4, 6, 8, 12, 16), "n_examples": (3_000, 5_000)}
 }
 _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     base, seeds = setup(scale, **(SMALLEST if scale == "quick" else {})), range(N_SEEDS[scale])
-    configs = grid(base, _AXES[scale], seeds)
-    return configs + (grid(base, _FAR_SIDE[scale], seeds) if scale in _FAR_SIDE else [])
+    groups = {"map": grid(base, _AXES[scale], seeds)}
+    return groups | ({"far side": grid(base, _FAR_SIDE[scale], seeds)} if scale in _FAR_SIDE else {})
 
 
-def _bumps(runs: Runs, along: str, across: str) -> dict[float, Bump]:
-    found = {float(str(value)): Bump.along(rows, along) for value, rows in runs.table.groupby(across)}
+def _bumps(runs: pd.DataFrame, along: str, across: str) -> dict[float, Bump]:
+    found = {float(str(value)): Bump.along(rows, along) for value, rows in runs.groupby(across)}
     return {value: bump for value, bump in found.items() if bump is not None}
 
 
@@ -68,42 +59,43 @@ def _judge(bumps: dict[float, Bump], name: str) -> Finding:
     return judged(ours, len(high) >= 3, all(bump.where == "first" for bump in bumps.values()))
 
 
-def _more_data_hurts(runs: Runs) -> Finding:
-    return _judge(_bumps(runs, "n_examples", "n_hidden"), "m")
+def _more_data_hurts(tables: Tables) -> Finding:
+    return _judge(_bumps(tables["runs"], "n_examples", "n_hidden"), "m")
 
 
-def _bigger_model_hurts(runs: Runs) -> Finding:
-    return _judge(_bumps(runs, "n_hidden", "n_examples"), "T")
+def _bigger_model_hurts(tables: Tables) -> Finding:
+    return _judge(_bumps(tables["runs"], "n_hidden", "n_examples"), "T")
 
 
-def _ridge(runs: Runs) -> pd.DataFrame:
+def _ridge(runs: pd.DataFrame) -> pd.DataFrame:
     """The bumps along T that rise above 1, the test loss of answering nothing."""
     bumps = _bumps(runs, "n_examples", "n_hidden")
     rows = [(m, b.at, b.mean, b.error, b.height) for m, b in bumps.items() if b.height > 3 and b.mean > 1]
     return pd.DataFrame(rows, columns=["n_hidden", "n_examples", "test_loss", "test_loss_se", "height"])
 
 
-def _slope(runs: Runs) -> Finding:
-    ridge = _ridge(runs)
+def _slope(tables: Tables) -> Finding:
+    ridge = tables["ridge"]
     if len(ridge) < 4:
         return not_run(f"a bump above 1 at four m or more (found at {len(ridge)})")
     x, y = np.log(ridge["n_hidden"]), np.log(ridge["n_examples"])
     (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
     error = float(np.sqrt(covariance[0, 0]))
-    where = ", ".join(f"{t:g} at m = {m:g}" for m, t in zip(ridge["n_hidden"], ridge["n_examples"], strict=True))
+    where = along(ridge.set_index("n_hidden")["n_examples"], "g", "m = ")
     ours = f"T of the peak: {where}; it grows as m^{slope:.2f} \N{PLUS-MINUS SIGN} {error:.2f}"
     return judged(ours, slope > 2 * error, slope < -2 * error)
 
 
-def _consistent(runs: Runs) -> Finding:
-    logs = runs.table.assign(log=np.log(runs.table["test_loss"])).groupby(["n_hidden", "n_examples"])["log"]
-    ridge = _ridge(runs).set_index("n_hidden")["n_examples"]
+def _consistent(tables: Tables) -> Finding:
+    runs = tables["runs"]
+    logs = np.log(runs["test_loss"]).groupby([runs["n_hidden"], runs["n_examples"]])
+    ridge = tables["ridge"].set_index("n_hidden")["n_examples"]
     spread = pd.Series({m: float(logs.get_group((m, t)).std()) for m, t in ridge.items()}, dtype=float)
     few, many = spread[spread.index <= 3], spread[spread.index > 3]
     if few.empty or many.empty:
         return not_run("a bump above 1 at some m up to 3, and at some above")
-    words = ", ".join(f"{s:.2g} at m = {m:g}" for m, s in spread.items())
     ratio = many.mean() / few.mean()
+    words = along(spread, ".2g", "m = ")
     ours = f"spread of log test loss over datasets, at the peak: {words}; ratio of the means {ratio:.2f}"
     return judged(ours, ratio < 1 / 2, ratio > 1)
 
@@ -144,32 +136,26 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Figure]:
     figure, ax = figure_of(size=(6.5, 4.6))
-    table = runs.table
-    factor = float(np.exp(np.abs(np.log(mean_losses(table, ["n_hidden", "n_examples"])["test_loss"])).max()))
+    table = tables["by-cell"]
+    factor = float(np.exp(np.abs(np.log(table["test_loss"])).max()))
     level = LogNorm(1 / factor, factor)  # 1, the loss of answering nothing, in the middle
     mesh = map_of(table, "test_loss", "n_examples", "n_hidden", ax, norm=level, cmap="RdBu_r")
     bar = figure.colorbar(mesh, label="test loss, mean over datasets", format="%g")
     bar.set_ticks(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     bar.minorticks_off()
     sizes, widths = sorted(set(table["n_examples"])), sorted(set(table["n_hidden"]))
-    for row in _ridge(runs).itertuples():
+    for row in tables["ridge"].itertuples():
         ax.plot(sizes.index(row.n_examples) + 0.5, widths.index(row.n_hidden) + 0.5, "ko", mfc="none", ms=8)
     ax.set(xlabel="training examples T", ylabel="hidden units m", facecolor="#dddddd")
     ax.set_title("circles: the highest test loss along T, where it is a bump above 1; grey: not run", fontsize=9)
     return {"phase-map": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    return {"by-cell": mean_losses(runs.table, ["n_hidden", "n_examples"]), "ridge": _ridge(runs)}
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    runs = table_of(groups)
+    return {"runs": runs, "by-cell": mean_losses(runs, ["n_hidden", "n_examples"]), "ridge": _ridge(runs)}
 
 
-STUDY = Study(
-    "phase-map",
-    "Where do more data, and a bigger model, hurt?",
-    _configs,
-    _CLAIMS,
-    _figures,
-    _tables,
-)
+STUDY = Study("phase-map", "Where do more data, and a bigger model, hurt?", _groups, _tables, _CLAIMS, _figures)

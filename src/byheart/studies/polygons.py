@@ -5,18 +5,21 @@ Source: Henighan et al. 2023, Figure 2, and the comment on two circles there; "O
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from byheart.claims import Claim, Finding, along, compare, judged, not_run
 from byheart.geometry import arrangement, lengths_apart
-from byheart.studies.study import Claim, Finding, Scale, Study, compare, judged, not_run
-from byheart.studies.study import setup as base_setup
+from byheart.studies.study import Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import EXAMPLES, figure_of, vectors
 from byheart.toy.runs import Run, Runs
 from byheart.toy.solutions import polygon_radius
 from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of, vectors_of
 from byheart.toy.train import draw_examples
 
 _T: dict[Scale, tuple[int, ...]] = {
@@ -26,6 +29,7 @@ _T: dict[Scale, tuple[int, ...]] = {
 }
 _N_SEEDS: dict[Scale, int] = {"quick": 8, "medium": 100, "paper": 100}
 _ESCAPE_T = 8
+_PLAIN = "the paper's settings"
 _MEMORISED = 1e-3  # train loss; one example of fifteen that is not memorised adds 1/15
 _COLORS = {
     "regular polygon": "#0072B2",
@@ -37,39 +41,25 @@ _COLORS = {
 _FIGURE_2 = "Henighan et al. 2023, Figure 2"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
-    base, seeds = base_setup(scale), range(_N_SEEDS[scale])
-    configs = grid(base, {"n_examples": _T[scale]}, seeds)
-    for change in _ways_out(base.n_steps):
-        configs += grid(
-            base, {"n_examples": (_ESCAPE_T,), **{field: (value,) for field, value in change.items()}}, seeds
-        )
-    return list(dict.fromkeys(configs))
-
-
-def _ways_out(n_steps: int) -> list[dict[str, object]]:
-    """Changes to the paper's settings, with ``n_steps``, that may escape the failure."""
-    return [
-        {"learning_rate": 3e-3},
-        {"learning_rate": 1e-2},
-        {"n_inits": 5},
-        {"weight_decay": 0.0},
-        {"n_steps": 4 * n_steps},
-    ]
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
+    """The paper's settings, and at T = 8 changes that may escape the failure."""
+    base, seeds = setup(scale), range(_N_SEEDS[scale])
+    ways_out: dict[str, tuple[float, ...]] = {
+        "learning_rate": (3e-3, 1e-2),
+        "n_inits": (5,),
+        "weight_decay": (0.0,),
+        "n_steps": (4 * base.n_steps,),
+    }
+    changed = {
+        f"{field} {value}": grid(base, {"n_examples": (_ESCAPE_T,), field: (value,)}, seeds)
+        for field, values in ways_out.items()
+        for value in values
+    }
+    return {_PLAIN: grid(base, {"n_examples": _T[scale]}, seeds), **changed}
 
 
 def _memorised(run: Run) -> bool:
     return (run.metrics["train_loss"] or 0.0) < _MEMORISED
-
-
-def _plain(runs: Runs) -> Runs:
-    """The runs at the base settings."""
-    return runs.where(**_base(runs))
-
-
-def _base(runs: Runs) -> dict[str, object]:
-    table = runs.table
-    return {"learning_rate": 1e-3, "n_inits": 1, "weight_decay": 1e-2, "n_steps": int(table["n_steps"].mode()[0])}
 
 
 def _bias(run: Run) -> float:
@@ -102,19 +92,17 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _small_are_regular(runs: Runs) -> Finding:
-    table = _outcomes(_plain(runs))
-    share = (table["arrangement"] == "regular polygon").groupby(table["n_examples"]).mean()
+def _small_are_regular(tables: Tables) -> Finding:
+    table = tables["outcomes"]
+    share = (table["arrangement"] == "regular polygon").astype(float).groupby(table["n_examples"]).mean()
     chosen = share[share.index.isin((3, 4, 5, 6))]
     if len(chosen) < 4 or table["seed"].nunique() < 4:
         return not_run("T = 3 to 6, four seeds")
-    ours = "share of regular polygons: " + ", ".join(f"{s:.0%} at T = {t}" for t, s in share.items())
-    low = chosen.min()
-    return judged(ours, low >= 0.9, chosen.max() < 0.5)
+    return judged(f"share of regular polygons: {along(share, '.0%')}", chosen.min() >= 0.9, chosen.max() < 0.5)
 
 
-def _eight_fails(runs: Runs) -> Finding:
-    table = _outcomes(_plain(runs)).query("n_examples == @_ESCAPE_T")
+def _eight_fails(tables: Tables) -> Finding:
+    table = tables["outcomes"].query("n_examples == @_ESCAPE_T")
     if len(table) < 4:
         return not_run("four datasets at T = 8")
     counts = table["arrangement"].value_counts()
@@ -127,8 +115,8 @@ def _eight_fails(runs: Runs) -> Finding:
     return judged(ours, failed - 2 * error > 0, failed == 0)
 
 
-def _two_circles(runs: Runs) -> Finding:
-    table = _outcomes(_plain(runs)).query("n_examples == @_ESCAPE_T")
+def _two_circles(tables: Tables) -> Finding:
+    table = tables["outcomes"].query("n_examples == @_ESCAPE_T")
     circles = table[table["arrangement"] == "two circles"]
     if len(circles) < 4:
         return not_run("four datasets on two circles at T = 8")
@@ -139,9 +127,9 @@ def _two_circles(runs: Runs) -> Finding:
     return Finding(ours, finding.verdict)
 
 
-def _regular_memorised(runs: Runs) -> pd.DataFrame:
+def _regular_memorised(tables: Tables) -> pd.DataFrame:
     """The T-gons that hold all examples: radius over the least one, bias over what the radius R asks for, R^2 - 1."""
-    table = _outcomes(_plain(runs)).query("arrangement == 'regular polygon' and memorised")
+    table = tables["outcomes"].query("arrangement == 'regular polygon' and memorised")
     least = table["n_examples"].map(polygon_radius)
     return table.assign(
         radius=table["radius"] / least,
@@ -151,46 +139,42 @@ def _regular_memorised(runs: Runs) -> pd.DataFrame:
 
 
 def _by_size(table: pd.DataFrame, column: str) -> str:
-    return ", ".join(f"{mean:.3f} at T = {size}" for size, mean in table.groupby("n_examples")[column].mean().items())
+    return along(table.groupby("n_examples")[column].mean(), ".3f")
 
 
-def _radius(runs: Runs) -> Finding:
-    table = _regular_memorised(runs)
+def _radius(tables: Tables) -> Finding:
+    table = _regular_memorised(tables)
     if len(table) < 4:
         return not_run("four regular polygons that are memorised")
     finding = compare(table.groupby("seed")["radius"].mean().to_numpy(), 1, 0.05, ".3f")
-    return Finding(f"{finding.ours}; {_by_size(table, 'radius')}", finding.verdict)
+    return finding.also(_by_size(table, "radius"))
 
 
-def _biases(runs: Runs) -> Finding:
-    table = _regular_memorised(runs).query("n_examples >= 5")  # a square needs none
+def _biases(tables: Tables) -> Finding:
+    table = _regular_memorised(tables).query("n_examples >= 5")  # a square needs none
     if len(table) < 4:
         return not_run("four regular polygons of five or more examples that are memorised")
     finding = compare(table.groupby("seed")["bias"].mean().to_numpy(), 1, 0.05, ".3f")
-    words = f"{_by_size(table, 'bias')}; to that of the least radius: {_by_size(table, 'bias_to_least')}"
-    return Finding(f"{finding.ours}; {words}", finding.verdict)
+    return finding.also(f"{_by_size(table, 'bias')}; to that of the least radius: {_by_size(table, 'bias_to_least')}")
 
 
-def _escapes(runs: Runs) -> pd.DataFrame:
+def _escapes(groups: Mapping[str, Runs]) -> pd.DataFrame:
     """At T = 8: the share of regular octagons, and of memorised datasets, by setting."""
-    base, rows = _base(runs), []
-    for change in [{}, *_ways_out(int(str(base["n_steps"])))]:
-        chosen = runs.where(n_examples=_ESCAPE_T, **(base | change))
-        if not len(chosen):
-            continue
-        name = ", ".join(f"{field} {value}" for field, value in change.items()) or "the paper's settings"
-        regular = np.mean([arrangement(run.hidden) == "regular polygon" for run in chosen])
-        memorised = np.mean([_memorised(run) for run in chosen])
-        rows.append((name, len(chosen), regular, memorised))
+    rows = []
+    for setting, runs in groups.items():
+        chosen = list(runs.where(n_examples=_ESCAPE_T))
+        if chosen:
+            regular = np.mean([arrangement(run.hidden) == "regular polygon" for run in chosen])
+            rows.append((setting, len(chosen), regular, np.mean([_memorised(run) for run in chosen])))
     return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorised"])
 
 
 def _best_of_five(outcome: str, words: str) -> Claim:
-    def test(runs: Runs) -> Finding:
-        table = _escapes(runs).set_index("setting")
-        if "n_inits 5" not in table.index or "the paper's settings" not in table.index:
+    def test(tables: Tables) -> Finding:
+        table = tables["escapes"].set_index("setting")
+        if not {_PLAIN, "n_inits 5"} <= set(table.index):
             return not_run("T = 8, one and five initialisations")
-        before, after = (float(str(table.loc[name, outcome])) for name in ("the paper's settings", "n_inits 5"))
+        before, after = (float(str(table.loc[name, outcome])) for name in (_PLAIN, "n_inits 5"))
         n = int(table["seeds"].min())
         ours = f"{outcome} at T = 8: " + ", ".join(f"{share:.0%} with {name}" for name, share in table[outcome].items())
         error = float(np.sqrt((before * (1 - before) + after * (1 - after)) / n))
@@ -250,9 +234,8 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    plain = _plain(runs)
-    table = _outcomes(plain)
+def _figures(tables: Tables) -> dict[str, Figure]:
+    table, shown = tables["outcomes"], dict(list(tables["vectors"].groupby("n_examples")))
     sizes = sorted(set(table["n_examples"]))
     figure, axes = figure_of(2, 1, size=(7, 4.2), height_ratios=[1, 0.18])
     shares = pd.crosstab(table["n_examples"], table["arrangement"], normalize="index")
@@ -268,22 +251,30 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     axes[1].axis("off")
     for k, t in enumerate(sizes):
         inset = axes[1].inset_axes((k / len(sizes), 0, 0.95 / len(sizes), 1))
-        vectors(next(iter(plain.where(n_examples=t))).hidden, inset, EXAMPLES)
+        vectors(shown[t][["x", "y"]].to_numpy(), inset, EXAMPLES)
         inset.set_title(f"T = {t}", fontsize=8)
     return {"polygons": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    outcomes = _outcomes(_plain(runs))
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    plain = groups[_PLAIN]
+    outcomes = _outcomes(plain)
     counts = pd.crosstab(outcomes["n_examples"], outcomes["arrangement"]).reset_index()
-    return {"outcomes": outcomes, "counts": counts, "escapes": _escapes(runs)}
+    first = [next(iter(plain.where(n_examples=size))) for size in counts["n_examples"]]
+    return {
+        "runs": table_of(groups),
+        "outcomes": outcomes,
+        "counts": counts,
+        "escapes": _escapes(groups),
+        "vectors": vectors_of(first, ["example"]),
+    }
 
 
 STUDY = Study(
     "polygons",
     "Do few examples form a regular polygon or two circles, and what escapes the failure?",
-    _configs,
+    _groups,
+    _tables,
     _CLAIMS,
     _figures,
-    _tables,
 )

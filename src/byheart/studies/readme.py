@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from byheart import markdown
 from byheart.toy.config import TrainConfig
-from byheart.toy.runs import Runs
 
 MARK = "<!-- below: made by byheart reproduce -->"
 HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our
@@ -35,35 +35,27 @@ def write_summary(directory: Path) -> pd.DataFrame:
     Raises:
         ValueError: If there is none.
     """
-    found = {path.parent.name: pd.read_csv(path) for path in sorted(directory.glob("*/verdicts.csv"))}
+    found = {path.parent.name: pd.read_csv(path, dtype=str) for path in sorted(directory.glob("*/verdicts.csv"))}
     if not found:
         raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
-    lines = ["| study | n | claim | source | value there | ours | verdict |", "|---|---|---|---|---|---|---|"]
-    for name, rows in verdicts.groupby("study", sort=False):
+    rows = []
+    for name, own in verdicts.groupby("study", sort=False):
         runs = directory / str(name) / "runs.csv"  # studies of real networks have none
         size = f"{pd.read_csv(runs, usecols=['n_features'])['n_features'].max():,}" if runs.exists() else ""
-        for row in rows.itertuples():
-            cells = (f"[{name}]({name}/README.md)", size, row.statement, row.source, row.paper, row.ours)
-            lines.append("| " + " | ".join(map(_cell, (*cells, _LABELS[str(row.verdict)]))) + " |")
+        for row in own.itertuples():
+            words = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)])
+            rows.append((f"[{name}]({name}/README.md)", size, *words))
+    table = markdown.table(("study", "n", "claim", "source", "value there", "ours", "verdict"), rows)
     counts = ", ".join(f"{n} {label}" for label, n in verdicts["verdict"].value_counts().items())
-    path = directory / "README.md"
-    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else "# Results"
-    table = "\n".join(lines)
-    path.write_text(
-        f"{above}\n\n{MARK}\n\n{len(verdicts)} claims: {counts}.\n\n{table}\n\n{_how_judged(verdicts)}\n",
-        encoding="utf-8",
-    )
+    parts = (f"{len(verdicts)} claims: {counts}.", table, _how_judged(verdicts))
+    markdown.write_below(MARK, parts, directory / "README.md", "# Results")
     return verdicts
 
 
 def _how_judged(verdicts: pd.DataFrame) -> str:
     bumps = verdicts["ours"].str.contains("standard errors high").any()
     return f"{HOW_JUDGED}\n\n{HOW_BUMPS_ARE_JUDGED}" if bumps else HOW_JUDGED
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|")
 
 
 def write_readme(
@@ -77,45 +69,38 @@ def write_readme(
     path: Path,
 ) -> None:
     """Write claims, figures, setup and cost below the mark in ``path``; what stands above it is kept."""
-    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else ""
-    if not above:
-        above = f"# {name}\n\n**Question.** {question}"
+    header = ("claim", "source", "value there", "ours", "verdict", "refuted if")
+    rows = [
+        (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
+        for row in verdicts.itertuples()
+    ]
     parts = [
-        above,
-        MARK,
         *(f"![{figure}]({figure}.png)" for figure in figures),
-        f"## Claims\n\n{_claims(verdicts)}\n\n{_how_judged(verdicts)}",
+        f"## Claims\n\n{markdown.table(header, rows)}\n\n{_how_judged(verdicts)}",
         f"## Setup and cost\n\n{setup}",
         f"```\n{command}\n```",
         "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",
     ]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    markdown.write_below(MARK, parts, path, f"# {name}\n\n**Question.** {question}")
 
 
-def _claims(verdicts: pd.DataFrame) -> str:
-    lines = ["| claim | source | value there | ours | verdict | refuted if |", "|---|---|---|---|---|---|"]
-    for row in verdicts.itertuples():
-        cells = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join(lines)
-
-
-def setup_and_cost(runs: Runs, cost: pd.DataFrame) -> str:
-    """Say what was fixed and varied in runs, and what they cost."""
+def setup_and_cost(runs: pd.DataFrame, cost: pd.DataFrame) -> str:
+    """Return what was fixed and varied in a table of runs, and what they cost, in words."""
     return f"{_setup(runs)}\n\n{_cost(cost)}"
 
 
-def _setup(runs: Runs) -> str:
-    table = runs.table
+def _setup(runs: pd.DataFrame) -> str:
     fixed, varied = [], []
     for field in dataclasses.fields(TrainConfig):
-        values = sorted(set(table[field.name]), key=lambda value: (str(type(value)), value))
+        if field.name not in runs:  # the steps of snapshots are not in the table
+            continue
+        values = sorted(set(runs[field.name]), key=lambda value: (str(type(value)), value))
         words = [f"{value:g}" if isinstance(value, float) else _brief(value) for value in values]
         if (field.name in _ALWAYS and len(values) == 1) or (len(values) == 1 and values[0] != field.default):
-            fixed += [f"{field.name} {words[0]}"] if field.name != "snapshot_steps" else []
-        elif len(values) > 1 and field.name != "snapshot_steps":
+            fixed.append(f"{field.name} {words[0]}")
+        elif len(values) > 1:
             varied.append(f"{field.name}: {', '.join(words[:24])}{', ...' if len(words) > 24 else ''}")
-    return f"{len(runs)} runs: {', '.join(fixed)}, all else the defaults. Varied: {'; '.join(varied)}."
+    return f"{runs['id'].nunique()} runs: {', '.join(fixed)}, all else the defaults. Varied: {'; '.join(varied)}."
 
 
 def _brief(value: object) -> str:
@@ -125,10 +110,9 @@ def _brief(value: object) -> str:
 
 
 def _cost(cost: pd.DataFrame) -> str:
-    rows = []
-    for row in cost.itertuples():
-        made_by = f"byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel}"
-        rows.append(
-            f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device} ({made_by})"
-        )
+    rows = (
+        f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
+        f" (byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel})"
+        for row in cost.itertuples()
+    )
     return "Cost: " + "; ".join(rows) + "."

@@ -8,18 +8,22 @@ Source: Henighan et al. 2023, Figures 2 and 3, and open question 4; A. Jermyn's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from byheart.claims import Claim, Finding, judged, not_run
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.studies.study import N_SEEDS, Claim, Finding, Scale, Study, judged, not_run, setup
+from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, runs_and_mean
 from byheart.toy.measures import example_losses, represented_features
 from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of
 from byheart.toy.train import draw_examples
 
 _T = (3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000)
@@ -28,55 +32,42 @@ _REPEATED = (20, 20)
 _WELL = 0.25  # train loss of an example that is known by heart; a pentagon's best example is at 0.3 or more
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     base, seeds = setup(scale), range(N_SEEDS[scale])
     sizes = _PAPER_T if scale == "paper" else _T
-    mixed = grid(base, {"n_examples": sizes[-1:], "repeats": (_REPEATED,)}, seeds)
-    return grid(base, {"n_examples": sizes}, seeds) + mixed
+    repeated = grid(base, {"n_examples": sizes[-1:], "repeats": (_REPEATED,)}, seeds)
+    return {"every T": grid(base, {"n_examples": sizes}, seeds), "repeated": repeated}
 
 
-def _known(run: Run) -> np.ndarray:
-    """Which training examples the model knows by heart."""
-    return example_losses(run, draw_examples(run.config)) < _WELL
+def _budget(run: Run) -> dict[str, object]:
+    known = example_losses(run, draw_examples(run.config)) < _WELL  # by heart
+    represented, examples = represented_features(run.W, run.b), example_dimensionality(run.hidden)
+    n_repeated = len(run.config.repeats)
+    return {
+        "n_examples": run.config.n_examples,
+        "seed": run.config.seed,
+        "n_repeated": n_repeated,
+        "n_on_top": int((np.argsort(-examples)[:n_repeated] < n_repeated).sum()),
+        "features": float(feature_dimensionality(run.W)[represented].sum()),
+        "examples": float(examples[known].sum()),
+        "n_features": len(represented),
+        "n_known": int(known.sum()),
+        "train_loss": run.metrics["train_loss"],
+        "test_loss": run.metrics["test_loss"],
+    }
 
 
-def _budgets(runs: Runs) -> pd.DataFrame:
-    rows = []
-    for run in runs:
-        known, represented = _known(run), represented_features(run.W, run.b)
-        rows.append(
-            (
-                run.config.n_examples,
-                run.config.seed,
-                bool(run.config.repeats),
-                float(feature_dimensionality(run.W)[represented].sum()),
-                float(example_dimensionality(run.hidden)[known].sum()),
-                len(represented),
-                int(known.sum()),
-                run.metrics["train_loss"],
-                run.metrics["test_loss"],
-            )
-        )
-    names = [
-        "n_examples",
-        "seed",
-        "repeated",
-        "features",
-        "examples",
-        "n_features",
-        "n_known",
-        "train_loss",
-        "test_loss",
-    ]
-    return pd.DataFrame(rows, columns=names)
+def _once(tables: Tables) -> pd.DataFrame:
+    """The budgets of the models whose examples all occur once."""
+    return tables["budgets"].query("n_repeated == 0")
 
 
-def _exchange(runs: Runs) -> Finding:
-    table = _budgets(runs).query("not repeated")
+def _exchange(tables: Tables) -> Finding:
+    table = _once(tables)
     sizes = sorted(set(table["n_examples"]))
     if len(sizes) < 3 or sizes[0] > 10:
         return not_run("small and large T")
-    m = runs.headers[0].config.n_hidden
+    m = tables["runs"]["n_hidden"].iloc[0]
     small, large = table[table["n_examples"] <= 6], table[table["n_examples"] == sizes[-1]]
     ours = (
         f"at T <= 6 examples hold {small['examples'].mean():.2f} and features {small['features'].mean():.2f} of {m};"
@@ -86,8 +77,8 @@ def _exchange(runs: Runs) -> Finding:
     return judged(ours, all(holds), not any(holds))
 
 
-def _overfit_reads_better_as_examples(runs: Runs) -> Finding:
-    table = _budgets(runs).query("not repeated")
+def _overfit_reads_better_as_examples(tables: Tables) -> Finding:
+    table = _once(tables)
     if table["n_examples"].nunique() < 5:
         return not_run("five T")
     ranks = table.assign(gap=table["test_loss"] - table["train_loss"]).groupby("seed")[["gap", "examples", "features"]]
@@ -102,32 +93,28 @@ def _overfit_reads_better_as_examples(runs: Runs) -> Finding:
     return judged(f"{ours}: {words}", all(holds), not any(holds))
 
 
-def _middle_is_empty(runs: Runs) -> Finding:
-    table = _budgets(runs).query("not repeated")
+def _middle_is_empty(tables: Tables) -> Finding:
+    table = _once(tables)
     both = (table["examples"] + table["features"]).groupby(table["n_examples"]).mean()
     if len(both) < 5 or table["seed"].nunique() < 2:
         return not_run("five T, two seeds")
-    m, worst = runs.headers[0].config.n_hidden, both.idxmin()
+    m, worst = tables["runs"]["n_hidden"].iloc[0], both.idxmin()
     ends = f"{both.iloc[0]:.2f} and {both.iloc[-1]:.2f}"
     ours = f"both together hold least at T = {worst:g}: {both.min():.2f} of {m}; at the ends {ends}"
     inside = both.index[0] < worst < both.index[-1]
     return judged(ours, inside and both.min() < 0.25 * m, worst == both.index[0])
 
 
-def _told_apart(runs: Runs) -> Finding:
-    chosen = [run for run in runs if run.config.repeats]
-    if not chosen:
+def _told_apart(tables: Tables) -> Finding:
+    chosen = tables["budgets"].query("n_repeated > 0")
+    if chosen.empty:
         return not_run("runs with repeated examples")
-    holds, words = [], []
-    for run in chosen:
-        known = set(np.flatnonzero(_known(run)).tolist())
-        n_repeated, features = len(run.config.repeats), len(represented_features(run.W, run.b))
-        top = set(np.argsort(-example_dimensionality(run.hidden))[:n_repeated].tolist())
-        holds.append(top == set(range(n_repeated)) and features > 0)
-        words.append(
-            f"{len(top & set(range(n_repeated)))} of {n_repeated} on top, {len(known)} known, {features} features"
-        )
-    return judged("; ".join(words), all(holds), not any(holds))
+    holds = (chosen["n_on_top"] == chosen["n_repeated"]) & (chosen["n_features"] > 0)
+    words = (
+        f"{run.n_on_top} of {run.n_repeated} on top, {run.n_known} known, {run.n_features} features"
+        for run in chosen.itertuples()
+    )
+    return judged("; ".join(words), bool(holds.all()), not holds.any())
 
 
 _CLAIMS = (
@@ -166,35 +153,26 @@ _CLAIMS = (
 )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    table = _budgets(runs).query("not repeated")
+def _figures(tables: Tables) -> dict[str, Figure]:
     figure, ax = figure_of()
     for name, color in (("examples", EXAMPLES), ("features", FEATURES)):
-        grouped = table.groupby("n_examples")[name]
-        ax.plot(table["n_examples"], table[name], "o", ms=3.5, color=color, alpha=0.5, mew=0)
-        ax.errorbar(
-            grouped.mean().index,
-            grouped.mean(),
-            yerr=grouped.sem(),
-            color=color,
-            capsize=2,
-            label=f"{name} answered well",
-        )
-    ax.axhline(runs.headers[0].config.n_hidden, color="black", lw=0.8, ls="--")
+        runs_and_mean(_once(tables), name, ax, color, f"{name} answered well")
+    ax.axhline(tables["runs"]["n_hidden"].iloc[0], color="black", lw=0.8, ls="--")
     ax.set(xscale="log", xlabel="training examples T", ylabel="dimensions held")
     ax.legend(fontsize=8)
     return {"two-views": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    return {"budgets": _budgets(runs)}
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    budgets = pd.DataFrame([_budget(run) for runs in groups.values() for run in runs])
+    return {"runs": table_of(groups), "budgets": budgets}
 
 
 STUDY = Study(
     "two-views",
     "Which holds the hidden space, examples or features, and can both be told apart in one model?",
-    _configs,
+    _groups,
+    _tables,
     _CLAIMS,
     _figures,
-    _tables,
 )

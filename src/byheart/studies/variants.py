@@ -7,27 +7,19 @@ notebook). Variants of the model are trained by the kernel "torch": pip install 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.studies.study import (
-    FEW_STEPS,
-    N_SEEDS,
-    SMALLEST,
-    SMALLEST_T,
-    Claim,
-    Finding,
-    Scale,
-    Study,
-    judge_bump,
-    mean_losses,
-)
+from byheart.claims import Claim, Finding, judge_bump
+from byheart.studies.study import FEW_STEPS, N_SEEDS, SMALLEST, SMALLEST_T, Scale, Study, Tables
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import figure_of
+from byheart.toy.figures import EXAMPLES, figure_of, runs_and_mean
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
+from byheart.toy.tables import mean_losses, table_of
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "the paper's model": {},
@@ -45,34 +37,21 @@ _T: dict[Scale, tuple[int, ...]] = {
 _HOBBHAHN = "M. Hobbhahn, comment in Henighan et al. 2023"
 
 
-def _configs(scale: Scale) -> list[TrainConfig]:
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
+    """The configs by variant."""
     his = {"n_features": 1_000, "sparsity": 0.99, **FEW_STEPS}
     base = TrainConfig(3, **(SMALLEST if scale == "quick" else his))
-    return [
-        config
-        for change in _VARIANTS.values()
-        for config in grid(dataclasses.replace(base, **change), {"n_examples": _T[scale]}, range(N_SEEDS[scale]))
-    ]
-
-
-def _named(runs: Runs) -> pd.DataFrame:
-    """The runs with the name of their variant."""
-    fields = sorted({field for change in _VARIANTS.values() for field in change})
-    default = TrainConfig(3)
-    names = {
-        tuple(change.get(field, getattr(default, field)) for field in fields): name
+    return {
+        name: grid(dataclasses.replace(base, **change), {"n_examples": _T[scale]}, range(N_SEEDS[scale]))
         for name, change in _VARIANTS.items()
     }
-    by_id = {h.id: names[tuple(getattr(h.config, field) for field in fields)] for h in runs.headers}
-    table = runs.table
-    return table.assign(variant=table["id"].map(by_id))
 
 
 def _claim_of(name: str) -> Claim:
-    def test(runs: Runs) -> Finding:
-        table = _named(runs)
-        chosen = table[(table["variant"] == name) & (table["n_examples"] > 15)]
-        return judge_bump(chosen, f"{name}: three T above 15, two seeds")
+    def test(tables: Tables) -> Finding:
+        return judge_bump(
+            tables["runs"].query("group == @name and n_examples > 15"), f"{name}: three T above 15, two seeds"
+        )
 
     return Claim(
         name.lower().replace(" ", "-"),
@@ -84,14 +63,12 @@ def _claim_of(name: str) -> Claim:
     )
 
 
-def _figures(runs: Runs) -> dict[str, Figure]:
-    table = _named(runs)
+def _figures(tables: Tables) -> dict[str, Figure]:
     figure, axes = figure_of(2, 3, size=(9, 4.8), sharex=True)
+    by_variant = {str(name): rows for name, rows in tables["runs"].groupby("group")}
     for ax, name in zip(axes.flat, _VARIANTS, strict=True):
-        own = table[table["variant"] == name]
-        grouped = own.groupby("n_examples")["test_loss"]
-        ax.plot(own["n_examples"], own["test_loss"], "o", ms=3, color="#D55E00", alpha=0.6, mew=0)
-        ax.errorbar(grouped.mean().index, grouped.mean(), yerr=grouped.sem(), color="black", lw=1.2, capsize=2)
+        if name in by_variant:
+            runs_and_mean(by_variant[name], "test_loss", ax, EXAMPLES, name, mean_color="black")
         ax.set(xscale="log", yscale="log")
         ax.set_title(name, fontsize=9)
     figure.supxlabel("training examples T", fontsize=9)
@@ -99,15 +76,16 @@ def _figures(runs: Runs) -> dict[str, Figure]:
     return {"variants": figure}
 
 
-def _tables(runs: Runs) -> dict[str, pd.DataFrame]:
-    return {"by-variant": mean_losses(_named(runs), ["variant", "n_examples"])}
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    runs = table_of(groups)
+    return {"runs": runs, "by-variant": mean_losses(runs, ["group", "n_examples"]).rename(columns={"group": "variant"})}
 
 
 STUDY = Study(
     "variants",
     "Does double descent stay with other losses and models?",
-    _configs,
+    _groups,
+    _tables,
     tuple(_claim_of(name) for name in _VARIANTS),
     _figures,
-    _tables,
 )

@@ -1,4 +1,4 @@
-"""One function per figure: draws a result on the axes it is given and returns them.
+"""One function per figure: draws tables (see ``toy.tables``) on the axes it is given and returns them.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for features, vermilion for examples.
 """
@@ -6,12 +6,11 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from importlib import resources
 from typing import Any
 
-import matplotlib
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -21,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.toy.model import Reduction
-from byheart.toy.runs import Run, Runs, summed
+from byheart.toy.reference import paper_reference
+from byheart.toy.runs import summed
+from byheart.toy.tables import at_paper_setup
 
 FEATURES, EXAMPLES, REFERENCE = "#0072B2", "#D55E00", "#999999"
 _STYLE: dict[Any, Any] = {
@@ -39,101 +39,80 @@ _STYLE: dict[Any, Any] = {
 _MANY_VECTORS = 60  # beyond so many, vectors are drawn as points without spokes
 
 
-def paper_reference() -> pd.DataFrame:
-    """Return the values read off the paper's main figure, one row per T; NaN where a value is off scale or not given.
+def runs_and_mean(
+    table: pd.DataFrame,
+    value: str,
+    ax: Axes,
+    color: str,
+    label: str,
+    *,
+    mean_color: str | None = None,
+    at: Mapping[float, float] | None = None,
+) -> Axes:
+    """Draw a column against T: a dot per run, and the mean over seeds with its standard error.
 
-    References:
-        Henighan et al. 2023, Figure 3 (m = 2, n = 10,000, S = 0.999).
+    Args:
+        table: A row per run.
+        value: The column drawn.
+        ax: Where to draw.
+        color: Color of the dots.
+        label: Words for the mean in the legend.
+        mean_color: Color of the mean; default that of the dots.
+        at: Where each T stands on the axis; default at itself.
     """
-    with resources.files("byheart.toy").joinpath("henighan2023_double_descent.csv").open() as file:
-        table = pd.read_csv(file, comment="#")
-    return pd.DataFrame({name: pd.to_numeric(table[name], errors="coerce") for name in table})
-
-
-def reproduction_norms() -> pd.DataFrame:
-    """Return ||W|| and ||b|| by T of a public reproduction of the paper's setup (one seed), read off its plot."""
-    with resources.files("byheart.toy").joinpath("exact_setup_norms.csv").open() as file:
-        return pd.read_csv(file, comment="#")
-
-
-def is_paper_setup(runs: Runs) -> bool:
-    """Whether the paper's values may be drawn behind these runs: its sizes, and drawn examples."""
-    return len(runs) > 0 and all(h.config.has_paper_sizes and not h.data_digest for h in runs.headers)
-
-
-def losses(runs: Runs, ax: Axes) -> Axes:
-    """Draw test loss, summed over features, against T: every seed, the mean with its standard error, the level 1."""
-    table = summed(runs.table)
-    grouped = table.groupby("n_examples")["test_loss"]
-    x = _positions(table["n_examples"])
+    grouped = table.groupby("n_examples")[value]
     mean, error = grouped.mean(), grouped.sem()
+    x = at or {t: t for t in mean.index}
+    ax.plot([x[t] for t in table["n_examples"]], table[value], "o", ms=3.5, color=color, alpha=0.5, mew=0)
+    options: dict[str, Any] = {"color": mean_color or color, "lw": 1.3, "capsize": 2, "label": label}
+    ax.errorbar([x[t] for t in mean.index], mean, yerr=error, **options)
+    return ax
+
+
+def losses(runs: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw test loss, summed over features, against T: every seed, the mean with its standard error, the level 1."""
+    table = summed(runs)
+    x = _positions(table["n_examples"])
     ax.axhline(1, color="black", lw=0.8, ls="--", label="always answering 0")
-    if is_paper_setup(runs):
-        paper = paper_reference()
-        paper = paper[paper["n_examples"].isin(table["n_examples"])]
-        ax.plot(
-            [x[t] for t in paper["n_examples"]],
-            paper["test_loss"],
-            "s",
-            ms=7,
-            mfc="none",
-            mec=REFERENCE,
-            mew=1.3,
-            label="the paper (read off; missing: off its scale)",
-        )
-    ax.plot(
-        [x[t] for t in table["n_examples"]],
-        table["test_loss"],
-        "o",
-        ms=4,
-        color=EXAMPLES,
-        alpha=0.6,
-        mew=0,
-        label="each seed",
-    )
-    ax.errorbar(
-        [x[t] for t in mean.index],
-        mean,
-        yerr=error,
-        color="black",
-        lw=1.2,
-        capsize=2,
-        marker="o",
-        ms=3.5,
-        label="mean and its standard error",
-    )
+    if at_paper_setup(runs):
+        paper = paper_reference().query("n_examples in @x")
+        hollow: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": REFERENCE, "mew": 1.3}
+        at = [x[t] for t in paper["n_examples"]]
+        ax.plot(at, paper["test_loss"], "s", label="the paper (read off; missing: off its scale)", **hollow)
+    words = "mean of the seeds (dots) and its standard error"
+    runs_and_mean(table, "test_loss", ax, EXAMPLES, words, mean_color="black", at=x)
     ax.set_ylabel("test loss")
     _log_axis(ax, x)
     return ax
 
 
-def dimensionalities(runs: Runs, ax: Axes) -> Axes:
-    """Draw the dimensionality of every feature and training example against T, with the line m/T of regular T-gons."""
-    x = _positions(runs.table["n_examples"])
-    for run in runs:
-        t = x[_n_examples(run)]
-        for values, side, color in (
-            (feature_dimensionality(run.W), 0.97, FEATURES),
-            (example_dimensionality(run.hidden, run.repeats), 1.03, EXAMPLES),
-        ):
-            ax.plot(np.full(len(values), t * side), values, "o", ms=2, color=color, alpha=0.5, mew=0, rasterized=True)
-    if is_paper_setup(runs):
-        paper = paper_reference()
-        paper = paper[paper["n_examples"].isin(x)]
-        at = np.array([x[t] for t in paper["n_examples"]])
-        ax.vlines(
-            at * 1.1,
-            paper["example_dim_min"],
-            paper["example_dim_max"],
-            color=EXAMPLES,
-            lw=4,
-            alpha=0.3,
-            label="range of examples in the paper (read off)",
-        )
-        ax.plot(at * 0.9, paper["feature_dim_max"], "_", color=FEATURES, ms=8, alpha=0.6, label="largest feature there")
-    for color, label in ((FEATURES, "features"), (EXAMPLES, "training examples")):
+def dimensionalities(runs: pd.DataFrame, counts: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the dimensionality of features and training examples against T, with the line m/T of regular T-gons.
+
+    Args:
+        runs: A row per run.
+        counts: A table of ``dimensionality_counts``.
+        ax: Where to draw.
+    """
+    x = _positions(runs["n_examples"])
+    for of, label, side, color in (
+        ("feature", "features", 0.97, FEATURES),
+        ("example", "training examples", 1.03, EXAMPLES),
+    ):
+        own = counts[counts["of"] == of]
+        opacity = 1 - 0.5 ** np.minimum(own["count"], 6)  # as if so many were drawn on top of each other
+        colors = [matplotlib.colors.to_rgba(color, alpha) for alpha in opacity]
+        at = np.array([side * x[t] for t in own["n_examples"]])
+        ax.scatter(at, own["dimensionality"], s=4, c=colors, lw=0, rasterized=True)
         ax.plot([], [], "o", ms=4, color=color, label=label)
-    n_hidden = runs.headers[0].config.n_hidden
+    if at_paper_setup(runs):
+        paper = paper_reference().query("n_examples in @x")
+        at = np.array([x[t] for t in paper["n_examples"]])
+        wide: dict[str, Any] = {"color": EXAMPLES, "lw": 4, "alpha": 0.3}
+        low, high = paper["example_dim_min"], paper["example_dim_max"]
+        ax.vlines(at * 1.1, low, high, label="range of examples in the paper (read off)", **wide)
+        ax.plot(at * 0.9, paper["feature_dim_max"], "_", color=FEATURES, ms=8, alpha=0.6, label="largest feature there")
+    n_hidden = int(runs["n_hidden"].iloc[0])
     finite = np.array([t for t in x if math.isfinite(t)])
     if len(finite):
         line = np.geomspace(max(finite.min(), n_hidden), finite.max(), 200)
@@ -144,24 +123,19 @@ def dimensionalities(runs: Runs, ax: Axes) -> Axes:
     return ax
 
 
-def norms(runs: Runs, ax: Axes) -> Axes:
-    """Draw the norms of W and b and the longest hidden vector against T: every seed, and the median over seeds.
+def norms(runs: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the norms of W and b and the longest hidden vector against T: every seed, and the mean over seeds.
 
     References:
         Henighan et al. 2023, Figure 4.
     """
-    table = runs.table.set_index("id")
-    longest = {run.id: float(np.linalg.norm(run.hidden, axis=1).max()) for run in runs}
-    table["hidden_norm"] = [longest[run_id] for run_id in table.index]
-    x = _positions(table["n_examples"])
+    x = _positions(runs["n_examples"])
     for column, label, color in (
         ("W_norm", r"$\Vert W\Vert_F$", FEATURES),
         ("b_norm", r"$\Vert b\Vert_2$", "#009E73"),
-        ("hidden_norm", "longest hidden vector", EXAMPLES),
+        ("hidden_norm_max", "longest hidden vector", EXAMPLES),
     ):
-        median = table.groupby("n_examples")[column].median()
-        ax.plot([x[t] for t in table["n_examples"]], table[column], "o", ms=3.5, color=color, alpha=0.5, mew=0)
-        ax.plot([x[t] for t in median.index], median, color=color, lw=1.4, label=label)
+        runs_and_mean(runs, column, ax, color, label, at=x)
     ax.set_yscale("log")
     ax.set_ylabel("norm")
     ax.legend()
@@ -169,19 +143,15 @@ def norms(runs: Runs, ax: Axes) -> Axes:
     return ax
 
 
-def vectors(points: Float[np.ndarray, "n_vectors n_hidden"], ax: Axes, color: str, limit: float | None = None) -> Axes:
-    """Draw vectors from the origin; of more than two dimensions, their first two principal components.
+def vectors(points: Float[np.ndarray, "n_vectors 2"], ax: Axes, color: str, limit: float | None = None) -> Axes:
+    """Draw planar vectors from the origin.
 
     Args:
         points: Columns of W (transposed) or hidden vectors, one per row.
         ax: Where to draw.
-        color: Of the vectors.
+        color: Color of the vectors.
         limit: Half the width of the view; default the longest vector.
     """
-    if points.shape[1] == 1:
-        points = np.hstack([points, np.zeros_like(points)])
-    elif points.shape[1] > 2:
-        points = points @ np.linalg.svd(points, full_matrices=False)[2][:2].T
     if len(points) <= _MANY_VECTORS:
         ax.plot(*np.stack([points, 0 * points]).transpose(2, 0, 1), color=color, lw=0.6, alpha=0.5)
     ax.plot(*points.T, "o", color=color, ms=3 if len(points) <= _MANY_VECTORS else 1.5, mew=0, rasterized=True)
@@ -192,30 +162,38 @@ def vectors(points: Float[np.ndarray, "n_vectors n_hidden"], ax: Axes, color: st
     return ax
 
 
-def geometry(runs: Sequence[Run], axes: np.ndarray, common_scale: bool = False) -> np.ndarray:
-    """Draw columns of W (top row of axes) and hidden vectors (bottom row) of several runs, one per column."""
-    sides = (
-        [(run.W.T, FEATURES, "features\n(columns of W)") for run in runs],
-        [(run.hidden, EXAMPLES, "training examples\n(hidden vectors)") for run in runs],
-    )
-    for row, side in zip(axes, sides, strict=True):
-        limit = max(float(np.linalg.norm(points, axis=1).max()) for points, _, _ in side) if common_scale else None
-        for ax, (points, color, label) in zip(row, side, strict=True):
-            vectors(points, ax, color, limit)
-            if ax is row[0]:
-                ax.set_ylabel(label)
-    for ax, run in zip(axes[0], runs, strict=True):
-        ax.set_title(f"T = {_tick(_n_examples(run))}", fontsize=9)
+def geometry(vectors_shown: pd.DataFrame, axes: np.ndarray, common_scale: bool = False) -> np.ndarray:
+    """Draw columns of W (top row of axes) and hidden vectors (bottom row), a T per column of axes.
+
+    Args:
+        vectors_shown: A table of ``vectors_of``.
+        axes: Two rows of axes.
+        common_scale: Whether all vectors of a row of axes have one scale.
+    """
+    features = "feature", FEATURES, "features\n(up to 300 columns of W)"
+    sides = features, ("example", EXAMPLES, "training examples\n(up to 300 hidden vectors)")
+    for row, (of, color, label) in zip(axes, sides, strict=True):
+        own = vectors_shown[vectors_shown["of"] == of]
+        limit = float(np.hypot(own["x"], own["y"]).max()) if common_scale else None
+        for ax, (n_examples, points) in zip(row, own.groupby("n_examples"), strict=True):
+            vectors(points[["x", "y"]].to_numpy(), ax, color, limit)
+            if of == "feature":
+                ax.set_title(f"T = {_tick(float(str(n_examples)))}", fontsize=9)
+        row[0].set_ylabel(label)
     return axes
 
 
-def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
-    """Draw the paper's main figure: test loss, dimensionalities, and the geometry at the T ``shown`` (first seed).
+def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the paper's main figure: test loss, dimensionalities, and the geometry at some T (first seed).
 
     At the paper's setup the test loss is drawn twice: its whole range, and the range of the paper's axis.
+
+    Args:
+        tables: The tables "runs", "dimensionalities" (see ``dimensionality_counts``) and "vectors" (``vectors_of``).
     """
+    runs = tables["runs"]
     with style():
-        zoomed = is_paper_setup(runs)
+        zoomed = at_paper_setup(runs)
         figure = Figure(figsize=(8.5, 11.5 if zoomed else 9.5), layout="constrained")
         heights = [0.8, 1, 1, 1.25] if zoomed else [1, 1, 1.25]
         panes = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -233,21 +211,50 @@ def double_descent(runs: Runs, shown: Sequence[float]) -> Figure:
             close.set_ylim(0.995, 1.025)
             close.set_ylabel("test loss,\nthe paper's range")
         middle = figure.add_subplot(panes[len(heights) - 2], sharex=top)
-        dimensionalities(runs, middle)
+        dimensionalities(runs, tables["dimensionalities"], middle)
         middle.legend(fontsize=7.5, loc="upper right")
         middle.set_xlabel("training examples T")
-        _geometry_panes(figure, panes[len(heights) - 1], runs, shown, common_scale=False)
+        _geometry_panes(figure, panes[len(heights) - 1], tables["vectors"], common_scale=False)
     return figure
 
 
-def norms_and_scales(runs: Runs, shown: Sequence[float]) -> Figure:
-    """Draw the paper's Figure 4: norms against T, and the geometry at the T ``shown`` on one common scale."""
+def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the main figure for a reader who has not seen the paper: test loss, and the geometry at some T below it."""
+    runs = tables["runs"]
+    with style():
+        figure = Figure(figsize=(8.5, 7), layout="constrained")
+        panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.7])
+        top = figure.add_subplot(panes[0])
+        x = _positions(runs["n_examples"])
+        mean = summed(runs).groupby("n_examples")["test_loss"].mean()
+        top.plot([x[float(str(t))] for t in mean.index], mean, color="black", lw=1.2, label="mean")
+        top.plot(
+            [x[t] for t in runs["n_examples"]], summed(runs)["test_loss"], "o", ms=4, color=EXAMPLES, alpha=0.6, mew=0
+        )
+        top.axhline(1, color="black", lw=0.8, ls="--")
+        top.set(ylabel="error on new data", xlabel="number of training examples")
+        if top.get_ylim()[1] > 2:
+            top.set_yscale("log")
+            top.yaxis.set_major_locator(LogLocator(subs=(1,) if top.get_ylim()[1] > 20 else (1, 2, 5)))
+            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            top.yaxis.set_minor_formatter(NullFormatter())
+        _log_axis(top, x)
+        _geometry_panes(figure, panes[1], tables["vectors"], common_scale=False)
+    return figure
+
+
+def norms_and_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the paper's Figure 4: norms against T, and the geometry at some T on one common scale.
+
+    Args:
+        tables: The tables "runs", with a column hidden_norm_max, and "vectors" (see ``vectors_of``).
+    """
     with style():
         figure = Figure(figsize=(8.5, 6.5), layout="constrained")
         panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.2])
-        ax = norms(runs, figure.add_subplot(panes[0]))
+        ax = norms(tables["runs"], figure.add_subplot(panes[0]))
         ax.set_xlabel("training examples T")
-        _geometry_panes(figure, panes[1], runs, shown, common_scale=True)
+        _geometry_panes(figure, panes[1], tables["vectors"], common_scale=True)
     return figure
 
 
@@ -313,43 +320,31 @@ def figure_of(
         return figure, figure.subplots(n_rows, n_columns, **options)
 
 
-def training_history(run: Run, ax: Axes, followed: Sequence[int] = (0,), n_features: int = 8) -> Axes:
-    """Draw the dimensionality of the best features and of some examples over the snapshots of a run.
-
-    Args:
-        run: A run with snapshots.
-        ax: Where to draw.
-        followed: Examples that are drawn, in black.
-        n_features: How many features, those that are ever the largest, are drawn.
+def training_history(history: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the lines of a table of ``history_of``: features, repeated examples, and the largest other example.
 
     References:
         A. Jermyn, comment on repeated data points in Henighan et al. 2023.
     """
-    steps = np.maximum(run.snapshots["step"], 1)
-    features = np.array([feature_dimensionality(W) for W in run.snapshots["W"]])
-    examples = np.array([example_dimensionality(hidden) for hidden in run.snapshots["hidden"]])
-    for f in np.argsort(-features.max(axis=0))[:n_features]:
-        ax.plot(steps, features[:, f], color=FEATURES, lw=1, alpha=0.8)
-    others = np.delete(examples, list(followed), axis=1)
-    if others.shape[1]:
-        ax.plot(steps, others.max(axis=1), color=EXAMPLES, lw=1, ls="--", label="largest other example")
-    ax.plot(steps, examples[:, list(followed)], color="black", lw=1.6)
-    ax.plot([], [], color=FEATURES, lw=1, label="features")
-    ax.plot([], [], color="black", lw=1.6, label="repeated examples")
+    options: dict[str, dict[str, Any]] = {
+        "feature": {"color": FEATURES, "lw": 1, "alpha": 0.8, "label": "features"},
+        "example": {"color": "black", "lw": 1.6, "label": "repeated examples"},
+        "largest": {"color": EXAMPLES, "lw": 1, "ls": "--", "label": "largest other example"},
+    }
+    for line, rows in history.groupby("line", sort=False):
+        chosen = options[str(line).split()[0]]
+        ax.plot(rows["step"], rows["dimensionality"], **chosen)
+        chosen["label"] = None  # once in the legend
     ax.set_xscale("log")
     ax.set(xlabel="step", ylabel="dimensionality")
     return ax
 
 
-def _geometry_panes(figure: Figure, place: SubplotSpec, runs: Runs, shown: Sequence[float], common_scale: bool) -> None:
-    chosen = [next(iter(runs.where(n_examples="inf" if math.isinf(t) else t))) for t in shown]
-    grid = place.subgridspec(2, len(chosen))
-    axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(len(chosen))] for i in range(2)])
-    geometry(chosen, axes, common_scale)
-
-
-def _n_examples(run: Run) -> float:
-    return math.inf if run.config.n_examples == "inf" else float(run.config.n_examples)
+def _geometry_panes(figure: Figure, place: SubplotSpec, vectors_shown: pd.DataFrame, common_scale: bool) -> None:
+    n_columns = vectors_shown["n_examples"].nunique()
+    grid = place.subgridspec(2, n_columns)
+    axes = np.array([[figure.add_subplot(grid[i, j]) for j in range(n_columns)] for i in range(2)])
+    geometry(vectors_shown, axes, common_scale)
 
 
 def _positions(n_examples: pd.Series[float]) -> dict[float, float]:

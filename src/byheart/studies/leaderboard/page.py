@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from byheart.markdown import table, table_of, write_below
 from byheart.network.score_table import SCORES, Score
 
 MARK = "<!-- below: made by byheart leaderboard -->"
@@ -21,14 +22,11 @@ _COMBINED = {  # what is made of several scores: from what, and the part of the 
 
 def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Write the tables below the mark in ``path``; what stands above it is kept."""
-    above = path.read_text(encoding="utf-8").split(MARK)[0].rstrip() if path.exists() else "# Leaderboard"
     rankings = tables["rankings"]
     memorised = rankings[rankings["target"] == "memorised"]
     wrong = rankings[rankings["target"] == "wrong label"]
     seconds = tables["tasks"].set_index("task").mean(numeric_only=True)
     parts = [
-        above,
-        MARK,
         "## Memorization above 0.25\n\nAverage precision, with its 95 % interval over examples.\n\n"
         + _grid(memorised, "ap", seconds),
         "Area under the ROC curve.\n\n" + _grid(memorised, "auroc", seconds),
@@ -41,12 +39,12 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
         "## Estimates and probabilities from one held-out run\n\nrmse: of the estimates of memorization; truth_rmse:"
         " what of it the truth's own models make; calibration_error: of the probability that it is above 0.25;"
         " coverage: of the 95 % intervals, widened by one of the truth's models, and of those of wrong labels.\n\n"
-        + _markdown(tables["calibration"])
+        + table_of(tables["calibration"])
     )
     if "held-out-runs" in tables:
         parts.append(
             "## Estimates and probabilities from more held-out runs\n\nWith the log. The runs are some of the truth's"
-            " models; the others are the truth.\n\n" + _markdown(tables["held-out-runs"])
+            " models; the others are the truth.\n\n" + table_of(tables["held-out-runs"])
         )
     if "follows" in tables:
         parts.append(
@@ -59,17 +57,17 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     if "cost" in tables:
         parts.append(
             "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the three passes through the"
-            " network, in a process of its own, on all cores.\n\n" + _markdown(tables["cost"])
+            " network, in a process of its own, on all cores.\n\n" + table_of(tables["cost"])
         )
-    parts.append("## Tasks\n\n" + _markdown(tables["tasks"]))
+    parts.append("## Tasks\n\n" + table_of(tables["tasks"]))
     files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
     parts.append(f"```\nbyheart leaderboard --out results/leaderboard\n```\n\nTables: {files}.")
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_below(MARK, parts, path, "# Leaderboard")
 
 
 def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
     tasks, scores = list(dict.fromkeys(rankings["task"])), list(dict.fromkeys(rankings["score"]))
-    lines = [f"| score | made from | cost in trainings | {' | '.join(tasks)} |", "|---" * (3 + len(tasks)) + "|"]
+    lines = []
     cells = rankings.set_index(["score", "task"])
     best = rankings[rankings["score"] != "half of the models of the truth"].groupby("task")[metric].max()
     for score in scores:
@@ -82,8 +80,8 @@ def _grid(rankings: pd.DataFrame, metric: str, seconds: pd.Series) -> str:
             value = cells.loc[(score, task)]
             words = f"{value[metric]:.3f} ({value[metric + '_low']:.3f} to {value[metric + '_high']:.3f})"
             row.append(f"**{words}**" if value[metric] == best[task] and "half" not in score else words)
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        lines.append(row)
+    return table(("score", "made from", "cost in trainings", *tasks), lines)
 
 
 def _made_from(score: Score) -> tuple[str, str]:
@@ -97,16 +95,16 @@ def _made_from(score: Score) -> tuple[str, str]:
     return "one checkpoint", "curvature" if "curvature" in score.evidence else "audit"
 
 
-def _detectors(table: pd.DataFrame) -> str:
+def _detectors(flagged: pd.DataFrame) -> str:
     """Shares that are flagged, means over seeds with the standard error, and how often the right example is first."""
     parts = [
         "## Inputs whose prediction leans on a few training examples\n\nShare that is flagged, at a threshold that"
         " flags 5 % of ordinary inputs; mean over networks \N{PLUS-MINUS SIGN} standard error. Bold: the most."
     ]
-    for task, rows in table.groupby("task", sort=False):
+    for task, rows in flagged.groupby("task", sort=False):
         cells = rows.groupby(["detector", "inputs"], sort=False)["flagged"].agg(["mean", "sem"])
         kinds = list(dict.fromkeys(rows["inputs"]))
-        lines = [f"| {task} | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+        lines = []
         most = cells["mean"].groupby("inputs").max()
         for name in dict.fromkeys(rows["detector"]):
             words = []
@@ -114,13 +112,12 @@ def _detectors(table: pd.DataFrame) -> str:
                 mean, spread = cells.loc[(name, kind)]
                 text = f"{mean:.2f} \N{PLUS-MINUS SIGN} {spread:.2f}"
                 words.append(f"**{text}**" if mean == most[kind] and not kind.startswith("ordinary") else text)
-            lines.append(f"| {name} | {' | '.join(words)} |")
+            lines.append((name, *words))
         first = rows.dropna().groupby(["detector", "inputs"], sort=False)["right_first"].mean().reset_index()
         named = "; ".join(
             f"{r.detector}, {str(r.inputs).split(': ')[1]}: {r.right_first:.2f}" for r in first.itertuples()
         )
-        lines.append(f"\nThe near-duplicate's own original named first: {named}.")
-        parts.append("\n".join(lines))
+        parts.append(table((task, *kinds), lines) + f"\n\nThe near-duplicate's own original named first: {named}.")
     return "\n\n".join(parts)
 
 
@@ -128,11 +125,3 @@ def _cost(part: str, seconds: pd.Series) -> str:
     if not part or f"{part}_seconds" not in seconds:
         return ""
     return f"{seconds[f'{part}_seconds'] / seconds['training_seconds']:.2g}"
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(str(name).replace("_", " ") for name in table) + " |", "|---" * len(table.columns) + "|"]
-    for row in table.itertuples(index=False):
-        cells = ("" if pd.isna(cell) else f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

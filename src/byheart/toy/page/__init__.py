@@ -12,6 +12,7 @@ from markupsafe import Markup
 from byheart.page import asset, write_page
 from byheart.records import SUFFIX
 from byheart.toy.page.contents import collect, provenance_of, shared_config
+from byheart.toy.reference import paper_reference
 from byheart.toy.runs import open_runs
 
 __all__ = ["write_report"]
@@ -42,8 +43,6 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
     paper = None
     if any(run["paper_setup"] for run in data["runs"]):
-        from byheart.toy.figures import paper_reference  # matplotlib is slow to import, and few pages need it
-
         paper = json.loads(paper_reference().to_json(orient="records"))  # null: T infinite, off scale, not given
     library = Markup(plotly.offline.get_plotlyjs())  # not text of a user
     return write_page(

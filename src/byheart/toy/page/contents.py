@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64, Int64
 
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.page.encoding import Encoded, encode, quantise
-from byheart.toy.config import TrainConfig
+from byheart.toy.config import TrainConfig, is_paper_setup
 from byheart.toy.model import encoder, loss_scale
 from byheart.toy.runs import Header, Run, Runs
 
@@ -134,7 +134,7 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
         "n_hidden": config.n_hidden,
         "n_shown_examples": len(run.hidden),
         "n_steps": config.n_steps,
-        "paper_setup": config.has_paper_sizes and config.reduction == "sum" and not run.data_digest,
+        "paper_setup": is_paper_setup(config.to_dict()) and config.reduction == "sum" and not run.data_digest,
         "zero_loss": None if run.data_digest else loss_scale(config.n_features, config.reduction),
         "metrics": run.metrics
         | {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.studies.study import Bump, compare, compare_curve, judge_bump, one_digit, share
+from byheart.claims import Bump, Claim, Finding, compare, compare_curve, judge, judge_bump, one_digit, onsets, share
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,20 @@ def test_noise_alone_has_as_many_bumps_as_is_said(n_seeds, n_values, low, high):
     ]
     share_of_bumps = np.mean([bump.height > 3 for bump in found])
     assert low - 0.02 < share_of_bumps < high + 0.02
+
+
+def test_an_onset_lasts_to_the_largest_value():
+    table = pd.DataFrame({"seed": [0] * 4 + [1] * 4, "n_examples": [1, 2, 3, 4] * 2})
+    holds = pd.Series([True, False, True, True, True, True, True, False])
+    assert onsets(table, holds).to_dict() == {0: 3, 1: np.inf}
+
+
+def test_claims_of_the_papers_setup_are_judged_only_there():
+    claims = [
+        Claim(name, "a statement", "a source", "1", lambda tables: Finding(tables["a"], "differs").also("b"), special)
+        for name, special in (("general", False), ("special", True))
+    ]
+    assert list(judge(claims, {"a": "3"}, at_paper_setup=False)["claim"]) == ["general"]
+    verdicts = judge(claims, {"a": "3"})
+    assert list(verdicts["claim"]) == ["general", "special"]
+    assert set(verdicts["ours"]) == {"3; b"}

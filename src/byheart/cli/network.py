@@ -1,0 +1,107 @@
+"""The command of a user's own network: audit, and the comparison of two audits."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from byheart.cli.console import bar, print_table
+from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
+from byheart.network.audit import audit
+from byheart.records import prepare_directory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from byheart.network.audit import Audit
+
+
+class CheckError(Exception):
+    """What ``--fail-on`` names was found."""
+
+
+@dataclass
+class AuditCommand:
+    """Find the training examples that a network memorised, and write a page about them; or compare two audits."""
+
+    target: tuple[str, ...] = field(metadata={"positional": "TARGET"})
+    """FILE.py:function, which returns (model, dataset) or a dict of the arguments of bh.audit; or mnist, fashion-mnist
+    or digits, on which a network is trained; or: diff A B, two tables or FILE.py:functions."""
+    out: Path = Path("audit.html")
+    """The page."""
+    table: Path | None = None
+    """Where to write the scores of all examples, as CSV."""
+    layer: str | None = None
+    """Name of a layer, or a glob pattern; default what the last linear layer reads."""
+    held_out: bool = True
+    """Of mnist, fashion-mnist and digits: also train a network without some of the data, for probabilities."""
+    fail_on: str | None = None
+    """Exit with status 1 if so many examples are like that: "probability>0.9 count>10", conditions on columns of the
+    table with > >= < or <=, all of which an example meets, and on their count (default >0). A probability needs a
+    held-out run."""
+    seed: int = 0
+    """Of the network that is trained on mnist, fashion-mnist or digits."""
+
+    def run(self) -> None:
+        """Audit or compare, and print what was found."""
+        fail_on = None if self.fail_on is None else FailOn.parse(self.fail_on)
+        if self.target[:1] == ("diff",):
+            self._compare(fail_on)
+            return
+        if len(self.target) != 1:
+            received, names = " ".join(self.target) or "none", ", ".join(BUILT_IN)
+            raise ValueError(f"target: received {received}, accepted: FILE.py:function, {names}, or diff A B")
+        if self.out.suffix != ".html":
+            raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
+        for path in filter(None, (self.out, self.table)):
+            prepare_directory(path.parent)
+        found = self._audited(self.target[0])
+        print("\n".join(found.notes))
+        top = found.table.sort_values("score", ascending=False).head(10)
+        columns = [c for c in ("label", "prediction", "loss", "score", "probability") if c in top]
+        n_flagged = int(found.table["flagged"].sum())
+        title = f"the largest scores; flagged: {n_flagged:,} of {len(found.table):,}"
+        print_table(("example", *columns), top[columns].itertuples(), title=title)
+        print(f"wrote {found.save(self.out, title=Path(self.target[0]).name)}")
+        if self.table is not None:
+            found.table.to_csv(self.table, index_label="example", float_format="%.7g")
+            print(f"wrote {self.table}")
+        _check(fail_on, found.table)
+
+    def _audited(self, target: str) -> Audit:
+        with bar("audit") as advance:
+            if target in BUILT_IN:
+                with tempfile.TemporaryDirectory() as store:
+                    given = built_in(target, self.seed, Path(store) if self.held_out else None)
+            else:
+                given = load_target(target)
+            given = given | ({} if self.layer is None else {"layer": self.layer})
+            size = getattr(given["dataset"], "dataset", given["dataset"])
+            total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
+            try:
+                return audit(**given, on_progress=lambda done, what: advance(done, total, what))
+            except TypeError as error:
+                raise ValueError(f"target: received {target!r}: {error}, accepted: arguments of bh.audit") from error
+
+    def _compare(self, fail_on: FailOn | None) -> None:
+        if len(self.target) != 3:
+            raise ValueError("target: accepted: diff A B, two tables of byheart audit --table, or two FILE.py:function")
+        before, after = (
+            read_table(name) if name.endswith(".csv") else self._audited(name).table for name in self.target[1:]
+        )
+        changes = compared(before.reset_index(drop=True), after.reset_index(drop=True))
+        print_table((str(name).replace("_", " ") for name in changes), changes.itertuples(index=False))
+        counts = changes["change"].value_counts()
+        newly, no_longer = counts.get("newly memorised", 0), counts.get("no longer", 0)
+        if "probability" not in before or "probability" not in after:
+            print("Uncalibrated: without a held-out run each audit flags its top 1 %, so that as many come as go.")
+        print(f"{newly} newly memorised examples, {no_longer} no longer")
+        _check(fail_on, changes[changes["change"] == "newly memorised"])
+
+
+def _check(fail_on: FailOn | None, table: pd.DataFrame) -> None:
+    count = None if fail_on is None else fail_on.failing(table)
+    if fail_on is not None and count is not None:
+        raise CheckError(f"check failed: {count} examples, {fail_on.text}")

@@ -1,0 +1,121 @@
+"""Commands of the toy model: train, sweep, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any
+
+from byheart.cli.console import Advance, bar, print_table
+from byheart.cli.options import options
+from byheart.toy.config import TrainConfig
+from byheart.toy.kernels import KERNELS, KernelName
+
+if TYPE_CHECKING:
+    from byheart.toy.sweep import OnProgress
+
+_METRICS = ("train_loss", "test_loss", "test_loss_se", "W_norm", "b_norm", "n_features_represented")
+_SINGLE = ("repeats", "snapshot_steps", "seed")  # fields that are not swept by listing values
+_KERNELS = "; ".join(f'"{name}": {kernel.meaning}' for name, kernel in KERNELS.items())
+_KERNEL = {"help": f"{_KERNELS}. Default: the fastest of them on the CPU that can train the model."}
+
+
+@dataclass
+class TrainCommand:
+    """Train one model and keep it as one file."""
+
+    config: TrainConfig
+    out: Path = Path("runs")
+    """Directory of the run file."""
+    kernel: KernelName | None = field(default=None, metadata=_KERNEL)
+
+    def run(self) -> None:
+        """Train, and print the metrics."""
+        from byheart.toy.train import train
+
+        total = self.config.n_steps * self.config.n_inits
+        known = (self.out / f"{self.config.run_id()}.safetensors").exists()
+        with bar("train") as advance:
+            run = train(
+                self.config,
+                kernel=self.kernel,
+                out=self.out,
+                on_progress=lambda steps, loss: advance(steps, total, f"loss {loss:.4g}"),
+            )
+        shown = {name: "not measured" if value is None else f"{value:.6g}" for name, value in run.metrics.items()}
+        print_table(("metric", "value"), shown.items())
+        print(f"{'was there already' if known else 'kept'} as {self.out / run.id}.safetensors")
+
+
+def _axes_class() -> type:
+    """Return TrainConfig with several values for each field that can be swept."""
+    fields = []
+    for option in options(TrainConfig):
+        hint, default = option.hint, option.default
+        if option.name not in _SINGLE:
+            hint = GenericAlias(tuple, (hint, ...))
+            default = default if option.required else (default,)
+        fields.append((option.name, hint, field(default=default, metadata={"help": option.help})))
+    return dataclasses.make_dataclass("Axes", fields, frozen=True)
+
+
+_Axes = _axes_class()
+
+
+@dataclass
+class SweepCommand:
+    """Train every combination of the values given, in parallel; the same command again goes on where it stopped."""
+
+    axes: _Axes  # type: ignore[valid-type]
+    n_seeds: int = 1
+    """Seeds per combination, from --seed on."""
+    n_workers: int | None = None
+    """Cores to use; default all."""
+    kernel: KernelName | None = field(default=None, metadata=_KERNEL)
+    out: Path = Path("runs")
+    """Directory of the run files."""
+
+    def run(self) -> None:
+        """Train the grid, and print a table of all its runs."""
+        from byheart.toy.sweep import grid, sweep
+
+        if self.n_seeds < 1:
+            raise ValueError(f"n_seeds: received {self.n_seeds}, accepted: an integer >= 1")
+        given: Mapping[str, Any] = vars(self.axes)
+        for name, values in given.items():
+            if name not in _SINGLE and not values:
+                raise ValueError(f"{name}: received no value, accepted: one or more")
+        base = TrainConfig(**{name: v if name in _SINGLE else v[0] for name, v in given.items()})
+        varied = {name: v for name, v in given.items() if name not in _SINGLE and len(v) > 1}
+        configs = grid(base, varied, range(base.seed, base.seed + self.n_seeds))
+        with bar("sweep") as advance:
+            runs = sweep(configs, self.out, n_workers=self.n_workers, kernel=self.kernel, on_progress=follow(advance))
+        columns = [*(runs.axes or ["n_examples"]), *_METRICS]
+        print_table((name.replace("_", " ") for name in columns), runs.table[columns].itertuples(index=False))
+        print(f"{len(runs)} runs in {self.out}")
+
+
+def follow(advance: Advance) -> OnProgress:
+    """Return what moves a progress bar along with a sweep."""
+    return lambda p: advance(p.work_done, p.work_total or None, "" if p.loss is None else f"loss {p.loss:.4g}")
+
+
+@dataclass
+class ReportCommand:
+    """Write one self-contained interactive HTML page about a directory of runs."""
+
+    runs: Path = field(metadata={"positional": "RUNS"})
+    """Directory of run files."""
+    out: Path = Path("report.html")
+    """The page."""
+
+    def run(self) -> None:
+        """Write the page."""
+        from byheart.toy.page import write_report
+        from byheart.toy.runs import open_runs
+
+        page = write_report(self.runs, self.out)
+        print(f"wrote {page}, {len(open_runs(self.runs))} runs")

@@ -1,0 +1,37 @@
+"""The studies of the toy model, by name."""
+
+from __future__ import annotations
+
+from byheart.studies import (
+    analytic,
+    appendix,
+    discrepancy,
+    double_descent,
+    generalisation_scale,
+    middle_regime,
+    phase_map,
+    polygons,
+    repeats,
+    two_views,
+    variants,
+)
+
+STUDIES = {
+    study.name: study
+    for study in (
+        double_descent.STUDY,
+        double_descent.STUDY_AVERAGED,
+        double_descent.STUDY_M4,
+        phase_map.STUDY,
+        appendix.WEIGHT_DECAY,
+        appendix.TRAINING_LENGTH,
+        generalisation_scale.STUDY,
+        repeats.STUDY,
+        polygons.STUDY,
+        middle_regime.STUDY,
+        discrepancy.STUDY,
+        variants.STUDY,
+        two_views.STUDY,
+        analytic.STUDY,
+    )
+}
