@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PATIENCE = 180.0  # seconds until a process that should have ended counts as hanging, on however busy a machine
@@ -21,3 +22,11 @@ def running(*command: object, **settings: Any) -> Iterator[subprocess.Popen[str]
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    """Wait for something that is sure to happen."""
+    end = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.05)
