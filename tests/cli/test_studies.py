@@ -19,8 +19,8 @@ def test_reproduce_lists_its_studies(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist", "--max-examples", 3), "max_examples: received 3 with mnist, accepted: with double-descent, "),
-        (("polygons", "--images", "x"), "images: received x with polygons, accepted: with mnist"),
+        (("mnist", "--max-examples", 3), "max_examples: received 3 with mnist, accepted: with other studies"),
+        (("polygons", "--images", "x"), "images: received 'x' with polygons, accepted: with mnist"),
         (("moons",), "study: received 'moons', accepted: double-descent, "),
         (("all", "--max-examples", 2), "max_examples: received 2, accepted: at least the smallest T"),
     ],

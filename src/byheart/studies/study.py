@@ -149,12 +149,14 @@ def reproduce(
             raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
         study = STUDIES[study]
     options = {"max_examples": max_examples, "images": images}
-    given = {name: str(value) for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - set(study.options):
         from byheart.studies.catalogue import STUDIES
 
-        takers = ", ".join(other.name for other in STUDIES.values() if name in other.options)
-        raise ValueError(f"{name}: received {given[name]} with {study.name}, accepted: with {takers}")
+        takers = [other.name for other in STUDIES.values() if name in other.options]
+        received = given[name] if isinstance(given[name], int) else repr(str(given[name]))
+        accepted = takers[0] if len(takers) == 1 else "other studies"
+        raise ValueError(f"{name}: received {received} with {study.name}, accepted: with {accepted}")
     if missing := study.missing():
         raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[audit]"')
     groups = study.groups_up_to(scale, max_examples, images)
