@@ -84,7 +84,13 @@ def test_a_study_leaves_its_tables_and_figures_and_a_persons_words(tmp_path):
     (tmp_path / "README.md").write_text(f"# A person's words\n\n{MARK}\nold\n")
     reproduce(study, "quick", tmp_path, max_examples=5, n_workers=1)
     tables = {f"{name}.csv" for name in ("runs", "verdicts", "cost", "by-size", "dimensionalities", "vectors")}
-    assert {p.name for p in tmp_path.iterdir()} == {"runs", "README.md", "double-descent.png", "norms.png"} | tables
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "runs",
+        "README.md",
+        "overview.png",
+        "double-descent.png",
+        "norms.png",
+    } | tables
     assert pd.read_csv(tmp_path / "cost.csv")["n_runs"].sum() == len(pd.read_csv(tmp_path / "runs.csv")) == 6
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("# A person's words\n")

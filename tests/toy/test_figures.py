@@ -83,7 +83,7 @@ def test_a_common_scale_is_common(tables):
     assert grid_of_axes[0, 0].get_xlim() != grid_of_axes[0, 1].get_xlim()
 
 
-@pytest.mark.parametrize("figure", [plots.double_descent, plots.norms_and_scales])
+@pytest.mark.parametrize("figure", [plots.overview, plots.double_descent, plots.norms_and_scales])
 def test_whole_figures_can_be_drawn_with_infinite_data_too(tables, figure, tmp_path):
     figure(tables).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000

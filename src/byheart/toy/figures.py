@@ -170,8 +170,8 @@ def geometry(vectors_shown: pd.DataFrame, axes: np.ndarray, common_scale: bool =
         axes: Two rows of axes.
         common_scale: Whether all vectors of a row of axes have one scale.
     """
-    features = "feature", FEATURES, "features\n(up to 300 columns of W)"
-    sides = features, ("example", EXAMPLES, "training examples\n(up to 300 hidden vectors)")
+    features = "feature", FEATURES, "features\n(columns of W,\nup to 300)"
+    sides = features, ("example", EXAMPLES, "training examples\n(hidden vectors,\nup to 300)")
     for row, (of, color, label) in zip(axes, sides, strict=True):
         own = vectors_shown[vectors_shown["of"] == of]
         limit = float(np.hypot(own["x"], own["y"]).max()) if common_scale else None
@@ -199,11 +199,7 @@ def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panes = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         top = figure.add_subplot(panes[0])
         losses(runs, top)
-        if top.get_ylim()[1] > 2:
-            top.set_yscale("log")
-            top.yaxis.set_major_locator(LogLocator(subs=(1,) if zoomed else (1, 2, 5)))
-            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            top.yaxis.set_minor_formatter(NullFormatter())
+        _log_losses(top)
         top.legend(fontsize=7.5)
         if zoomed:
             close = figure.add_subplot(panes[1], sharex=top)
@@ -226,18 +222,10 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.7])
         top = figure.add_subplot(panes[0])
         x = _positions(runs["n_examples"])
-        mean = summed(runs).groupby("n_examples")["test_loss"].mean()
-        top.plot([x[float(str(t))] for t in mean.index], mean, color="black", lw=1.2, label="mean")
-        top.plot(
-            [x[t] for t in runs["n_examples"]], summed(runs)["test_loss"], "o", ms=4, color=EXAMPLES, alpha=0.6, mew=0
-        )
+        runs_and_mean(summed(runs), "test_loss", top, EXAMPLES, "mean", mean_color="black", at=x)
         top.axhline(1, color="black", lw=0.8, ls="--")
         top.set(ylabel="error on new data", xlabel="number of training examples")
-        if top.get_ylim()[1] > 2:
-            top.set_yscale("log")
-            top.yaxis.set_major_locator(LogLocator(subs=(1,) if top.get_ylim()[1] > 20 else (1, 2, 5)))
-            top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            top.yaxis.set_minor_formatter(NullFormatter())
+        _log_losses(top)
         _log_axis(top, x)
         _geometry_panes(figure, panes[1], tables["vectors"], common_scale=False)
     return figure
@@ -358,6 +346,15 @@ def _log_axis(ax: Axes, x: dict[float, float]) -> None:
     ax.set_xscale("log")
     ax.set_xticks(list(x.values()), [_tick(t) for t in x], fontsize=7.5)
     ax.minorticks_off()
+
+
+def _log_losses(ax: Axes) -> None:
+    """Draw losses on a log scale if some are large."""
+    if ax.get_ylim()[1] > 2:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1,) if ax.get_ylim()[1] > 20 else (1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tick(t: float) -> str:

@@ -57,7 +57,7 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
         parts.append(_detectors(tables["detectors"]))
     if "cost" in tables:
         parts.append(
-            "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the two passes through the"
+            "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the three passes through the"
             " network, in a process of its own, on all cores.\n\n" + table_of(tables["cost"])
         )
     parts.append("## Tasks\n\n" + table_of(tables["tasks"]))
