@@ -39,7 +39,7 @@ def few(scale: str, images=None) -> dict[str, list[Network]]:
 def test_the_study_runs_small_judges_every_claim_and_goes_on(idx, tmp_path):
     calls, out = [], tmp_path / "results" / "mnist"
     study = dataclasses.replace(STUDY, groups=few)
-    verdicts = reproduce(study, "quick", out, images=idx, n_workers=2, on_progress=calls.append)
+    verdicts = reproduce(study, "quick", str(out), images=str(idx), n_workers=2, on_progress=calls.append)
     assert list(verdicts["claim"]) == [claim.id for claim in STUDY.claims]
     assert (calls[-1].n_finished, calls[-1].n_runs) == (9, 9)
     tables = read_tables(out.glob("*.csv"))

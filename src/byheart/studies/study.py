@@ -113,10 +113,10 @@ class Study:
 def reproduce(
     study: Study | str,
     scale: Scale,
-    out: Path,
+    out: str | Path,
     *,
     max_examples: int | None = None,
-    images: Path | None = None,
+    images: str | Path | None = None,
     n_workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
@@ -142,33 +142,31 @@ def reproduce(
         SweepError: If runs failed; the others are kept, and the same call tries again.
         CounterfactualError, JobsError: The same, for networks of "mnist".
     """
-    if isinstance(study, str):
-        from byheart.studies.catalogue import STUDIES
+    from byheart.studies.catalogue import STUDIES
 
+    if isinstance(study, str):
         if study not in STUDIES:
             raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
         study = STUDIES[study]
     options = {"max_examples": max_examples, "images": images}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - set(study.options):
-        from byheart.studies.catalogue import STUDIES
-
         takers = [other.name for other in STUDIES.values() if name in other.options]
         received = given[name] if isinstance(given[name], int) else repr(str(given[name]))
         accepted = takers[0] if len(takers) == 1 else "other studies"
         raise ValueError(f"{name}: received {received} with {study.name}, accepted: with {accepted}")
     if missing := study.missing():
         raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[audit]"')
-    groups = study.groups_up_to(scale, max_examples, images)
+    groups = study.groups_up_to(scale, max_examples, None if images is None else Path(images))
     if not groups:
         smallest = min(c.n_examples for c in study.configs_up_to(scale) if c.n_examples != "inf")
         raise ValueError(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
-    found, made_by = study.train(groups, out / "runs", n_workers=n_workers, on_progress=on_progress)
+    found, made_by = study.train(groups, Path(out) / "runs", n_workers=n_workers, on_progress=on_progress)
     command = f"byheart reproduce {study.name} --scale {scale}"
     command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
-    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, out)
+    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out))
 
 
 def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.DataFrame:
