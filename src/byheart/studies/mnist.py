@@ -96,6 +96,7 @@ def _train(
     from byheart.toy.sweep import Progress
 
     networks = list(dict.fromkeys(network for own in groups.values() for network in own))
+    todo = {network: _job(network) for network in networks}  # a missing dataset is noticed before time is spent
     with_truth = {network.on: network for network in networks if network.n_models}
     n_truth = sum(network.n_models for network in with_truth.values())
     total, done = n_truth + len(networks), 0
@@ -119,7 +120,6 @@ def _train(
         mem[network.on], done = found.memorization.mem, done + network.n_models
         made_by += [store.read(key).header for key in store.keys()[: network.n_models]]
     records = Records(directory)
-    todo = {network: _job(network) for network in networks}
     if failures := jobs.run(
         list(todo.values()), records, n_workers=n_workers, on_progress=lambda progress: advance(progress.n_finished)
     ):
