@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import running, wait_until
 
-from byheart.jobs import Job, Progress, _batches, run
+from byheart.jobs import Failure, Job, JobsError, Progress, _batches, run
 from byheart.records import Record, Records
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="watches processes through /proc")
@@ -230,3 +230,10 @@ def test_only_the_tracker_is_quiet():
     assert done.returncode == 0, done.stderr
     assert "PYTHONWARNINGS=default::ImportWarning,ignore:resource_tracker" in done.stdout.splitlines()
     assert "worker: default::ImportWarning" in done.stdout
+
+
+def test_failures_are_one_error_that_names_the_first():
+    failures = [Failure(job, ValueError("out\nof luck")) for job in jobs_of(float, 2)]
+    error = JobsError(failures)
+    assert str(error) == "2 job(s) failed; the first, a: out of luck"
+    assert error.failures == failures

@@ -19,7 +19,7 @@ _N_INPUTS, _N_HIDDEN, _N_CLASSES, _BATCH_SIZE = 784, 512, 10, 512
 _REPEATS = 3
 
 
-def cost(n_examples: int = 60_000) -> pd.DataFrame:
+def cost_of_audit(n_examples: int = 60_000) -> pd.DataFrame:
     """Audit a network of 512 hidden units on random data, three times.
 
     Returns:
