@@ -49,6 +49,7 @@ TINY_WORDS += ["--large-examples", "--trained-hidden", "--sweep-steps", "20"]
 OURS = ["--contenders", "byheart", "byheart-dense"]
 
 
+@pytest.mark.slow
 def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [*TINY_WORDS, "--contenders", "byheart", "byheart-dense", "torch-eager", "--trained-examples", "30"]
@@ -153,6 +154,7 @@ def test_a_child_ends_with_its_parent_even_in_the_midst_of_a_step(tmp_path):
         assert child.process.wait(timeout=PATIENCE) == 0  # far less than it was asked for
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_round_in_its_midst_and_leaves_no_process(tmp_path):
     command = [sys.executable, "-m", "benchmarks", *TINY_WORDS, *OURS, "--trained-examples", "--sweep-runs", "0"]
     command += ["--seconds-per-round", "3600", "--out", tmp_path / "out", "--runs", tmp_path / "runs"]

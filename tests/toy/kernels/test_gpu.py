@@ -35,6 +35,7 @@ IN_INTERPRETER = """
 SIZES = [(2, 150, 300), (17, 60, 70)]
 
 
+@pytest.mark.slow
 def test_all_of_it_in_tritons_interpreter():
     if INTERPRETED:
         pytest.skip("this is that process")
