@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import running, wait_until
 
-from byheart.jobs import Job, Progress, _batches, run
+from byheart.jobs import Failure, Job, JobsError, Progress, _batches, run
 from byheart.records import Record, Records
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="watches processes through /proc")
@@ -186,14 +186,12 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         return [int(pid) for pid in children if "popen_loky" in command(int(pid))]
 
-    with subprocess.Popen([sys.executable, "-c", ORPHANS, str(tmp_path)]) as process:
-        try:
-            until((tmp_path / "started").exists)
-            pids = workers()
-            assert pids
-        finally:
-            process.kill()
-    until(lambda: not any("popen_loky" in command(pid) for pid in pids))
+    with running(sys.executable, "-c", ORPHANS, tmp_path) as process:
+        wait_until((tmp_path / "started").exists)
+        pids = workers()
+        assert pids
+        process.kill()
+    wait_until(lambda: not any("popen_loky" in command(pid) for pid in pids))
     assert Records(tmp_path / "records").keys() == []
 
 
@@ -202,14 +200,6 @@ def command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
-
-
-def until(holds) -> None:
-    """Wait for something that happens sooner or later, however busy the machine is."""
-    patience = time.monotonic() + 180
-    while not holds():
-        assert time.monotonic() < patience
-        time.sleep(0.02)
 
 
 CODE = """
@@ -240,3 +230,10 @@ def test_only_the_tracker_is_quiet():
     assert done.returncode == 0, done.stderr
     assert "PYTHONWARNINGS=default::ImportWarning,ignore:resource_tracker" in done.stdout.splitlines()
     assert "worker: default::ImportWarning" in done.stdout
+
+
+def test_failures_are_one_error_that_names_the_first():
+    failures = [Failure(job, ValueError("out\nof luck")) for job in jobs_of(float, 2)]
+    error = JobsError(failures)
+    assert str(error) == "2 job(s) failed; the first, a: out of luck"
+    assert error.failures == failures

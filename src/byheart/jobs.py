@@ -66,6 +66,19 @@ class Failure:
         return " ".join(str(self.error).split()) or type(self.error).__name__
 
 
+class JobsError(RuntimeError):
+    """Some jobs failed; the records of all others are kept.
+
+    Attributes:
+        failures: The failed jobs.
+    """
+
+    def __init__(self, failures: list[Failure]) -> None:
+        first = failures[0]
+        super().__init__(f"{len(failures)} job(s) failed; the first, {first.job.key}: {first.reason}")
+        self.failures = failures
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a call has come."""

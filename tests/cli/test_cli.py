@@ -102,7 +102,7 @@ def test_ctrl_c_is_answered_at_once_and_keeps_finished_runs(tmp_path):
     leader, follower = pty.openpty()
     with os.fdopen(leader), subprocess.Popen(command, stderr=follower, start_new_session=True, env=TERMINAL) as process:
         os.close(follower)
-        hang = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+        hang = threading.Timer(300, os.killpg, (process.pid, signal.SIGKILL))
         hang.start()
         assert b"loss" in until(leader, b"loss")  # the runs are under way, and take hours
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too

@@ -1,5 +1,7 @@
 """Studies as a person runs them."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -11,6 +13,37 @@ def test_reproduce_lists_its_studies(run):
     status, out, _ = run("reproduce", "--list")
     assert status == 0
     assert "double-descent" in out
+    assert "mnist  Are the training images" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist", "--max-examples", 3), "max_examples: received 3 with mnist, accepted: with other studies"),
+        (("polygons", "--images", "x"), "images: received 'x' with polygons, accepted: with mnist"),
+        (("moons",), "study: received 'moons', accepted: double-descent, "),
+        (("all", "--max-examples", 2), "max_examples: received 2, accepted: at least the smallest T"),
+    ],
+)
+def test_what_a_study_does_not_take_is_refused(run, tmp_path, arguments, message):
+    status, out, err = run("reproduce", *arguments, "--out", tmp_path)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_each_study_of_all_gets_the_options_that_it_takes(run, tmp_path, monkeypatch):
+    chosen = {name: STUDIES[name] for name in ("double-descent", "mnist")}
+    made = []
+
+    def reproduce(study, scale, out, *, max_examples, images, **_):
+        made.append((study.name, max_examples, images))
+
+    monkeypatch.setattr("byheart.studies.catalogue.STUDIES", chosen)
+    monkeypatch.setattr("byheart.studies.reproduce", reproduce)
+    monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
+    run("reproduce", "all", "--out", tmp_path, "--images", "folder")
+    run("reproduce", "all", "--out", tmp_path, "--max-examples", 10)
+    assert made == [("double-descent", None, None), ("mnist", None, Path("folder")), ("double-descent", 10, None)]
 
 
 @pytest.mark.slow
@@ -33,9 +66,11 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
 
 def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("byheart.studies.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants")})
+    monkeypatch.setattr(
+        "byheart.studies.catalogue.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants", "mnist")}
+    )
     made = []
-    monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out: made.append((study.name, out)))
+    monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out, images: made.append((study.name, out)))
     monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
     status, _, err = run("reproduce", "all", "--out", tmp_path)
     assert (status, made) == (0, [("double-descent", tmp_path / "double-descent")])

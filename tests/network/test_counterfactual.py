@@ -1,5 +1,6 @@
 """Counterfactual models: what they say of planted wrong labels, and that nothing finished is lost."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from byheart.memorization import balanced_subsets
 from byheart.network.counterfactual import Counterfactual, CounterfactualError, counterfactual
-from byheart.network.fit import Fit, margins_of
+from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.log import TrainingLog
 
 
@@ -188,3 +189,17 @@ def test_nonsense_is_refused(tmp_path):
         counterfactual(nearest(data), data, 5, store=tmp_path / "b", n_workers=0)
     with pytest.raises(ValueError, match="without a length"):
         counterfactual(nearest(data), iter([]), 5, store=tmp_path / "b")
+
+
+def test_a_record_says_what_made_it_and_how_long_it_took():
+    before = torch.get_num_threads()
+    try:
+        with recorded(1) as header:
+            assert torch.get_num_threads() == 1
+            header["more"] = "words"
+    finally:
+        torch.set_num_threads(before)
+    made_by = json.loads(header["provenance"])
+    assert (made_by["n_threads"], header["more"]) == (1, "words")
+    assert {"byheart", "git_revision", "numpy", "torch", "device", "started"} <= set(made_by)
+    assert made_by["wall_seconds"] >= 0

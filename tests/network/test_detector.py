@@ -1,6 +1,7 @@
 """The detector: its rate of false positives, near-duplicates of what was planted, and what it refuses."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -97,3 +98,8 @@ def test_an_audit_without_what_a_detector_needs_says_so(memorising):
     assert small.carriers is None
     with pytest.raises(ValueError, match="made with detector=False"):
         small.detector(model, x)
+    known_to_all = bh.Counterfactual(np.arange(300)[None] < 200, np.ones((1, 300)))
+    nothing = bh.audit(model, (x, np.zeros(300, np.int64)), held_out=known_to_all)
+    none = dataclasses.replace(nothing.carriers, examples=np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="no example counts as memorized"):
+        dataclasses.replace(nothing, carriers=none).detector(model, x)

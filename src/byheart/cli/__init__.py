@@ -15,6 +15,7 @@ from byheart.cli.network import AuditCommand, CheckError
 from byheart.cli.options import Parser, parse
 from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCommand
 from byheart.cli.toy import ReportCommand, SweepCommand, TrainCommand
+from byheart.jobs import JobsError
 from byheart.network.counterfactual import CounterfactualError
 from byheart.toy.kernels import DivergedError
 from byheart.toy.sweep import SweepError, brief
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             complain(f"failed: {brief(failure.config)}: {failure.reason}")
         complain(f"byheart: {len(error.failures)} run(s) failed, all others are kept")
         return 1
-    except (DivergedError, CounterfactualError, CheckError) as error:
+    except (DivergedError, CounterfactualError, JobsError, CheckError) as error:
         complain(f"byheart: {error}")
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:

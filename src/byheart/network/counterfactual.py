@@ -7,7 +7,6 @@ Source: Feldman and Zhang 2020, "What neural networks memorize and why".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from jaxtyping import Bool, Float, Float64
 from byheart import jobs
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
-from byheart.network.fit import Fit, margins_of
+from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs
-from byheart.provenance import provenance
 from byheart.records import Record, Records, digest
 
 FitFunction = Callable[[np.ndarray, int], Any]
@@ -163,13 +161,10 @@ def _fit_one(
     fit: FitFunction, dataset: Any, indices: np.ndarray, seed: int, *, n_threads: int | None, report: Report
 ) -> Record:
     """Train one model in a worker, on so many threads, and return its margins."""
-    import torch
-
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
-    made_by = provenance("numpy", "torch", n_threads=torch.get_num_threads())
-    result = fit(indices, seed)
-    margins = margins_of(result, dataset) if hasattr(result, "named_modules") else np.asarray(result, dtype=np.float64)
+    with recorded(n_threads) as header:
+        result = fit(indices, seed)
+        is_model = hasattr(result, "named_modules")
+        margins = margins_of(result, dataset) if is_model else np.asarray(result, dtype=np.float64)
     n_examples = _size(dataset)
     if margins.shape != (n_examples,):
         raise ValueError(
@@ -178,7 +173,7 @@ def _fit_one(
         )
     if not np.isfinite(margins).all():
         raise ValueError(f"fit: received scores that are not finite (example {int(np.isfinite(margins).argmin())})")
-    return Record({"margins": margins}, {"provenance": json.dumps(made_by)})
+    return Record({"margins": margins}, header)
 
 
 def _digest_targets(dataset: Any) -> str:

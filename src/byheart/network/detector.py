@@ -141,6 +141,8 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
     carriers = audit.carriers
     if carriers is None:
         raise ValueError("detector: received an audit made with detector=False, accepted: one with detector=True")
+    if not len(carriers.examples):
+        raise ValueError("detector: received an audit in which no example counts as memorized, accepted: one with some")
     if not hasattr(model, "named_modules") or weights_digest(model) != carriers.weights_digest:
         raise ValueError(
             f"model: received a {type(model).__name__} that is not the audited network, accepted: the"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from jaxtyping import Int64
 from byheart.network.inputs import as_inputs, call, require_torch, tensor_of
 from byheart.network.layers import left_as_found
 from byheart.network.log import TrainingLog
+from byheart.provenance import provenance
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +140,24 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def recorded(n_threads: int | None) -> Iterator[dict[str, str]]:
+    """Give torch this number of threads, or its default, and yield a record's header, which gets provenance at the end.
+
+    The provenance has ``wall_seconds`` of the block beside what ``provenance`` returns.
+    """
+    require_torch()
+    import torch
+
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+    made_by = provenance("numpy", "torch", n_threads=torch.get_num_threads())
+    header: dict[str, str] = {}
+    start = time.perf_counter()
+    yield header
+    header["provenance"] = json.dumps(made_by | {"wall_seconds": time.perf_counter() - start})
 
 
 def margins_of(model: Any, dataset: Any) -> np.ndarray:

@@ -188,13 +188,14 @@ def third_pass(
         cosines[listed[:, None] == places] = -np.inf
         values = np.hstack([best, cosines])
         indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
-        order = np.argsort(-values, axis=1)[:, :_N_NEAREST]
+        order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
             head.append(_head_inputs(seen, plan, batch.first)[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
-    return found[:, : batch.first + len(batch) - 1], np.concatenate(head[1:] or head)
+    found = np.take_along_axis(found, np.argsort(-best, axis=1), 1)[:, : batch.first + len(batch) - 1]
+    return found, np.concatenate(head[1:] or head)
 
 
 def over_checkpoints(

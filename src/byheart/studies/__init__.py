@@ -1,4 +1,4 @@
-"""The questions of the paper, one file each; ``catalogue`` has those of the toy model by name.
+"""The questions of the paper, one file each, and the leaderboard of scores; ``catalogue`` has the studies by name.
 
 Nothing is imported here that draws or trains, so that naming a study costs nothing.
 """

@@ -1,4 +1,4 @@
-"""The studies of the toy model, by name."""
+"""The studies, by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from byheart.studies import (
     double_descent,
     generalisation_scale,
     middle_regime,
+    mnist,
     phase_map,
     polygons,
     repeats,
@@ -33,5 +34,6 @@ STUDIES = {
         variants.STUDY,
         two_views.STUDY,
         analytic.STUDY,
+        mnist.STUDY,
     )
 }

@@ -1,113 +1,141 @@
 """Are the MNIST images with a high maximal dimensionality D* memorised? Olah's network, against counterfactual truth.
 
-A study of a real network: its runs are networks on 5,000 images, each scored at several epochs, beside many networks
+A study of a real network: its runs are networks on 5,000 images, each audited at several epochs, beside many networks
 that were trained without some of the images. With a folder of IDX files also all 60,000, without the truth.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from byheart.claims import Claim, Finding, compare, judge, judged, one_digit
+from byheart import jobs
+from byheart.claims import Claim, Finding, compare, judged, one_digit
 from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
+from byheart.jobs import Job, JobsError, Report
 from byheart.network.audit import audit
 from byheart.network.calibration import MEMORIZED
 from byheart.network.counterfactual import counterfactual
-from byheart.network.fit import Fit
+from byheart.network.fit import Fit, recorded
 from byheart.network.log import TrainingLog
-from byheart.records import prepare_directory, write_atomically
-from byheart.studies.readme import write_readme
-from byheart.studies.study import Scale
-from byheart.toy.figures import figure_of, style
+from byheart.records import Record, Records, digest
+from byheart.studies.study import N_SEEDS, Scale, Study, Tables
+from byheart.toy.figures import figure_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-NAME = "mnist"
-QUESTION = "Are the training images with a high D* memorised, in a real network?"
+    from byheart.toy.sweep import OnProgress
+
 _N_EXAMPLES = 5_000
 _N_ALL = 60_000
 _N_MODELS: dict[Scale, int] = {"quick": 15, "medium": 48, "paper": 48}
-_N_SEEDS: dict[Scale, int] = {"quick": 2, "medium": 4, "paper": 4}
 _SIZES: dict[Scale, tuple[int, ...]] = {"quick": (1_000,), "medium": (500, 1_000, 2_000), "paper": (500, 1_000, 2_000)}
+_BY_SIZE = "by size"  # the group of MNIST's networks by number of images; the others are named after their dataset
 _EPOCHS = (0, 1, 2, 5, 10, 30)
+_END = f"D*_{_EPOCHS[-1]}"
 _N_TOP = 40
+_N_SHOWN = 12
 _OLAH = "Olah, comment in Henighan et al. 2023"
 _HOBBHAHN = "Hobbhahn, comment and second post"
 
 
-def reproduce_mnist(
-    scale: Scale,
-    out: Path,
-    *,
-    images: Path | None = None,
-    n_workers: int | None = None,
-    on_progress: Callable[[float, float | None, str], None] | None = None,
-) -> pd.DataFrame:
-    """Train the networks, and write tables, figures and README.md to ``out``.
+@dataclass(frozen=True)
+class Network:
+    """A network that is audited while it is trained on the first images of a dataset."""
 
-    Args:
-        scale: "quick" (MNIST's 5,000, 15 networks for the truth), "medium" (also Fashion-MNIST's first 5,000, 48
-            each) or "paper" (also all 60,000 of Fashion-MNIST).
-        out: Directory; ``runs/`` in it keeps what is known of each network, and is gone on from.
-        images: Folder with the IDX files of MNIST's 60,000, which are then scored too.
-        n_workers: Processes; default all cores.
-        on_progress: Called with the networks trained, of all, and the dataset.
+    dataset: str
+    """"MNIST" (the 5,000 that are installable), "Fashion-MNIST", or a folder of IDX files."""
+    n_examples: int
+    seed: int
+    n_models: int = 0
+    """Number of networks that are trained without some of the images, for the truth; with 0 it stays unknown."""
 
-    Returns:
-        The table of verdicts.
+    @property
+    def on(self) -> str:
+        """Name of the dataset, with its size."""
+        return f"{Path(self.dataset).name}, {self.n_examples:,}"
 
-    Raises:
-        ModuleNotFoundError, FileNotFoundError: If a dataset is not installed; the message says how to get it.
-    """
-    start = time.perf_counter()
-    datasets = [(mnist_5k(), True)]  # whether with the truth
+    @property
+    def key(self) -> str:
+        """Name of the directory of the truth's models, with which the name of its record begins."""
+        return f"{Path(self.dataset).name}-{self.n_examples}"
+
+
+def _groups(scale: Scale, images: Path | None = None) -> dict[str, list[Network]]:
+    """The networks by dataset, and those on MNIST by size."""
+    chosen = [("MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale])]
     if scale != "quick":
-        datasets.append((fashion_mnist(_N_EXAMPLES), True))
+        chosen.append(("Fashion-MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale]))
     if scale == "paper":
-        datasets.append((fashion_mnist(), False))
+        chosen.append(("Fashion-MNIST", _N_ALL, 1, 0))
     if images is not None:
-        datasets.append((idx_folder(images), False))
-    prepare_directory(out / "runs")
-    tables: list[pd.DataFrame] = []
-    total = sum(_N_MODELS[scale] for _, with_truth in datasets if with_truth)
-    done = 0
-    for data, with_truth in datasets:
-        name = f"{data.name}, {len(data):,}"
-        mem = np.full(len(data), np.nan)
-        if with_truth:
+        chosen.append((str(images), len(idx_folder(images)), 1, 0))
+    by_dataset = [[Network(name, n, seed, n_models) for seed in range(seeds)] for name, n, seeds, n_models in chosen]
+    sizes = [Network("MNIST", n, seed) for n in _SIZES[scale] for seed in range(N_SEEDS[scale])]
+    return {own[0].on: own for own in by_dataset} | {_BY_SIZE: sizes + by_dataset[0]}
 
-            def advance(k: int, _: int, first: int = done, name: str = name) -> None:
-                if on_progress is not None:
-                    on_progress(first + k, total, name)
 
-            found = counterfactual(
-                _fit(data),
-                (data.inputs, data.labels),
-                _N_MODELS[scale],
-                store=out / "runs" / f"{data.name}-{len(data)}",
-                n_workers=n_workers,
-                on_progress=advance,
-            )
-            mem, done = found.memorization.mem, done + _N_MODELS[scale]
-        seeds = range(_N_SEEDS[scale] if with_truth else 1)
-        tables += [_scored(data, seed, out).assign(dataset=name, mem=mem) for seed in seeds]
-    examples = pd.concat(tables, ignore_index=True)
-    sizes = [
-        _scored(_first(n), seed, out).assign(n_examples=n) for n in _SIZES[scale] for seed in range(_N_SEEDS[scale])
-    ]
-    sizes += [part.assign(n_examples=_N_EXAMPLES) for part in _by_network(examples)]
-    seconds = time.perf_counter() - start
-    return _write(scale, out, examples, pd.concat(sizes), datasets[0][0].inputs, seconds)
+def _train(
+    groups: Mapping[str, list[Network]],
+    directory: Path,
+    *,
+    n_workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
+    """Train the models of the truth, then the audited networks, and return a table of examples for each group."""
+    from byheart.toy.sweep import Progress
+
+    networks = list(dict.fromkeys(network for own in groups.values() for network in own))
+    todo = {network: _job(network) for network in networks}  # a missing dataset is noticed before time is spent
+    with_truth = {network.on: network for network in networks if network.n_models}
+    n_truth = sum(network.n_models for network in with_truth.values())
+    total, done = n_truth + len(networks), 0
+
+    def advance(n_finished: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(total, done + n_finished, done + n_finished, total, None))
+
+    mem: dict[str, np.ndarray] = {}
+    made_by = []
+    for network in with_truth.values():
+        data, store = _load(network.dataset, network.n_examples), Records(directory / network.key)
+        found = counterfactual(
+            _fit(data),
+            (data.inputs, data.labels),
+            network.n_models,
+            store=store.directory,
+            n_workers=n_workers,
+            on_progress=lambda n_finished, _: advance(n_finished),
+        )
+        mem[network.on], done = found.memorization.mem, done + network.n_models
+        made_by += [store.read(key).header for key in store.keys()[: network.n_models]]
+    records = Records(directory)
+    if failures := jobs.run(
+        list(todo.values()), records, n_workers=n_workers, on_progress=lambda progress: advance(progress.n_finished)
+    ):
+        raise JobsError(failures)
+    audited = {network: records.read(job.key) for network, job in todo.items()}
+    made_by += [record.header for record in audited.values()]
+    tables = {network: _table(network, record.arrays, mem.get(network.on)) for network, record in audited.items()}
+    by_group = {label: pd.concat([tables[network] for network in own]) for label, own in groups.items()}
+    return by_group, [json.loads(header["provenance"]) for header in made_by]
+
+
+@functools.lru_cache(maxsize=1)
+def _load(dataset: str, n_examples: int) -> Labelled:
+    if dataset == "MNIST":
+        return mnist_5k().take(np.arange(n_examples))
+    return fashion_mnist(n_examples) if dataset == "Fashion-MNIST" else idx_folder(Path(dataset), n_examples)
 
 
 def _fit(data: Labelled) -> Fit:
@@ -118,44 +146,113 @@ def _fit(data: Labelled) -> Fit:
     return Fit(model, data.inputs, data.labels, n_epochs=_EPOCHS[-1])
 
 
-def _first(n: int) -> Labelled:
-    data = mnist_5k()
-    return replace(data, inputs=data.inputs[:n], labels=data.labels[:n])
+def _job(network: Network) -> Job:
+    data = _load(network.dataset, network.n_examples)
+    identity = {"dataset": digest(data.inputs, data.labels), "settings": _fit(data).settings, "epochs": list(_EPOCHS)}
+    key = f"{network.key}-audit-{network.seed}"
+    return Job(key, _audit, (network,), {**identity, "seed": network.seed}, cost=network.n_examples)
 
 
-def _scored(data: Labelled, seed: int, out: Path) -> pd.DataFrame:
-    """D* and answers of the training examples at several epochs, and what the log and the end say; kept as a file."""
-    path = out / "runs" / f"{data.name}-{len(data)}-audit-{seed}.csv"
-    if path.exists():
-        return pd.read_csv(path)
-    given = data.inputs, data.labels
-    columns: dict[str, np.ndarray] = {}
-    log = TrainingLog(len(data))
-    seen = 0
+def _audit(network: Network, *, n_threads: int | None, report: Report) -> Record:
+    """D* and answers of the training examples at several epochs, and what the log and the end say."""
+    with recorded(n_threads) as header:
+        data = _load(network.dataset, network.n_examples)
+        given = data.inputs, data.labels
+        seen: list[pd.DataFrame | None] = []
 
-    def look(model: nn.Module) -> None:
-        nonlocal seen
-        if seen in _EPOCHS:
-            table = audit(model, given).table
-            columns[f"D*_{seen}"] = table["maximal_dimensionality"].to_numpy()
-            columns[f"wrong_{seen}"] = (table["prediction"] != table["label"]).to_numpy()
-        seen += 1
+        def look(model: nn.Module) -> None:
+            seen.append(audit(model, given).table if len(seen) in _EPOCHS else None)
+            report((len(seen) - 1) / _EPOCHS[-1], 0)
 
-    model = _fit(data)(np.arange(len(data)), seed, log, look)
-    table = audit(model, given, log=log).table
-    found = pd.DataFrame({"seed": seed, "example": np.arange(len(table)), **columns})
-    for name in ("label", "loss", "mean_loss", "score"):
-        found[name] = table[name]
-    write_atomically(path, found.to_csv(index=False, float_format="%.7g").encode())
-    return found
+        log = TrainingLog(len(data))
+        model = _fit(data)(np.arange(len(data)), network.seed, log, look)
+        at_end = audit(model, given, log=log).table
+        looks = [table for table in seen if table is not None]
+        arrays = {name: at_end[name].to_numpy() for name in ("label", "loss", "mean_loss", "score")}
+        arrays["D*"] = np.stack([table["maximal_dimensionality"] for table in looks])
+        arrays["wrong"] = np.stack([table["prediction"] != table["label"] for table in looks])
+    return Record(arrays, header)
 
 
-_END = f"D*_{_EPOCHS[-1]}"
+def _table(network: Network, arrays: Mapping[str, np.ndarray], mem: np.ndarray | None) -> pd.DataFrame:
+    """A row per example of a network: what is known of it, and its memorization, nan if that is unknown."""
+    fixed = {"n_examples": network.n_examples, "n_models": network.n_models, "seed": network.seed}
+    found = pd.DataFrame({name: arrays[name] for name in ("label", "loss", "mean_loss", "score")}).assign(**fixed)
+    for name in ("D*", "wrong"):
+        found[[f"{name}_{epoch}" for epoch in _EPOCHS]] = arrays[name].T
+    return found.assign(example=np.arange(len(found)), mem=np.nan if mem is None else mem)
 
 
-def _by_network(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each network on 5,000 images of MNIST."""
-    return [part for _, part in table[table["dataset"] == f"MNIST, {_N_EXAMPLES:,}"].groupby("seed")]
+def _tables(groups: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    examples = pd.concat([table.assign(dataset=label) for label, table in groups.items() if label != _BY_SIZE])
+    grouped = examples.groupby(["dataset", "seed"], sort=False)
+    networks = [({"dataset": name, "seed": seed}, part) for (name, seed), part in grouped]
+    sizes = groups[_BY_SIZE].groupby(["n_examples", "seed"])[_END]
+    labels = examples.groupby(["dataset", "label"], sort=False)
+    return {
+        "by-dataset": pd.DataFrame([key | _of_network(part) for key, part in networks]),
+        "by-epoch": pd.DataFrame([key | _at_epoch(part, epoch) for key, part in networks for epoch in _EPOCHS]),
+        "by-size": sizes.agg(mean="mean", median="median", largest="max").reset_index(),
+        "by-label": labels.agg(D_star=(_END, "mean"), mem=("mem", "mean"), loss=("mean_loss", "mean")).reset_index(),
+        "sorted": _curves(examples[examples["seed"] == 0]),
+        "images": _shown(networks[0][1]),
+    }
+
+
+def _of_network(part: pd.DataFrame) -> dict[str, object]:
+    row: dict[str, object] = {
+        **{name: part[name].iloc[0] for name in ("n_examples", "n_models")},
+        "D*_max_over_median": part[_END].max() / part[_END].median(),
+        "rank_correlation_with_initial": spearmanr(part["D*_0"], part[_END]).statistic,
+    }
+    if part["mem"].notna().all():
+        memorised = part["mem"] > MEMORIZED
+        row |= {"mem": part["mem"].mean(), "memorised": memorised.mean()}
+        for score in (_END, "loss", "mean_loss", "score"):
+            row[f"top{_N_TOP}_mem_by_{score}"] = part.nlargest(_N_TOP, score)["mem"].mean()
+            row[f"auroc_{score}"] = _area(part[score], memorised)
+    return row
+
+
+def _at_epoch(part: pd.DataFrame, epoch: int) -> dict[str, object]:
+    here, wrong = part[f"D*_{epoch}"], part[f"wrong_{epoch}"]
+    return {
+        "epoch": epoch,
+        "D*_max_over_median": here.max() / here.median(),
+        "rank_correlation_with_end": spearmanr(here, part[_END]).statistic,
+        "wrong": wrong.mean(),
+        "auroc_of_wrong": _area(here, wrong),
+        "auroc_of_memorised": _area(here, part["mem"] > MEMORIZED),
+    }
+
+
+def _curves(examples: pd.DataFrame) -> pd.DataFrame:
+    """Of one network each: D* over its median, sorted; and of the first, the mean memorization of those with most."""
+    rows = []
+
+    def add(dataset: object, curve: str, values: np.ndarray, first: int = 1) -> None:
+        n = len(values)
+        kept = np.unique(np.rint(np.concatenate([np.geomspace(first, n, 100), np.linspace(first, n, 100)])).astype(int))
+        rows.append(pd.DataFrame({"dataset": dataset, "curve": curve, "share": kept / n, "value": values[kept - 1]}))
+
+    parts = examples.groupby("dataset", sort=False)
+    for name, part in parts:
+        add(name, "D* over its median", np.sort(part[_END])[::-1] / part[_END].median())
+    name, part = next(iter(parts))
+    for column, words in ((_END, "D*"), ("loss", "final loss"), ("score", "mean loss \N{MULTIPLICATION SIGN} D*")):
+        mem = part.sort_values(column, ascending=False)["mem"].to_numpy()
+        add(name, words, np.cumsum(mem) / np.arange(1, len(mem) + 1), 10)
+    return pd.concat(rows, ignore_index=True)
+
+
+def _shown(part: pd.DataFrame) -> pd.DataFrame:
+    """The images with the largest and smallest D*, and those with the largest score."""
+    rows = {
+        "largest D*": part.nlargest(_N_SHOWN, _END),
+        "smallest D*": part.nsmallest(_N_SHOWN, _END),
+        "largest mean loss \N{MULTIPLICATION SIGN} D*": part.nlargest(_N_SHOWN, "score"),
+    }
+    return pd.concat([chosen.assign(row=name) for name, chosen in rows.items()])[["row", "example", "label", "mem"]]
 
 
 def _area(scores: pd.Series[float], positive: pd.Series[bool]) -> float:
@@ -164,55 +261,59 @@ def _area(scores: pd.Series[float], positive: pd.Series[bool]) -> float:
     return float(roc_auc_score(positive, scores)) if positive.nunique() == 2 else float("nan")
 
 
-def _mean(values: list[float]) -> str:
+def _mean(values: pd.Series[float]) -> str:
     if len(values) == 1:
-        return f"{values[0]:.3g} (one network)"
-    spread = np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):.3g} \N{PLUS-MINUS SIGN} {one_digit(spread)} (standard error, {len(values)} networks)"
+        return f"{values.iloc[0]:.3g} (one network)"
+    spread = one_digit(float(values.std()) / len(values) ** 0.5)
+    return f"{values.mean():.3g} \N{PLUS-MINUS SIGN} {spread} (standard error, {len(values)} networks)"
 
 
-def _outliers(table: pd.DataFrame) -> Finding:
-    words, ratios = [], []
-    for name, rows in table.groupby("dataset", sort=False):
-        found = [float(part[_END].max() / part[_END].median()) for _, part in rows.groupby("seed")]
-        words.append(f"{name}: {_mean(found)}")
-        ratios += found if rows.groupby("seed").size().max() >= _N_ALL else []
+def _first(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first dataset, 5,000 images of MNIST."""
+    return table.query("dataset == dataset.iloc[0]")
+
+
+def _outliers(tables: Tables) -> Finding:
+    table = tables["by-dataset"]
+    ratios = table.groupby("dataset", sort=False)["D*_max_over_median"]
+    words = "; ".join(f"{name}: {_mean(found)}" for name, found in ratios)
     # of 5,000 images in 512 dimensions the mean is 0.1, so that no D* can be 30 times the typical one
-    return judged("; ".join(words), bool(ratios) and min(ratios) > 30, bool(ratios) and max(ratios) < 10)
+    large = table.loc[table["n_examples"] >= _N_ALL, "D*_max_over_median"]
+    return judged(words, large.min() > 30, large.max() < 10)
 
 
-def _top_is_memorised(table: pd.DataFrame) -> Finding:
-    top = [float(part.nlargest(_N_TOP, _END)["mem"].mean()) for part in _by_network(table)]
-    areas = [_area(part[_END], part["mem"] > MEMORIZED) for part in _by_network(table)]
-    ours = f"mean memorization {_mean(top)}; of all: {_by_network(table)[0]['mem'].mean():.3f}; AUROC {_mean(areas)}"
-    return judged(ours, min(top) > 0.5, max(top) < 0.25)
+def _top_is_memorised(tables: Tables) -> Finding:
+    table = _first(tables["by-dataset"])
+    top, areas = table[f"top{_N_TOP}_mem_by_{_END}"], table[f"auroc_{_END}"]
+    ours = f"mean memorization {_mean(top)}; of all: {table['mem'].iloc[0]:.3f}; AUROC {_mean(areas)}"
+    return judged(ours, top.min() > 0.5, top.max() < 0.25)
 
 
-def _is_of_training(table: pd.DataFrame) -> Finding:
-    ranks = [float(spearmanr(part["D*_0"], part[_END]).statistic) for part in _by_network(table)]
-    return judged(f"rank correlation {_mean(ranks)}", max(ranks) < 0.5, min(ranks) > 0.7)
+def _is_of_training(tables: Tables) -> Finding:
+    ranks = _first(tables["by-dataset"])["rank_correlation_with_initial"]
+    return judged(f"rank correlation {_mean(ranks)}", ranks.max() < 0.5, ranks.min() > 0.7)
 
 
-def _wrong_are_spread(table: pd.DataFrame) -> Finding:
+def _wrong_are_spread(tables: Tables) -> Finding:
     words, verdicts = [], set()
-    for name, rows in table.groupby("dataset", sort=False):
-        parts = [part for _, part in rows.groupby("seed")]
-        epoch = next((e for e in _EPOCHS[1:] if all(0.9 < 1 - p[f"wrong_{e}"].mean() < 0.99 for p in parts)), None)
-        if epoch is None:
+    for name, rows in tables["by-epoch"].query("epoch > 0").groupby("dataset", sort=False):
+        few = rows["wrong"].between(0.01, 0.1, inclusive="neither").groupby(rows["epoch"]).all()
+        if not few.any():
             words.append(f"{name}: no epoch with 90 to 99 % of the training examples right")
             continue
-        finding = compare([_area(part[f"D*_{epoch}"], part[f"wrong_{epoch}"]) for part in parts], 0.5, 0.1, ".3f")
-        words.append(f"{name}: AUROC {finding.ours} at epoch {epoch}")
-        verdicts |= {finding.verdict} if len(parts) > 1 else set()
+        areas = rows[rows["epoch"] == few.idxmax()]["auroc_of_wrong"].to_numpy()
+        finding = compare(areas, 0.5, 0.1, ".3f")
+        words.append(f"{name}: AUROC {finding.ours} at epoch {few.idxmax()}")
+        verdicts |= {finding.verdict} if len(areas) > 1 else set()
     return judged("; ".join(words), verdicts == {"reproduced"}, verdicts == {"differs"})
 
 
-def _score_tells(table: pd.DataFrame) -> Finding:
-    areas = [_area(part["score"], part["mem"] > MEMORIZED) for part in _by_network(table)]
-    return judged(f"AUROC {_mean(areas)}", min(areas) > 0.95, max(areas) < 0.8)
+def _score_tells(tables: Tables) -> Finding:
+    areas = _first(tables["by-dataset"])["auroc_score"]
+    return judged(f"AUROC {_mean(areas)}", areas.min() > 0.95, areas.max() < 0.8)
 
 
-CLAIMS = (
+_CLAIMS = (
     Claim(
         "outliers",
         "D* of most training examples is alike, and that of a few far larger (largest over median)",
@@ -256,86 +357,19 @@ CLAIMS = (
 )
 
 
-def _write(
-    scale: Scale, out: Path, examples: pd.DataFrame, sizes: pd.DataFrame, pictures: np.ndarray, seconds: float
-) -> pd.DataFrame:
-    verdicts = judge(CLAIMS, examples)
-    tables = {"by-dataset": _by_dataset(examples), "by-epoch": _by_epoch(examples), "by-size": _by_size(sizes)}
-    tables["by-label"] = _by_label(examples)
-    for name, table in {"verdicts": verdicts, **tables}.items():
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    with style():
-        figures = {"sorted": _draw_sorted(examples), "images": _draw_images(examples, pictures)}
-        for name, figure in figures.items():
-            figure.savefig(out / f"{name}.png")
-    counts = examples.groupby("dataset").agg(networks=("seed", "nunique"))["networks"]
-    words = (
-        f"A hidden layer of 512 units, AdamW at 1e-3, batches of 100, {_EPOCHS[-1]} epochs; audited networks:"
-        f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {_N_MODELS[scale]} networks, each on 60"
-        f" % of the 5,000 images. Claims that name no dataset are judged on MNIST. {seconds / 60:.1f} minutes."
-    )
-    command = f"byheart reproduce {NAME} --scale {scale}"
-    write_readme(NAME, QUESTION, command, words, verdicts, list(figures), list(tables), out / "README.md")
-    return verdicts
+def _figures(tables: Tables) -> dict[str, Figure]:
+    return {"sorted": _draw_sorted(tables), "images": _draw_images(tables["images"])}
 
 
-def _by_dataset(examples: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (name, seed), part in examples.groupby(["dataset", "seed"], sort=False):
-        known = bool(part["mem"].notna().all())
-        row: dict[str, object] = {
-            "dataset": name,
-            "seed": seed,
-            "D*_max_over_median": part[_END].max() / part[_END].median(),
-        }
-        row["rank_correlation_with_initial"] = spearmanr(part["D*_0"], part[_END]).statistic
-        if known:
-            row["memorised"] = (part["mem"] > MEMORIZED).mean()
-            for score in (_END, "loss", "mean_loss", "score"):
-                row[f"top{_N_TOP}_mem_by_{score}"] = part.nlargest(_N_TOP, score)["mem"].mean()
-                row[f"auroc_{score}"] = _area(part[score], part["mem"] > MEMORIZED)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _by_epoch(examples: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (name, seed), part in examples.groupby(["dataset", "seed"], sort=False):
-        for epoch in _EPOCHS:
-            here = part[f"D*_{epoch}"]
-            row = {"dataset": name, "seed": seed, "epoch": epoch, "D*_max_over_median": here.max() / here.median()}
-            row["rank_correlation_with_end"] = spearmanr(here, part[_END]).statistic
-            row["wrong"] = part[f"wrong_{epoch}"].mean()
-            row["auroc_of_wrong"] = _area(here, part[f"wrong_{epoch}"])
-            row["auroc_of_memorised"] = _area(here, part["mem"] > MEMORIZED)
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _by_size(sizes: pd.DataFrame) -> pd.DataFrame:
-    grouped = sizes.groupby(["n_examples", "seed"])[_END]
-    return grouped.agg(mean="mean", median="median", largest="max").reset_index()
-
-
-def _by_label(examples: pd.DataFrame) -> pd.DataFrame:
-    grouped = examples.groupby(["dataset", "label"], sort=False)
-    return grouped.agg(D_star=(_END, "mean"), mem=("mem", "mean"), loss=("mean_loss", "mean")).reset_index()
-
-
-def _draw_sorted(examples: pd.DataFrame) -> Figure:
+def _draw_sorted(tables: Tables) -> Figure:
     """Sorted D* of all training examples, and the memorization along it."""
     figure, (left, right) = figure_of(1, 2, (9, 3.4))
-    for name, part in examples[examples["seed"] == 0].groupby("dataset", sort=False):
-        values = np.sort(part[_END])[::-1]
-        left.plot(np.arange(1, len(values) + 1) / len(values), values / np.median(values), label=str(name))
+    for (name, curve), rows in tables["sorted"].groupby(["dataset", "curve"], sort=False):
+        of_dataset = curve == "D* over its median"
+        (left if of_dataset else right).plot(rows["share"], rows["value"], label=name if of_dataset else curve)
     left.set(yscale="log", xlabel="share of training examples, by D*", ylabel="D* over its median")
     left.legend(frameon=False, title="one network each")
-    part = _by_network(examples)[0]
-    for column, words in ((_END, "D*"), ("loss", "final loss"), ("score", "mean loss \N{MULTIPLICATION SIGN} D*")):
-        mem = part.sort_values(column, ascending=False)["mem"].to_numpy()
-        first = np.arange(10, len(mem) + 1)
-        right.plot(first / len(mem), np.cumsum(mem)[9:] / first, label=words)
-    right.axhline(part["mem"].mean(), color="black", lw=0.8, ls="--", label="all")
+    right.axhline(tables["by-dataset"]["mem"].iloc[0], color="black", lw=0.8, ls="--", label="all")
     right.set(
         xlabel="share of examples that is taken first", ylabel="their mean memorization", xscale="log", ylim=(0, 1)
     )
@@ -343,21 +377,39 @@ def _draw_sorted(examples: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_images(examples: pd.DataFrame, pictures: np.ndarray) -> Figure:
-    """The images with the largest and smallest D*, and those with the largest score, each with its memorization."""
-    part = _by_network(examples)[0].set_index("example")
-    rows = {
-        "largest D*": part[_END].nlargest(12).index,
-        "smallest D*": part[_END].nsmallest(12).index,
-        "largest mean loss \N{MULTIPLICATION SIGN} D*": part["score"].nlargest(12).index,
-    }
-    figure, axes = figure_of(3, 12, (9, 3.4))
-    for line, (name, chosen) in zip(axes, rows.items(), strict=True):
-        for ax, i in zip(line, chosen, strict=True):
-            ax.imshow(pictures[i], cmap="gray_r")
+def _draw_images(shown: pd.DataFrame) -> Figure:
+    """The images of the table, a line for each kind, each with its memorization."""
+    pictures = mnist_5k().inputs
+    figure, axes = figure_of(3, _N_SHOWN, (9, 3.4))
+    for line, (name, rows) in zip(axes, shown.groupby("row", sort=False), strict=True):
+        for ax, (i, label, mem) in zip(line, rows[["example", "label", "mem"]].to_numpy(), strict=True):
+            ax.imshow(pictures[int(i)], cmap="gray_r")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            ax.set_title(f"{part['label'][i]}: {part['mem'][i]:.2f}", fontsize=8)
+            ax.set_title(f"{label:.0f}: {mem:.2f}", fontsize=8)
         line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
-    figure.suptitle(f"one network on MNIST, {_N_EXAMPLES:,}; above each image its label: its memorization", fontsize=9)
+    figure.suptitle("one network on images of MNIST; above each image its label: its memorization", fontsize=9)
     return figure
+
+
+def _setup(tables: Tables) -> str:
+    counts = tables["by-dataset"].groupby("dataset", sort=False).size()
+    return (
+        f"A hidden layer of 512 units, AdamW at 1e-3, batches of 100, {_EPOCHS[-1]} epochs; audited networks:"
+        f" {', '.join(f'{n} on {name}' for name, n in counts.items())}; truth: {tables['by-dataset']['n_models'].max()}"
+        " networks, each on 60 % of the images. Claims that name no dataset are judged on MNIST."
+    )
+
+
+STUDY = Study(
+    "mnist",
+    "Are the training images with a high D* memorised, in a real network?",
+    _groups,
+    _tables,
+    _CLAIMS,
+    _figures,
+    train=_train,
+    setup=_setup,
+    needs=("torch", "sklearn", "mlxtend"),
+    options=("images",),
+)

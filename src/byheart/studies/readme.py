@@ -41,7 +41,7 @@ def write_summary(directory: Path) -> pd.DataFrame:
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
     rows = []
     for name, own in verdicts.groupby("study", sort=False):
-        runs = directory / str(name) / "runs.csv"  # studies of real networks have none
+        runs = directory / str(name) / "runs.csv"  # studies of other networks have none
         size = f"{pd.read_csv(runs, usecols=['n_features'])['n_features'].max():,}" if runs.exists() else ""
         for row in own.itertuples():
             words = (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)])
@@ -84,12 +84,8 @@ def write_readme(
     markdown.write_below(MARK, parts, path, f"# {name}\n\n**Question.** {question}")
 
 
-def setup_and_cost(runs: pd.DataFrame, cost: pd.DataFrame) -> str:
-    """Return what was fixed and varied in a table of runs, and what they cost, in words."""
-    return f"{_setup(runs)}\n\n{_cost(cost)}"
-
-
-def _setup(runs: pd.DataFrame) -> str:
+def setup_of(runs: pd.DataFrame) -> str:
+    """Return what was fixed and what was varied in a table of the toy's runs, in words."""
     fixed, varied = [], []
     for field in dataclasses.fields(TrainConfig):
         if field.name not in runs:  # the steps of snapshots are not in the table
@@ -109,10 +105,12 @@ def _brief(value: object) -> str:
     return str(value)
 
 
-def _cost(cost: pd.DataFrame) -> str:
+def cost_in_words(cost: pd.DataFrame) -> str:
+    """Return what runs cost, from the table that ``study.cost`` makes."""
+    trained_by = "kernel" if "kernel" in cost else "torch"
     rows = (
         f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
-        f" (byheart {row.byheart}, revision {row.git_revision}, kernel {row.kernel})"
+        f" (byheart {row.byheart}, revision {row.git_revision}, {trained_by} {getattr(row, trained_by)})"
         for row in cost.itertuples()
     )
     return "Cost: " + "; ".join(rows) + "."

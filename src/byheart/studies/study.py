@@ -6,6 +6,7 @@ Tables are written as CSV files, and everything else is made from what these fil
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 
 from byheart import claims
 from byheart.claims import Claim
-from byheart.studies.readme import setup_and_cost, write_readme
+from byheart.studies.readme import cost_in_words, setup_of, write_readme
 from byheart.toy.config import TrainConfig
 from byheart.toy.model import Reduction
 from byheart.toy.runs import Runs
@@ -51,28 +52,59 @@ SMALLEST_T = (20, 40, 80, 160, 320, 640)  # to both sides of its bump, for m up 
 WORDS_OF_REDUCTION: dict[Reduction, str] = {"sum": "squared errors summed", "mean": "squared errors averaged"}
 
 
+def train_toy(
+    groups: Mapping[str, list[TrainConfig]],
+    directory: Path,
+    *,
+    n_workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[dict[str, Runs], list[dict[str, Any]]]:
+    """Train configs of the toy model by ``sweep``, and return the runs of each group, and the provenance of all."""
+    from byheart.toy.sweep import sweep
+
+    configs = list(dict.fromkeys(config for own in groups.values() for config in own))
+    runs = sweep(configs, directory, n_workers=n_workers, on_progress=on_progress)
+    by_id = {header.id: header for header in runs.headers}
+    found = {label: Runs([by_id[config.run_id()] for config in own]) for label, own in groups.items()}
+    return found, [header.provenance for header in runs.headers]
+
+
 @dataclass(frozen=True)
 class Study:
-    """One question of the paper, its comments or its follow-ups."""
+    """One question of the paper, its comments or its follow-ups: of the toy model, unless it has its own ``train``."""
 
     name: str
     question: str
-    groups: Callable[[Scale], dict[str, list[TrainConfig]]]
+    groups: Callable[..., dict[str, list[Any]]]
     """Returns the configs of a scale, by what they are for; a config may be in several groups."""
-    tables: Callable[[Mapping[str, Runs]], dict[str, pd.DataFrame]]
-    """Makes tables by name from the runs of each group; one of them is "runs" (see ``table_of``)."""
+    tables: Callable[[Mapping[str, Any]], dict[str, pd.DataFrame]]
+    """Makes tables by name from what was trained for each group; one of the toy's is "runs" (see ``table_of``)."""
     claims: Sequence[Claim]
     figures: Callable[[Tables], dict[str, Figure]]
+    train: Callable[..., tuple[Mapping[str, Any], list[dict[str, Any]]]] = train_toy
+    """Trains all groups; it has the arguments of ``train_toy`` and returns the same, with results of its own kind."""
+    setup: Callable[[Tables], str] = lambda tables: setup_of(tables["runs"])
+    """Says in words what was fixed and what was varied."""
+    needs: tuple[str, ...] = ()
+    """Modules that it needs from the extra "audit"."""
+    options: tuple[str, ...] = ("max_examples",)
+    """Options of ``reproduce`` that it takes; of these ``groups`` gets "images"."""
 
-    def groups_up_to(self, scale: Scale, max_examples: int | None = None) -> dict[str, list[TrainConfig]]:
+    def missing(self) -> str | None:
+        """Return the first module that it needs and that is not installed."""
+        return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
+
+    def groups_up_to(
+        self, scale: Scale, max_examples: int | None = None, images: Path | None = None
+    ) -> dict[str, list[Any]]:
         """Return the groups that are not empty, without larger training sets if ``max_examples`` is given."""
         found = {
             label: [config for config in configs if max_examples is None or float(config.n_examples) <= max_examples]
-            for label, configs in self.groups(scale).items()
+            for label, configs in self.groups(scale, **({} if images is None else {"images": images})).items()
         }
         return {label: configs for label, configs in found.items() if configs}
 
-    def configs_up_to(self, scale: Scale, max_examples: int | None = None) -> list[TrainConfig]:
+    def configs_up_to(self, scale: Scale, max_examples: int | None = None) -> list[Any]:
         """Return the configs of all groups, each once, as ``groups_up_to`` has them."""
         groups = self.groups_up_to(scale, max_examples)
         return list(dict.fromkeys(config for configs in groups.values() for config in configs))
@@ -81,9 +113,10 @@ class Study:
 def reproduce(
     study: Study | str,
     scale: Scale,
-    out: Path,
+    out: str | Path,
     *,
     max_examples: int | None = None,
+    images: str | Path | None = None,
     n_workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
@@ -93,7 +126,9 @@ def reproduce(
         study: The study to reproduce, or its name.
         scale: "quick" (two minutes on a laptop), "medium" (n = 1,000, more seeds and values) or "paper" (its sizes).
         out: Directory for everything the study leaves.
-        max_examples: Size of the largest training sets that are run; default all.
+        max_examples: Size of the largest training sets that are run; default all. "mnist" does not take it.
+        images: Folder with the IDX files of MNIST's 60,000 images, which "mnist", and no other study, then trains on
+            too.
         n_workers: Number of cores to use; default all.
         on_progress: Function called a few times a second while runs are trained.
 
@@ -101,29 +136,37 @@ def reproduce(
         The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
 
     Raises:
-        ValueError: If no study has this name, or ``max_examples`` leaves nothing to run.
+        ValueError: If no study has this name, it does not take an option, or ``max_examples`` leaves nothing to run.
+        ModuleNotFoundError, FileNotFoundError: If what the study needs is not installed; the message says how to get
+            it.
         SweepError: If runs failed; the others are kept, and the same call tries again.
+        CounterfactualError, JobsError: The same, for networks of "mnist".
     """
-    from byheart.toy.sweep import sweep
+    from byheart.studies.catalogue import STUDIES
 
     if isinstance(study, str):
-        from byheart.studies.catalogue import STUDIES
-
         if study not in STUDIES:
             raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
         study = STUDIES[study]
-    groups = study.groups_up_to(scale, max_examples)
+    options = {"max_examples": max_examples, "images": images}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given.keys() - set(study.options):
+        takers = [other.name for other in STUDIES.values() if name in other.options]
+        received = given[name] if isinstance(given[name], int) else repr(str(given[name]))
+        accepted = takers[0] if len(takers) == 1 else "other studies"
+        raise ValueError(f"{name}: received {received} with {study.name}, accepted: with {accepted}")
+    if missing := study.missing():
+        raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[audit]"')
+    groups = study.groups_up_to(scale, max_examples, None if images is None else Path(images))
     if not groups:
         smallest = min(c.n_examples for c in study.configs_up_to(scale) if c.n_examples != "inf")
         raise ValueError(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
-    runs = sweep(study.configs_up_to(scale, max_examples), out / "runs", n_workers=n_workers, on_progress=on_progress)
-    by_id = {header.id: header for header in runs.headers}
-    by_group = {label: Runs([by_id[config.run_id()] for config in configs]) for label, configs in groups.items()}
-    at_most = "" if max_examples is None else f" --max-examples {max_examples}"
-    tables = {"cost": cost(runs), **study.tables(by_group)}
-    return write_results(study, f"byheart reproduce {study.name} --scale {scale}{at_most}", tables, out)
+    found, made_by = study.train(groups, Path(out) / "runs", n_workers=n_workers, on_progress=on_progress)
+    command = f"byheart reproduce {study.name} --scale {scale}"
+    command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out))
 
 
 def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.DataFrame:
@@ -132,7 +175,7 @@ def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.D
     Args:
         study: The study that the tables are of.
         command: The command that made them.
-        tables: Tables by name, "runs" and "cost" among them.
+        tables: Tables by name, "cost" among them.
         out: Directory for all files, made if missing.
 
     Returns:
@@ -141,7 +184,7 @@ def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.D
     from byheart.toy.figures import style
 
     out.mkdir(parents=True, exist_ok=True)
-    names = ["runs", "cost", *(name for name in tables if name not in ("runs", "cost"))]
+    names = sorted(tables, key=lambda name: {"runs": 0, "cost": 1}.get(name, 2))
     for name in names:
         tables[name].to_csv(out / f"{name}.csv", index=False, float_format="%.7g" if name == "runs" else "%.6g")
     tables = read_tables(out / f"{name}.csv" for name in names)
@@ -151,7 +194,7 @@ def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.D
         figures = study.figures(tables)
         for name, figure in figures.items():
             figure.savefig(out / f"{name}.png")
-    words = setup_and_cost(tables["runs"], tables["cost"])
+    words = f"{study.setup(tables)}\n\n{cost_in_words(tables['cost'])}"
     write_readme(study.name, study.question, command, words, verdicts, list(figures), names, out / "README.md")
     return verdicts
 
@@ -163,12 +206,13 @@ def read_tables(paths: Iterable[Path]) -> dict[str, pd.DataFrame]:
 
 def judge(study: Study, tables: Tables) -> pd.DataFrame:
     """Test every claim of a study that applies at the sizes of its runs."""
-    return claims.judge(study.claims, tables, at_paper_setup=at_paper_setup(tables["runs"]))
+    at_paper = "runs" not in tables or at_paper_setup(tables["runs"])
+    return claims.judge(study.claims, tables, at_paper_setup=at_paper)
 
 
-def cost(runs: Runs) -> pd.DataFrame:
-    """Return what made the runs and what they cost: a row per version of the software, kernel, device and threads."""
-    provenance = pd.DataFrame([header.provenance for header in runs.headers])
+def cost(made_by: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what made runs, and what they cost, from their provenance: a row per software, device and threads."""
+    provenance = pd.DataFrame(made_by)
     keys = [name for name in provenance if name not in ("started", "wall_seconds")]
     grouped = provenance.groupby(keys, dropna=False)
     return grouped.agg(

@@ -88,4 +88,5 @@ STUDY = Study(
     _tables,
     tuple(_claim_of(name) for name in _VARIANTS),
     _figures,
+    needs=("torch",),
 )

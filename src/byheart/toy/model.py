@@ -15,12 +15,15 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from byheart.toy.data import SparseExamples
+from byheart.toy.pace import Pace
 
 Initialization = Literal["xavier_normal", "xavier_uniform", "polygon", "pentagon"]
 BUILT: tuple[Initialization, ...] = ("polygon", "pentagon")
 BiasInitialization = Literal["zeros", "uniform"]
 Loss = Literal["squared", "absolute", "fourth_power"]
 Reduction = Literal["sum", "mean"]
+
+_ROWS_OF_FIRST_PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def hidden_vectors(
     variant: Variant = Variant(),
 ) -> Float[np.ndarray, "n_examples n_hidden"]:
     """Return h_i = W x_i of every distinct example, after a ReLU if the variant has one."""
-    h = np.ascontiguousarray(examples.to_scipy() @ encoder(W, variant).T, dtype=W.dtype)
+    X, W_t = examples.to_scipy(), np.ascontiguousarray(encoder(W, variant).T)
+    h = np.empty((examples.n_examples, W_t.shape[1]), W.dtype)
+    for first, last in Pace(_ROWS_OF_FIRST_PIECE).cut(0, len(h)):
+        h[first:last] = X[first:last] @ W_t
     return np.maximum(h, 0) if variant.hidden_relu else h
 
 

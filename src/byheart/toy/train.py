@@ -17,12 +17,12 @@ from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, Training, choose, kernel_for
 from byheart.toy.measures import measure
 from byheart.toy.model import hidden_vectors, initial_weights, loss_scale
+from byheart.toy.pace import Pace
 from byheart.toy.runs import Run, load_run
 from byheart.toy.solutions import pentagon, polygon
 
 # Independent random streams of a seed.
 _DATA, _TEST, _INIT, _FRESH = range(4)
-_SECONDS_PER_STRETCH = 0.2  # compiled code cannot be interrupted, so it is left this often
 _LOGS_PER_RUN = 100
 
 OnProgress = Callable[[int, float], None]
@@ -155,20 +155,13 @@ class _Trained:
         rates = learning_rates(config)
         logged = np.linspace(0, config.n_steps, min(_LOGS_PER_RUN, config.n_steps) + 1).astype(int).tolist()
         stops = sorted({*logged, *config.snapshot_steps})
-        stretch = 1
+        pace = Pace(most=1) if config.n_examples == "inf" else Pace()
         for stop in stops:
-            while training.step < stop:
-                began = time.perf_counter()
+            for first, last in pace.cut(training.step, stop):
                 if config.n_examples == "inf":
-                    self.examples = _fresh_batch(config, training.step)
+                    self.examples = _fresh_batch(config, first)
                     training.set_examples(self.examples)
-                    training.advance(rates[training.step : training.step + 1])
-                else:
-                    last = min(stop, training.step + stretch)
-                    taken = last - training.step
-                    training.advance(rates[training.step : last])
-                    seconds = max(time.perf_counter() - began, 1e-6)
-                    stretch = max(1, min(4 * stretch, int(taken * _SECONDS_PER_STRETCH / seconds)))
+                training.advance(rates[first:last])
                 if on_progress is not None and self._history["step"]:
                     on_progress(self.init * config.n_steps + training.step, self._history["train_loss"][-1])
             self._log(training)

@@ -10,10 +10,13 @@ import pytest
 from byheart.datasets import digits
 from byheart.memorization import memorization
 from byheart.studies import leaderboard as package
-from byheart.studies.leaderboard import leaderboard, metrics, reported
-from byheart.studies.leaderboard.cost import cost
-from byheart.studies.leaderboard.detectors import detection
+from byheart.studies.leaderboard import leaderboard, metrics
+from byheart.studies.leaderboard import tables as tables_of_tasks
+from byheart.studies.leaderboard.cost import cost_of_audit
+from byheart.studies.leaderboard.detectors import detection_job, shares_of
 from byheart.studies.leaderboard.page import MARK
+from byheart.studies.leaderboard.scores import audit_job
+from byheart.studies.leaderboard.tables import reported
 from byheart.studies.leaderboard.tasks import TASKS, BagOfWords, ImageCNN, Task, TextCNN, bags_of_words, mlp, shifted
 
 torch = pytest.importorskip("torch")
@@ -36,12 +39,15 @@ def tasks(monkeypatch):
     monkeypatch.setattr(package, "TASKS", found)
     monkeypatch.setattr(package, "_BASE", "base")
     monkeypatch.setattr(metrics, "N_RESAMPLES", 10)
-    monkeypatch.setattr(package, "cost", lambda: cost(500))
+    monkeypatch.setattr(package, "cost_of_audit", lambda: cost_of_audit(500))
+    return found
 
 
+@pytest.mark.slow
 def test_tables_and_page_of_small_tasks(tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "_SET_ASIDE", 5)
+    monkeypatch.setattr(tables_of_tasks, "_SET_ASIDE", 5)
     table = leaderboard(tmp_path, n_models=10, n_seeds=1, n_workers=2)
+    assert list(table)[:3] == ["task", "target", "score"]
     assert set(table["task"]) == {"base", "base-stopped"}
     assert {"memorised", "wrong label"} <= set(table["target"])
     assert table[table["target"] == "wrong label"]["score"].iloc[0] == "kernel_leave_one_out"  # no model: the first row
@@ -50,16 +56,27 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path, monkeypatch):
     assert wrong.loc["other_class", "auroc"] > 0.9
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert MARK in page
-    for name in ("rankings", "calibration", "tasks", "follows", "cost", "held-out-runs"):
+    for name in ("rankings", "calibration", "tasks", "follows", "cost", "held-out-runs", "provenance"):
         assert f"[{name}]({name}.csv)" in page
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
     (tmp_path / "README.md").write_text(f"# Mine\n\n{MARK}\nold", encoding="utf-8")
     files = sorted((tmp_path / "runs").rglob("*"))
     times = [file.stat().st_mtime_ns for file in files if file.is_file()]
+    provenance = pd.read_csv(tmp_path / "provenance.csv")
+    assert provenance["n_runs"].sum() == 2 * (10 + 1 + 1)  # of the truth, held out, audited
+    assert "torch" in provenance
     again = leaderboard(tmp_path, n_models=10, n_seeds=1, n_workers=2)  # nothing is trained again
     assert [file.stat().st_mtime_ns for file in files if file.is_file()] == times
     pd.testing.assert_frame_equal(again, table)
     assert (tmp_path / "README.md").read_text(encoding="utf-8").startswith("# Mine")
+
+
+def test_a_job_is_of_its_data_and_settings(tasks):
+    jobs = [audit_job(task, seed) for task in tasks.values() for seed in (0, 1)]
+    assert [job.key for job in jobs] == 2 * ["audit-0", "audit-1"]
+    assert all(job.all_cores for job in jobs)  # what is timed has the machine to itself
+    assert len({tuple(job.identity.values()) for job in jobs}) == 4
+    assert jobs[0].identity["dataset"] == jobs[2].identity["dataset"]
 
 
 def test_a_task_that_does_not_exist_is_refused(tmp_path):
@@ -102,7 +119,8 @@ def test_shifted_images_are_moved_whole():
     assert 5 < len(places.unique()) <= 25
 
 
-def test_detectors_beside_each_other(monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_detectors_beside_each_other(monkeypatch):
     if importlib.util.find_spec("pytorch_ood") is None:
         pytest.skip("pytorch-ood is not installed")
     monkeypatch.setattr("byheart.studies.leaderboard.detectors._N_TRAIN", 600)
@@ -116,7 +134,8 @@ def test_detectors_beside_each_other(monkeypatch, tmp_path):
     correct = np.random.default_rng(0).random((8, 800)) < 0.5
     inside = np.arange(8)[:, None] % 2 == np.arange(800) % 2
     mem = memorization(correct.astype(float), inside).mem
-    table = detection(task, mem, 0, tmp_path)
+    job = detection_job(task, mem, 0)
+    table = shares_of(job.compute(*job.args, n_threads=None, report=None))
     assert set(table["detector"]) == {
         "byheart, log", "byheart, log and held-out run", "Mahalanobis", "KNN", "ViM", "Energy", "MaxSoftmax"
     }  # fmt: skip
@@ -124,4 +143,5 @@ def test_detectors_beside_each_other(monkeypatch, tmp_path):
     ordinary = table[table["inputs"].str.startswith("ordinary")]
     assert (ordinary["flagged"] < 0.25).all()
     assert table["right_first"].notna().sum() == 4
-    pd.testing.assert_frame_equal(detection(task, mem, 0, tmp_path), table, rtol=1e-4)
+    assert detection_job(task, mem, 0).identity == job.identity
+    assert detection_job(task, 1 - mem, 0).identity != job.identity

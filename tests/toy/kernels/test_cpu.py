@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numba
 import numpy as np
 import pytest
 from cases import CASES, Case, case
+from processes import PATIENCE, running
 
+from byheart.toy import pace
 from byheart.toy.data import sample_examples
 from byheart.toy.kernels import AdamW, compile, cpu, narrow, skipping, wide
 
@@ -119,24 +124,72 @@ def test_with_and_without_skipping_the_gradient_is_the_same_up_to_rounding(n_hid
         np.testing.assert_allclose(r, e, atol=1e-5 * np.abs(e).max())
 
 
+def seem_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done seems to take a thousand seconds, so it is done in the smallest pieces."""
+    monkeypatch.setattr(pace, "perf_counter", itertools.count(0.0, 1000.0).__next__)
+    for module in (cpu, narrow, wide):
+        monkeypatch.setattr(module, "_SHORT", -1)
+
+
+def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *parts: str) -> list[tuple[str, int]]:
+    """The calls of these compiled functions from here on, and how many units each did."""
+    calls = []
+
+    def recorded(name: str, part: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            calls.append((name, arguments[-1] - arguments[-2]))
+            part(*arguments)
+
+        return call
+
+    for name in parts:
+        monkeypatch.setattr(module, name, recorded(name, getattr(module, name)))
+    return calls
+
+
+@pytest.mark.parametrize("size", [*NARROW, *WIDE, (64, 33, 5000)])
+def test_the_bits_do_not_depend_on_how_long_anything_takes(size, monkeypatch):
+    problem, rng = large(*size), np.random.default_rng(0)
+    expected = everything(problem)
+    moments = np.cumsum(rng.exponential(rng.choice([1e-4, 0.03, 3.0], 100_000)))
+    monkeypatch.setattr(pace, "perf_counter", iter(moments.tolist()).__next__)
+    assert everything(problem) == expected
+    seem_slow(monkeypatch)
+    assert everything(problem) == expected
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_on_a_slow_machine_losses_are_left_after_every_chunk(n_threads, monkeypatch):
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    seem_slow(monkeypatch)
+    n_rows, part = [], cpu._example_losses
+    monkeypatch.setattr(cpu, "_example_losses", lambda *a: (n_rows.append(len(a[-1])), part(*a)))
+    for n_hidden in (2, 17):
+        problem = large(n_hidden, 60, 700)
+        n_rows.clear()
+        losses = cpu.example_losses(problem.W, problem.b, problem.examples)
+        assert max(n_rows) == 32 * numba.get_num_threads()
+        assert sum(n_rows) == len(losses) == 700
+
+
 @pytest.mark.parametrize("size", [(2, 1000, 500), (17, 1000, 200)])
 def test_other_python_threads_run_while_the_kernel_does(size, monkeypatch):
-    monkeypatch.setattr(narrow, "_CHECK_ORDER_EVERY", 10**9)  # so that it is one or two calls of compiled code
+    monkeypatch.setattr(narrow, "_CHECK_ORDER_EVERY", 10**9)
+    monkeypatch.setattr(pace.Pace, "cut", lambda pace, first, last, multiple=1: [(first, last)])
     problem = large(*size)
     training = cpu.start(problem.W, problem.b, problem.examples, AdamW(), "sum")
     training.advance(np.full(2, 1e-6))
-    n_steps, taken = 100, 0.0
-    while taken < 0.5:
-        n_steps *= 2
+    for doubling in range(15):  # until the compiled code is long enough for this thread to get its turns
+        n_steps, turns, before = 100 * 2**doubling, 0, training.step
         busy = threading.Thread(target=training.advance, args=(np.full(n_steps, 1e-6),))
-        turns, began, before = 0, time.perf_counter(), training.step
         busy.start()
         while busy.is_alive():
             time.sleep(0.001)
             turns += 1
-        taken = time.perf_counter() - began
         assert training.step == before + n_steps
-    assert turns > 8  # with the GIL held there would be one for each call
+        if turns > 8:  # with the GIL held there would be one for each of one or two calls, however long
+            return
+    pytest.fail(f"{turns} turns in {n_steps} steps")
 
 
 @pytest.mark.parametrize("n_hidden", [2, 9])
@@ -153,49 +206,53 @@ def test_the_outputs_of_all_examples_are_never_in_memory_at_once(n_hidden):
     assert peak < n_examples * n_features * 4 / 15 + of_threads
 
 
-def run(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 _LONG_STEP = """
-import signal, sys, time
+import signal, sys
 import numpy as np
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import AdamW, cpu
+from byheart.toy.kernels import AdamW, cpu, narrow, wide
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have been told to ignore it
 n_hidden, n_examples, n_features, skip = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 W, b = rng.normal(size=(n_hidden, n_features)).astype(np.float32), rng.normal(size=n_features).astype(np.float32)
-rates = np.full(1000, 1e-6)
-cpu.start(W[:, :90], b[:90], sample_examples(256, 90, 0.9, rng), AdamW(), "sum").advance(rates[:2])  # compiles
-examples = sample_examples(n_examples, n_features, 1 - 10 / n_features, rng)
-training = cpu.start(W, b, examples, AdamW(), "sum", skipping=bool(skip))
-print("ready", flush=True)
+for module in (narrow, wide):
+    module._SHORT = -1
+cpu.start(W[:, :90], b[:90], sample_examples(256, 90, 0.9, rng), AdamW(), "sum").advance(np.ones(1))  # compiles
+
+module, part = (narrow, "_examples_part") if n_hidden <= 8 else (wide, "_dense")
+compiled = getattr(module, part)
+
+def told(*arguments):
+    print(arguments[-1], flush=True)  # up to which unit this piece goes
+    compiled(*arguments)
+
+setattr(module, part, told)
+training = cpu.start(W, b, sample_examples(n_examples, n_features, 1 - 10 / n_features, rng), AdamW(), "sum",
+                     skipping=bool(skip))
 try:
-    training.advance(rates)
-except KeyboardInterrupt:
-    print(training.step)
+    training.advance(np.ones(1))
+finally:  # a step ends with new weights
+    print("not finished" if np.array_equal(training.W, W) else "finished")
 """
 
 
-# Steps of several seconds, on a machine of a few cores. With skipping, the first is taken while making the order.
-@pytest.mark.parametrize("size", [(2, 200_000, 100_000, 0), (2, 200_000, 100_000, 1), (64, 20_000, 60_000, 0)])
-def test_ctrl_c_is_answered_within_a_second_during_a_long_step(size):
-    process = run(_LONG_STEP, *size)
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    if ready != "ready\n":
-        pytest.fail(process.communicate()[1])
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    try:
-        steps, _ = process.communicate(timeout=2)  # a second, and one for a busy machine
-    finally:
-        process.kill()
-        process.wait()
-    assert int(steps) < 1000
+# Steps of several seconds, on a machine of a few cores; and the chunks, or pieces of a pass, that make one.
+@pytest.mark.parametrize(
+    ("size", "n_units"),
+    [((2, 200_000, 100_000, 0), 196), ((2, 200_000, 100_000, 1), 196), ((64, 20_000, 60_000, 0), 4 * 47)],
+)
+def test_ctrl_c_ends_a_long_step_in_its_midst(size, n_units):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with running(sys.executable, "-c", _LONG_STEP, *size, **pipes) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert process.returncode == -signal.SIGINT
+    *pieces, end = out.splitlines()
+    assert end == "not finished"
+    assert all(int(last) < n_units for last in [first, *pieces])
 
 
 _MILLION = """
@@ -220,6 +277,6 @@ print(int(peak.split()[1]) * 1024)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory the process had")
 @pytest.mark.parametrize("skip", [0, 1])
 def test_a_million_examples_are_trained_on_in_a_gigabyte(skip):
-    out, err = run(_MILLION, skip).communicate()
-    assert int(out or 0) > 0, err
-    assert int(out) <= 1e9, f"{int(out) / 1e9:.2f} GB"
+    done = subprocess.run([sys.executable, "-c", _MILLION, str(skip)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) <= 1e9, f"{int(done.stdout) / 1e9:.2f} GB"

@@ -9,10 +9,12 @@ import pytest
 from cases import Case, terms
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cpu import record, seem_slow
 from test_kernels import assert_as_precise_as_numpy
 
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import AdamW, cpu, narrow, reference
+from byheart.toy.kernels import AdamW, cpu, narrow, reference, skipping
+from byheart.toy.kernels.compile import threads
 
 _ULP = float(np.finfo(np.float32).eps)
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -210,27 +212,47 @@ def test_an_order_that_became_worse_is_renewed_before_its_time(renewals, monkeyp
 
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize(
-    ("size", "calls"), [((2, 300, 700), 2), ((2, 48, 9001), 9), ((3, 2100, 40), 1), ((2, 33, 4097), 5)]
+    ("size", "n_units", "n_blocks"),
+    [((2, 300, 700), 2, 1), ((2, 48, 9001), 9, 1), ((3, 2100, 40), 3, 3), ((2, 2500, 700), 2, 3)],
 )
-def test_long_steps_are_taken_in_parts_with_the_same_bits(size, calls, skip, monkeypatch):
+def test_on_a_slow_machine_a_step_is_left_after_every_piece_with_the_same_bits(
+    size, n_units, n_blocks, skip, monkeypatch
+):
     given = problem(*size, spread=0.3, bias=-0.2)
     training = start(given, skip=skip)
     training.advance(np.full(6, 0.01))
     expected, expected_gradient = bits(training), training.gradient()
-    monkeypatch.setattr(narrow, "_WORK_PER_CALL", 0)
-    counted, part = [], narrow._examples_part
-    monkeypatch.setattr(narrow, "_examples_part", lambda *a: (counted.append(a[-2:]), part(*a)))
-    training = start(given, skip=skip)
-    training.advance(np.full(6, 0.01))
-    assert bits(training) == expected
-    assert [g.tobytes() for g in training.gradient()] == [g.tobytes() for g in expected_gradient]
-    assert len(counted) == 7 * calls  # one per chunk of 128 examples of every group; in six steps and the gradient
+    seem_slow(monkeypatch)
+    calls = record(monkeypatch, narrow, "_arrange", "_describe", "_examples_part", "_features_part", "_gradient")
+    with threads(1):
+        training = start(given, skip=skip)
+        training.advance(np.full(6, 0.01))
+        assert bits(training) == expected
+        assert [g.tobytes() for g in training.gradient()] == [g.tobytes() for g in expected_gradient]
+    # One per chunk of 128 examples of every group, or per block of 1,024 features; in six steps and the gradient.
+    assert [n for name, n in calls if name == "_examples_part"] == [1] * (7 * n_units)
+    assert [n for name, n in calls if name == "_features_part"] == [1] * (6 * n_blocks)
+    assert [n for name, n in calls if name == "_gradient"] == [1] * n_blocks
+    assert {n for name, n in calls if name == "_describe"} == ({1} if skip and size[2] >= 256 else set())
+    # The first piece of the examples is a chunk; their order is made once more if pairs are skipped.
+    assert {n for name, n in calls if name == "_arrange"} <= {1, min(128, size[2])}
+
+
+def test_on_a_slow_machine_an_order_is_made_split_after_split(monkeypatch):
+    points = np.random.default_rng(0).normal(size=(2, 1000)).astype(np.float32)
+    expected, n_points, split = skipping._compact_order(points, 16), [], skipping._split
+    monkeypatch.setattr(skipping, "_POINTS_OF_FIRST_PIECE", 1)
+    monkeypatch.setattr(skipping, "_split", lambda *a: (n_points.append(a[-1]), split(*a))[1])
+    seem_slow(monkeypatch)
+    assert np.array_equal(skipping._compact_order(points, 16), expected)
+    assert n_points == [1] * 125  # 62 places between runs of 16, and 63 runs
 
 
 @pytest.mark.parametrize("where", ["W", "b"])
-@pytest.mark.parametrize("work", [0, 1e9])
-def test_what_is_no_longer_finite_stops_training_while_it_skips(where, work, monkeypatch):
-    monkeypatch.setattr(narrow, "_WORK_PER_CALL", work)
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_what_is_no_longer_finite_stops_training_while_it_skips(where, in_pieces, monkeypatch):
+    if in_pieces:
+        seem_slow(monkeypatch)
     training = start(problem(spread=0.1, bias=-0.2))
     training.advance(np.full(5, 1e-3))
     theta = training.state.theta.reshape(-1, 3, 16)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 from cases import Case, terms
-from test_cpu import WIDE, large
+from test_cpu import large, record, seem_slow
 from test_kernels import assert_as_precise_as_numpy
 
 from byheart.toy.data import sample_examples
 from byheart.toy.kernels import AdamW, cpu, reference, wide
+from byheart.toy.kernels.compile import threads
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -38,19 +40,28 @@ def test_changed_examples_and_strong_decay_are_those_of_the_reference(n_other, d
         assert_as_precise_as_numpy(quantity, *values, 4 * (np.abs(values[0]).max() + 0.01))
 
 
-@pytest.mark.parametrize("size", [*WIDE, (9, 30, 4097), (64, 33, 5000)])
-def test_long_steps_are_taken_in_parts_with_the_same_bits(size, monkeypatch):
-    given, results = large(*size), []
-    for work in (wide._WORK_PER_CALL, 0):
-        monkeypatch.setattr(wide, "_WORK_PER_CALL", work)
-        training = start(given, AdamW())
-        training.advance(np.full(5, 1e-3))
-        results.append([a.tobytes() for a in (training.W, training.b, *training.gradient())])
-    assert results[0] == results[1]
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "n_units"),
+    [
+        ((17, 2900, 300), (3, 2, 6, 2, 2, 23, 17)),  # three blocks of features against two groups of examples
+        ((9, 30, 8191), (1, 33, 8 + 8, 32 + 1, 33, 1, 9)),  # with repeats, two passes of eight groups
+    ],
+)
+def test_on_a_slow_machine_a_step_is_left_after_every_piece(size, n_units, n_threads, monkeypatch):
+    parts = "_begin", "_find_hidden", "_dense", "_add_up", "_correct_hidden", "_gradient", "_update"
+    seem_slow(monkeypatch)
+    monkeypatch.setattr(wide, "_SERIAL_BELOW", 0)
+    calls = record(monkeypatch, wide, *parts)
+    with threads(n_threads):
+        start(large(*size), AdamW()).advance(np.full(2, 1e-3))
+        assert max(n for _, n in calls) <= numba.get_num_threads()
+    for part, n in zip(parts, n_units, strict=True):
+        assert sum(done for name, done in calls if name == part) == 2 * n
 
 
 def test_what_is_no_longer_finite_stops_long_steps_too(monkeypatch):
-    monkeypatch.setattr(wide, "_WORK_PER_CALL", 0)
+    seem_slow(monkeypatch)
     training = start(large(9, 40, 30), AdamW())
     training.advance(np.full(3, 1e-3))
     training.W[2, 5] = np.nan

@@ -9,11 +9,11 @@ images of another kind, and noise.
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,15 @@ from jaxtyping import Float64
 from torch import nn
 
 from byheart.datasets import fashion_mnist, mnist_5k
+from byheart.jobs import Job, Report
+from byheart.memorization import balanced_subsets
 from byheart.network.audit import audit
 from byheart.network.calibration import MEMORIZED
-from byheart.network.counterfactual import counterfactual
-from byheart.network.fit import Fit
+from byheart.network.counterfactual import Counterfactual
+from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.layers import watched
 from byheart.network.log import TrainingLog
-from byheart.records import write_atomically
+from byheart.records import Record, digest
 from byheart.studies.leaderboard.scores import HELD_OUT_SEED
 from byheart.studies.leaderboard.tasks import Task
 
@@ -41,52 +43,63 @@ _TARGET = 0  # the label of the backdoor
 Detect = Callable[[np.ndarray], np.ndarray]
 
 
-def detection(task: Task, mem: Float64[np.ndarray, " n_examples"], seed: int, directory: Path) -> pd.DataFrame:
-    """Return which share of each kind of input each detector finds.
+def detection_job(task: Task, mem: Float64[np.ndarray, " n_examples"], seed: int) -> Job:
+    """Return the job of finding which share of each kind of input each detector flags; see ``shares_of``.
 
     Args:
-        task: Of images, with right labels.
+        task: A task of images, with right labels.
         mem: Memorization of its examples, from many models.
-        seed: Of the networks, the noise and which images carry the patch.
-        directory: Keeps the table, which is read from there if it is there already, and the held-out runs.
-
-    Returns:
-        seed, detector, inputs, n, flagged (share), right_first (of the near-duplicates, the share whose own original
-        is the first example that byheart names; else nan).
+        seed: Seed of the networks, the noise and which images carry the patch.
 
     Raises:
         ModuleNotFoundError: If pytorch-ood is missing.
     """
-    path = directory / f"detectors-{seed}.csv"
-    if path.exists():
-        return pd.read_csv(path)
+    _pytorch_ood()
+    data, _, fit = task.load()
+    identity = {"dataset": digest(data.inputs, data.labels, mem), "settings": fit.settings, "seed": seed}
+    return Job(f"detectors-{seed}", _detect, (task, mem, seed), identity)
+
+
+def shares_of(record: Record) -> pd.DataFrame:
+    """Return a row per detector and kind of input.
+
+    The columns are seed, detector, inputs, n, flagged (share), right_first (of the near-duplicates, the share whose
+    own original is the first example that byheart names; else nan).
+    """
+    return pd.DataFrame(json.loads(record.header["rows"]))
+
+
+def _detect(task: Task, mem: np.ndarray, seed: int, *, n_threads: int | None, report: Report) -> Record:
+    with recorded(n_threads) as header:
+        rows = [{"seed": seed, **row} for row in _rows(task, mem, seed)]
+    return Record({}, header | {"rows": json.dumps(rows)})
+
+
+def _rows(task: Task, mem: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
     data = task.data()
     rng = np.random.default_rng(seed)
     images, labels = data.inputs[:_N_TRAIN], data.labels[:_N_TRAIN]
     unseen = data.inputs[_N_TRAIN:]
     memorised = np.flatnonzero(mem[:_N_TRAIN] > MEMORIZED)
     originals = images[memorised]
+    noise = (_NOISE * rng.standard_normal(originals.shape)).astype(np.float32)
     other = fashion_mnist(_N_OTHER) if data.name == "MNIST" else mnist_5k()
     kinds = {
         "ordinary (false positives)": unseen[_N_OTHER:],
-        "near-duplicates: noise": np.clip(originals + _normal(rng, originals.shape, _NOISE), 0, 1),
+        "near-duplicates: noise": np.clip(originals + noise, 0, 1),
         "near-duplicates: one pixel": np.roll(originals, 1, axis=2),
         f"{other.name} images": other.inputs[:_N_OTHER],
         "noise": rng.random(unseen[_N_OTHER:].shape, dtype=np.float32),
     }
     plain = Fit(task.model(), images, labels, **task.training)
-    rows = list(_compared(plain, unseen[:_N_OTHER], kinds, memorised, seed, directory / f"detector-{seed}"))
+    yield from _compared(plain, unseen[:_N_OTHER], kinds, memorised, seed)
     carriers = rng.permutation(np.flatnonzero(labels != _TARGET))[: int(_SHARE_BACKDOOR * _N_TRAIN)]
     poisoned, relabelled = images.copy(), labels.copy()
     poisoned[carriers], relabelled[carriers] = patched(images[carriers]), _TARGET
     clean = unseen[_N_OTHER:][data.labels[_N_TRAIN + _N_OTHER :] != _TARGET]
     kinds = {"backdoor": patched(clean)}
     with_backdoor = Fit(task.model(), poisoned, relabelled, **task.training)
-    rows += _compared(with_backdoor, unseen[:_N_OTHER], kinds, memorised, seed, directory / f"backdoor-{seed}")
-    table = pd.DataFrame(rows)
-    table.insert(0, "seed", seed)
-    write_atomically(path, table.to_csv(index=False, float_format="%.5g").encode())
-    return table
+    yield from _compared(with_backdoor, unseen[:_N_OTHER], kinds, memorised, seed)
 
 
 def patched(images: np.ndarray) -> np.ndarray:
@@ -97,13 +110,15 @@ def patched(images: np.ndarray) -> np.ndarray:
 
 
 def _compared(
-    fit: Fit, held_out: np.ndarray, kinds: dict[str, np.ndarray], memorised: np.ndarray, seed: int, store: Path
+    fit: Fit, held_out: np.ndarray, kinds: dict[str, np.ndarray], memorised: np.ndarray, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Train, and yield a row for every detector and kind of input."""
     images, labels = fit.inputs, fit.labels
     log = TrainingLog(len(images))
     model = fit(np.arange(len(images)), seed, log)
-    run = counterfactual(fit, (images, labels), 1, seed=HELD_OUT_SEED, store=store, n_workers=1)
+    seen = balanced_subsets(len(images), 1, 0.6, HELD_OUT_SEED, fewest=0)
+    margins = margins_of(fit(np.flatnonzero(seen[0]), HELD_OUT_SEED), (images, labels))
+    run = Counterfactual(seen, margins[None])
     for name, evidence in (("byheart, log", None), ("byheart, log and held-out run", run)):
         found = audit(model, (images, labels), log=log, held_out=evidence)
         detector = found.detector(model, held_out, FALSE_POSITIVE_RATE)
@@ -159,7 +174,3 @@ def _pytorch_ood() -> Any:
         root.__path__ = list(spec.submodule_search_locations)
         sys.modules["pytorch_ood"] = root
     return importlib.import_module("pytorch_ood.detector")
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> np.ndarray:
-    return (scale * rng.standard_normal(shape)).astype(np.float32)

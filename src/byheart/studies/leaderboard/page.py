@@ -9,6 +9,7 @@ import pandas as pd
 
 from byheart.markdown import table, table_of, write_below
 from byheart.network.score_table import SCORES, Score
+from byheart.studies.readme import cost_in_words
 
 MARK = "<!-- below: made by byheart leaderboard -->"
 _COMBINED = {  # what is made of several scores: from what, and the part of the measured seconds beyond training
@@ -56,10 +57,12 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
         parts.append(_detectors(tables["detectors"]))
     if "cost" in tables:
         parts.append(
-            "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the two passes through the"
+            "## What an audit takes\n\nOf a layer of 512 units and ten classes, beyond the three passes through the"
             " network, in a process of its own, on all cores.\n\n" + table_of(tables["cost"])
         )
     parts.append("## Tasks\n\n" + table_of(tables["tasks"]))
+    if "provenance" in tables:
+        parts.append(cost_in_words(tables["provenance"]))
     files = ", ".join(f"[{name}]({name}.csv)" for name in tables)
     parts.append(f"```\nbyheart leaderboard --out results/leaderboard\n```\n\nTables: {files}.")
     write_below(MARK, parts, path, "# Leaderboard")

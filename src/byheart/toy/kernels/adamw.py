@@ -45,7 +45,7 @@ def constants(optimizer: AdamW) -> Constants:
 
 
 @serial
-def rates_of_step(learning_rate, step, constants):  # type: ignore[no-untyped-def]
+def rates_of_step(learning_rate, step, constants):
     """Return what step ``step`` (from 0) multiplies with: computed in float64, as 1 - float32(0.999) is off by 5e-5."""
     return Rates(
         np.float32(learning_rate / (1 - constants.beta1 ** (step + 1))),
@@ -61,7 +61,7 @@ def rates_of_step(learning_rate, step, constants):  # type: ignore[no-untyped-de
 
 
 @serial
-def adamw(p, gradient, first, second, scale, keep, penalty, rates):  # type: ignore[no-untyped-def]
+def adamw(p, gradient, first, second, scale, keep, penalty, rates):
     """Update p and its moments from scale * gradient; ``keep`` and ``penalty`` are those of the rates for W or b."""
     for j in range(p.shape[0]):
         g = gradient[j] * scale + penalty * p[j]

@@ -26,7 +26,7 @@ _CACHE_LINE = 64  # bytes
 
 
 @serial
-def relu(z):  # type: ignore[no-untyped-def]
+def relu(z):
     """Return max(z, 0), and NaN for NaN."""
     return _ZERO if _ZERO > z else z  # noqa: SIM300 - this way round a NaN passes through
 

@@ -20,8 +20,11 @@ from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, narrow, wide
 from byheart.toy.kernels.compile import empty, parallel, relu, serial
 from byheart.toy.model import Reduction, hidden_vectors, loss_scale
+from byheart.toy.pace import Pace
 
 _FEATURES_PER_SUM = 1024  # terms of a loss that are added in float32
+_ROWS_PER_CHUNK = 32  # of outputs that a thread has at a time
+_SHORT = 5e7  # multiplications with W that are short on any machine: those of the first piece of losses
 
 
 def start(
@@ -49,7 +52,7 @@ def start(
 
 
 @serial
-def _rows_losses(W, b, h, indptr, indices, values, z, losses):  # type: ignore[no-untyped-def]
+def _rows_losses(W, b, h, indptr, indices, values, z, losses):
     n_hidden, n_features = W.shape
     if n_hidden > narrow.MAX_HIDDEN:
         np.dot(h, W, z)
@@ -74,7 +77,7 @@ def _rows_losses(W, b, h, indptr, indices, values, z, losses):  # type: ignore[n
 
 
 @parallel
-def _example_losses(W, b, h, indptr, indices, values, outputs, losses):  # type: ignore[no-untyped-def]
+def _example_losses(W, b, h, indptr, indices, values, outputs, losses):
     rows = outputs.shape[1]
     for chunk in numba.prange(-(-h.shape[0] // rows)):
         lo, hi = chunk * rows, min((chunk + 1) * rows, h.shape[0])
@@ -88,9 +91,14 @@ def example_losses(
     """Return the squared error of each distinct example, summed over features."""
     W, b = np.ascontiguousarray(W, np.float32), np.ascontiguousarray(b, np.float32)
     h, losses = hidden_vectors(W, examples), empty((examples.n_examples,), np.float64)
-    outputs = empty((numba.config.NUMBA_NUM_THREADS, min(32, examples.n_examples), len(b)))
+    rows = min(_ROWS_PER_CHUNK, len(losses))
+    outputs = empty((numba.config.NUMBA_NUM_THREADS, rows, len(b)))
+    pace = Pace(_SHORT / (rows * W.size))
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        _example_losses(W, b, h, examples.indptr, examples.indices, examples.values, outputs, losses)
+        for first, last in pace.cut(0, -(-len(losses) // rows), numba.get_num_threads()):
+            lo, hi = first * rows, min(last * rows, len(losses))
+            indptr = examples.indptr[lo : hi + 1]
+            _example_losses(W, b, h[lo:hi], indptr, examples.indices, examples.values, outputs, losses[lo:hi])
     return losses
 
 

@@ -28,7 +28,7 @@ _ACCUMULATORS = 24 if _WIDE else 5  # vectors of 16 that fit in the registers, b
 
 
 @serial
-def row(zeros, h, i):  # type: ignore[no-untyped-def]
+def row(zeros, h, i):
     """Return h[i] as a tuple."""
     for k in range(len(zeros)):
         zeros = tuple_setitem(zeros, k, h[i, k])
@@ -36,13 +36,13 @@ def row(zeros, h, i):  # type: ignore[no-untyped-def]
 
 
 @serial
-def place(zeros, position):  # type: ignore[no-untyped-def]
+def place(zeros, position):
     """Return where W_0 of the feature at this position is kept; its W_k, and last its b, are ``FEATURES`` apart."""
     return position // FEATURES * ((len(zeros) + 1) * FEATURES) + position % FEATURES
 
 
 @serial
-def preactivation(h, theta, at):  # type: ignore[no-untyped-def]
+def preactivation(h, theta, at):
     """Return W_f . h + b_f of the feature at this place."""
     z = theta[at + np.uint64(len(h) * FEATURES)]
     for k in range(len(h)):
@@ -51,7 +51,7 @@ def preactivation(h, theta, at):  # type: ignore[no-untyped-def]
 
 
 @serial
-def add_scaled(total, x, theta, at):  # type: ignore[no-untyped-def]
+def add_scaled(total, x, theta, at):
     """Return total + x W_f for the feature at this place."""
     for k in range(len(total)):
         total = tuple_setitem(total, k, total[k] + x * theta[at + np.uint64(k * FEATURES)])
@@ -65,10 +65,10 @@ def _against_tiles(n_at_once: int) -> Any:
     """
 
     @intrinsic
-    def loop(typing_context, zeros, h, i, theta, grad, grad_h, which):  # type: ignore[no-untyped-def]
+    def loop(typing_context, zeros, h, i, theta, grad, grad_h, which):
         n_hidden = len(zeros)
 
-        def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def code(context, builder, signature, args):
             _, h, i, theta, grad, grad_h, which = (
                 context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
                 for kind, value in zip(signature.args, args, strict=True)
@@ -147,7 +147,7 @@ _one, _two, _three, _four = (_against_tiles(n) for n in (1, 2, 3, 4))
 
 
 @serial
-def dense(zeros, h, theta, grad, grad_h, which):  # type: ignore[no-untyped-def]
+def dense(zeros, h, theta, grad, grad_h, which):
     """Add to grad and grad_h the sums over all examples, and these tiles of features.
 
     ``which`` (int64) lists the tiles; h and grad_h are (n_examples, n_hidden), theta and grad in tiles.

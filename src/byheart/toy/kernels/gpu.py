@@ -16,7 +16,6 @@ depends on a model's own sizes only, so a model gets the same bits alone and tog
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Literal
 
@@ -30,6 +29,7 @@ from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels import gpu_programs as programs
 from byheart.toy.model import Reduction, loss_scale
+from byheart.toy.pace import Pace
 
 Precision = Literal["tf32x3", "tf32", "ieee"]
 
@@ -331,14 +331,8 @@ class Batch:
 
     def advance(self, learning_rates: Float64[np.ndarray, "n_models n_steps"]) -> None:
         """Take ``n_steps`` steps of every model; see ``diverged`` for those whose weights are then of no use."""
-        taken, stretch = 0, 1
-        while taken < learning_rates.shape[1]:
-            began = time.perf_counter()
-            rates = learning_rates[:, taken : taken + min(stretch, _STEPS_AHEAD)]
-            self._take(rates)
-            taken += rates.shape[1]
-            seconds = max(time.perf_counter() - began, 1e-6)
-            stretch = max(1, min(4 * stretch, int(rates.shape[1] * _SECONDS_PER_LOOK / seconds)))
+        for first, last in Pace(seconds=_SECONDS_PER_LOOK, most=_STEPS_AHEAD).cut(0, learning_rates.shape[1]):
+            self._take(learning_rates[:, first:last])
 
     def _take(self, rates: np.ndarray) -> None:
         o, n_steps = self.optimizer, rates.shape[1]

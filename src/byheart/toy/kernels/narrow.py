@@ -2,7 +2,8 @@
 
 A step has two parallel parts. ``_examples_part``: each group of examples adds its share of the gradient to a copy of
 its own. ``_features_part``: each block of features adds up the groups' shares and takes the step of AdamW. A few
-examples make one group; the blocks of features go side by side instead.
+examples make one group; the blocks of features go side by side instead. A long step is taken in pieces: chunks of
+every group, or blocks.
 
 The weights are kept in tiles of features (see ``dense``), 64 of which make a block. If pairs are skipped (see
 ``skipping``), features and examples are in the order of their tiles. A nonzero entry of an example holds the place of
@@ -11,7 +12,7 @@ its feature in the tiles.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -24,6 +25,7 @@ from byheart.toy.kernels.compile import empty, in_order, parallel, serial, threa
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, place, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
 from byheart.toy.model import Reduction, loss_scale
+from byheart.toy.pace import Pace, in_pieces
 
 MAX_HIDDEN = 8
 _TILES_PER_BLOCK = 64  # of features
@@ -37,7 +39,7 @@ _RENEW_ORDER_EVERY = 1024  # steps
 _SKIP_BELOW_SHARE = 0.6  # of cut tiles
 _TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
 _SERIAL_BELOW = 100_000  # multiplications per step with W: less work than this is over before a thread wakes up
-_WORK_PER_CALL = 1e9  # likewise: a tenth of a second
+_SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _ZERO = np.float32(0)
 _TUPLES = Constants, Tiles  # the compiler looks for the names of tuples that cross into other threads
 
@@ -67,7 +69,7 @@ class State(NamedTuple):
 
 
 @serial
-def _to_rows(zeros, in_tiles, features):  # type: ignore[no-untyped-def]
+def _to_rows(zeros, in_tiles, features):
     """Return what is in tiles as rows, features in their own order."""
     rows = np.empty((len(zeros) + 1, features.shape[0]), np.float32)
     for position in range(features.shape[0]):
@@ -78,7 +80,7 @@ def _to_rows(zeros, in_tiles, features):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _to_tiles(zeros, rows, features, in_tiles):  # type: ignore[no-untyped-def]
+def _to_tiles(zeros, rows, features, in_tiles):
     for position in range(features.shape[0]):
         at = place(zeros, position)
         for k in range(len(zeros) + 1):
@@ -86,23 +88,27 @@ def _to_tiles(zeros, rows, features, in_tiles):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _arrange(zeros, source, features, examples, rows):  # type: ignore[no-untyped-def]
-    """Put the examples in this order; their features, numbers in ``source``, become places."""
+def _places(zeros, features):
     places = np.empty(features.shape[0], np.uint32)
     for position in range(features.shape[0]):
         places[features[position]] = place(zeros, position)
-    at = 0
-    for i in range(examples.shape[0]):
-        rows.starts[i] = at
+    return places
+
+
+@serial
+def _arrange(source, places, examples, rows, first, last):
+    """Put these of the examples in this order; their features, numbers in ``source``, become places."""
+    at = rows.starts[first]
+    for i in range(first, last):
         for entry in range(source.starts[examples[i]], source.starts[examples[i] + 1]):
             rows.places[at] = places[source.places[entry]]
             rows.values[at] = source.values[entry]
             at += 1
-    rows.starts[examples.shape[0]] = at
+        rows.starts[i + 1] = at
 
 
 @in_order
-def _hidden(zeros, theta, starts, places, values, h):  # type: ignore[no-untyped-def]
+def _hidden(zeros, theta, starts, places, values, h):
     """h_i = W x_i."""
     for i in range(h.shape[0]):
         total = zeros
@@ -113,7 +119,7 @@ def _hidden(zeros, theta, starts, places, values, h):  # type: ignore[no-untyped
 
 
 @in_order
-def _correct(zeros, theta, starts, places, values, h, grad_h, share):  # type: ignore[no-untyped-def]
+def _correct(zeros, theta, starts, places, values, h, grad_h, share):
     """Take x_f W_f off grad_h_i and x_f off d_if at active nonzero targets; add x_f grad_h_i to the gradient of W_f."""
     n_hidden, longest = len(zeros), np.int64(0)
     for i in range(h.shape[0]):
@@ -135,12 +141,12 @@ def _correct(zeros, theta, starts, places, values, h, grad_h, share):  # type: i
 
 
 @serial
-def _tiles_of(block, n_tiles):  # type: ignore[no-untyped-def]
+def _tiles_of(block, n_tiles):
     return block * _TILES_PER_BLOCK, min((block + 1) * _TILES_PER_BLOCK, n_tiles)
 
 
 @serial
-def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):  # type: ignore[no-untyped-def]
+def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):
     """Some chunks of one group of examples, against all features; every n_groups-th chunk is of this group."""
     n_examples, n_groups = state.h.shape[0], state.shares.shape[0]
     many = state.sums.shape[0] > 0
@@ -174,7 +180,7 @@ def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):  #
 
 
 @serial
-def _block(zeros, state, block):  # type: ignore[no-untyped-def]
+def _block(zeros, state, block):
     """All examples, which make one group, against one block of features."""
     first, last = _tiles_of(block, state.tiles.shape[0])
     size = (len(zeros) + 1) * FEATURES
@@ -185,7 +191,7 @@ def _block(zeros, state, block):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _add_up_blocks(zeros, rows, state):  # type: ignore[no-untyped-def]
+def _add_up_blocks(zeros, rows, state):
     for i in range(state.h.shape[0]):
         for k in range(len(zeros)):
             total = _ZERO
@@ -196,21 +202,23 @@ def _add_up_blocks(zeros, rows, state):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _examples_part(zeros, rows, state, skips, tiles, first_chunk, last_chunk):  # type: ignore[no-untyped-def]
-    """Each group's share of the gradient, without scale, from these chunks of it."""
-    n_groups = state.shares.shape[0]
+def _examples_part(zeros, rows, state, skips, tiles, first, last):
+    """Each group's share of the gradient, without scale, from these chunks of it; of one group, from these blocks."""
+    n_groups, n_blocks = state.shares.shape[0], state.finite.shape[0]
     if n_groups > 1:
         for piece in numba.prange(n_groups):
-            _group(zeros, rows, state, skips, tiles, np.int64(piece), first_chunk, last_chunk)
+            _group(zeros, rows, state, skips, tiles, np.int64(piece), first, last)
     else:
-        _hidden(zeros, state.theta, rows.starts, rows.places, rows.values, state.h)
-        for block in numba.prange(state.finite.shape[0]):
+        if first == 0:
+            _hidden(zeros, state.theta, rows.starts, rows.places, rows.values, state.h)
+        for block in numba.prange(first, last):
             _block(zeros, state, np.int64(block))
-        _add_up_blocks(zeros, rows, state)
+        if last == n_blocks:
+            _add_up_blocks(zeros, rows, state)
 
 
 @serial
-def _block_gradient(zeros, state, skips, tiles, block):  # type: ignore[no-untyped-def]
+def _block_gradient(zeros, state, skips, tiles, block):
     """Add up the groups' shares of one block, in the first group's; return where the block is."""
     first, last = _tiles_of(block, state.tiles.shape[0])
     size = (len(zeros) + 1) * FEATURES
@@ -234,13 +242,13 @@ def _block_gradient(zeros, state, skips, tiles, block):  # type: ignore[no-untyp
 
 
 @parallel
-def _gradient(zeros, state, skips, tiles):  # type: ignore[no-untyped-def]
-    for block in numba.prange(state.finite.shape[0]):
+def _gradient(zeros, state, skips, tiles, first, last):
+    for block in numba.prange(first, last):
         _block_gradient(zeros, state, skips, tiles, np.int64(block))
 
 
 @serial
-def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, block):  # type: ignore[no-untyped-def]
+def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, block):
     rates = rates_of_step(learning_rate, step, constants)
     lo, hi = _block_gradient(zeros, state, skips, tiles, block)
     theta, gradient = state.theta[lo:hi], state.shares[0, lo:hi]
@@ -256,32 +264,31 @@ def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constant
 
 
 @parallel
-def _features_part(zeros, state, skips, tiles, scale, learning_rate, step, constants):  # type: ignore[no-untyped-def]
-    """Add up the groups' shares of the gradient and take the step of AdamW; return whether the gradient is finite."""
-    for block in numba.prange(state.finite.shape[0]):
+def _features_part(zeros, state, skips, tiles, scale, learning_rate, step, constants, first, last):
+    """Of these blocks, add up the groups' shares of the gradient and take the step of AdamW."""
+    for block in numba.prange(first, last):
         _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, np.int64(block))
-    finite = True
-    for block in range(state.finite.shape[0]):
-        finite = finite and state.finite[block]
-    return finite
 
 
 @parallel
-def _describe(zeros, state, scales, tiles):  # type: ignore[no-untyped-def]
+def _describe(zeros, state, scales, tiles, first, last):
     """Set boxes and moments of the tiles of features."""
-    for block in numba.prange(state.finite.shape[0]):
+    for block in numba.prange(first, last):
         first, last = _tiles_of(np.int64(block), state.tiles.shape[0])
         skipping.describe(zeros, state.theta, scales, tiles, first, last)
 
 
 @serial
-def _steps(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants):  # type: ignore[no-untyped-def]
+def _steps(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants):
     """Take all the steps; return how many were taken before the gradient stopped being finite."""
+    n_examples, n_groups, n_blocks = state.h.shape[0], state.shares.shape[0], state.finite.shape[0]
+    n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
     for s in range(learning_rates.shape[0]):
         if skips:
-            _describe(zeros, state, scales, tiles)
-        _examples_part(zeros, rows, state, skips, tiles, 0, state.h.shape[0])
-        if not _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants):
+            _describe(zeros, state, scales, tiles, 0, n_blocks)
+        _examples_part(zeros, rows, state, skips, tiles, 0, n_units)
+        _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, 0, n_blocks)
+        if not state.finite.all():
             return s
     return learning_rates.shape[0]
 
@@ -326,6 +333,8 @@ class Training:
         while n_groups < _MAX_GROUPS and n_examples >= 2 * n_groups * _EXAMPLES_PER_GROUP:
             n_groups *= 2
         self.work = n_examples * n_features * n_hidden
+        self.pace = Pace(1 if self.work <= _SHORT else 0)  # in steps
+        self.paces: dict[Any, Pace] = {}
         self.scale = np.float32(2 * loss_scale(n_features, self.reduction) / n_examples)
         self.state = State(
             *self.in_tiles,
@@ -343,7 +352,7 @@ class Training:
             np.empty(n_examples + 1, np.int64), np.empty(csr.indices.size, np.uint32), np.empty_like(csr.values)
         )
         self.examples: Int32[np.ndarray, " n_examples"] = np.arange(n_examples, dtype=np.int32)
-        _arrange(self.zeros, self.source, self.features, self.examples, self.rows)
+        self._arrange()
         # Examples that come fresh at every step would need new orders at every step.
         self.skippable = self.skipping and self.step == 0 and n_groups > 1
         self.tiles: Tiles = skipping.tiles(n_hidden, n_features if self.skippable else 0, n_groups)
@@ -378,42 +387,52 @@ class Training:
                     stop = min(last, (self.step // _CHECK_ORDER_EVERY + 1) * _CHECK_ORDER_EVERY)
                 if skips and self.step == self.renewed_at:
                     stop = self.step + 1
-                n_steps = stop - self.step
-                rates = learning_rates[len(learning_rates) - (last - self.step) :][:n_steps]
-                taken = self._take(rates, skips)
-                self.step += taken
-                if taken < n_steps:
-                    raise DivergedError(self.step)
+                self._take(learning_rates[len(learning_rates) - (last - self.step) :][: stop - self.step], skips)
                 if skips:
                     self._judge_order()
 
-    def _take(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> int:
-        arguments = self.zeros, self.rows, self.state, skips
-        if self.work <= _WORK_PER_CALL:
-            return int(
-                _steps(*arguments, self.scales, self.tiles, self.scale, learning_rates, self.step, self.constants)
-            )
-        for s, rate in enumerate(learning_rates):
-            self._examples_part(skips)
-            now = self.step + s
-            if not _features_part(self.zeros, self.state, skips, self.tiles, self.scale, rate, now, self.constants):
-                return s
-        return len(learning_rates)
+    def _take(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
+        for first, last in self.pace.cut(0, len(learning_rates)):
+            if self.pace.size < 1:
+                taken = int(self._take_long_step(learning_rates[first], skips))
+            else:
+                arguments = self.zeros, self.rows, self.state, skips, self.scales, self.tiles, self.scale
+                taken = _steps(*arguments, learning_rates[first:last], self.step, self.constants)
+            self.step += taken
+            if taken < last - first:
+                raise DivergedError(self.step)
 
-    def _examples_part(self, skips: bool) -> None:
-        """Take the examples' part of a step, leaving compiled code, which cannot be interrupted, from time to time."""
+    def _take_long_step(self, learning_rate: float, skips: bool) -> bool:
+        """As ``_steps``, in pieces; return whether the gradient is finite."""
+        self._take_examples_part(skips)
+        rates = self.scale, learning_rate, self.step, self.constants
+        self._do(_features_part, self.zeros, self.state, skips, self.tiles, *rates)
+        return bool(self.state.finite.all())
+
+    def _take_examples_part(self, skips: bool) -> None:
         if skips:
-            _describe(self.zeros, self.state, self.scales, self.tiles)
-        n_groups, n_examples = len(self.state.shares), len(self.examples)
-        at_once = max(1, int(_WORK_PER_CALL / (self.work / n_examples * n_groups * _CHUNK)))
-        for first in range(0, -(-n_examples // (n_groups * _CHUNK)), at_once):
-            _examples_part(self.zeros, self.rows, self.state, skips, self.tiles, first, first + at_once)
+            self._do(_describe, self.zeros, self.state, self.scales, self.tiles)
+        arguments, n_groups = (self.zeros, self.rows, self.state, skips, self.tiles), len(self.state.shares)
+        if n_groups == 1:
+            self._do(_examples_part, *arguments)
+        else:  # each group has a thread; so pieces are single chunks of all groups
+            in_pieces(self.paces, _examples_part, -(-len(self.examples) // (n_groups * _CHUNK)), *arguments)
+
+    def _do(self, part: Any, *arguments: Any) -> None:
+        """Do what is parallel over blocks."""
+        in_pieces(self.paces, part, len(self.state.finite), *arguments, multiple=numba.get_num_threads())
+
+    def _arrange(self) -> None:
+        """Put the examples in their order, with the places of features now."""
+        self.rows.starts[0], places = 0, _places(self.zeros, self.features)
+        for first, last in Pace(_CHUNK).cut(0, len(self.examples)):
+            _arrange(self.source, places, self.examples, self.rows, first, last)
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         skips = self._prepare()
-        self._examples_part(skips)
-        _gradient(self.zeros, self.state, skips, self.tiles)
+        self._take_examples_part(skips)
+        self._do(_gradient, self.zeros, self.state, skips, self.tiles)
         gradient = _to_rows(self.zeros, self.state.shares[0], self.features) * self.scale
         return gradient[:-1], gradient[-1]
 
@@ -428,7 +447,9 @@ class Training:
     def _renew_order(self) -> bool:
         """Order features and examples by tiles; return whether the weights are finite, or there is no such order."""
         rows = tuple(_to_rows(self.zeros, in_tiles, self.features) for in_tiles in self.in_tiles)
-        _hidden(self.zeros, self.state.theta, *self.rows, self.state.h)
+        for first, last in Pace(_CHUNK).cut(0, len(self.examples)):
+            starts, h = self.rows.starts[first : last + 1], self.state.h[first:last]
+            _hidden(self.zeros, self.state.theta, starts, self.rows.places, self.rows.values, h)
         if not (np.isfinite(rows[0]).all() and np.isfinite(self.state.h).all()):
             return False
         self.scales = np.abs(self.state.h).max(axis=0)
@@ -436,7 +457,7 @@ class Training:
         self.examples = self.examples[order]
         for in_tiles, values in zip(self.in_tiles, rows, strict=True):
             _to_tiles(self.zeros, values, self.features, in_tiles)
-        _arrange(self.zeros, self.source, self.features, self.examples, self.rows)
+        self._arrange()
         self.renewed_at = self.step
         return True
 

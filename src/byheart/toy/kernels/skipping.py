@@ -17,6 +17,7 @@ zero up to rounding. Bounds that are not finite count as cut, so NaN and infinit
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,11 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 
 from byheart.toy.kernels.compile import empty, serial
 from byheart.toy.kernels.dense import FEATURES, dense, row
+from byheart.toy.pace import Pace
 
 EXAMPLES = 32  # per tile
 TILES = 4  # of examples, tried together
+_POINTS_OF_FIRST_PIECE = 100_000  # while making an order
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -64,7 +67,7 @@ def tiles(n_hidden: int, n_features: int, n_groups: int) -> Tiles:
 
 
 @serial
-def _select(keys, order, lo, hi, middle):  # type: ignore[no-untyped-def]
+def _select(keys, order, lo, hi, middle):
     """Reorder order[lo:hi] so that keys before position ``middle`` are at most those after it (quickselect)."""
     hi -= 1
     while lo < hi:
@@ -88,14 +91,12 @@ def _select(keys, order, lo, hi, middle):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _compact_order(points, size):  # type: ignore[no-untyped-def]
-    """Return an order of points (dimensions x n) in which runs of ``size`` are compact: by k-d splits."""
-    order = np.arange(points.shape[1]).astype(np.int32)
-    stack, depth = np.empty((64, 2), np.int64), 1  # halves: it is never deeper than the logarithm of their number
-    stack[0] = 0, order.shape[0]
-    while depth > 0:
+def _split(points, size, order, stack, depth, n_points):
+    """Split the parts of ``order`` on the stack, until at least ``n_points`` were looked at; return its depth."""
+    while depth > 0 and n_points > 0:
         depth -= 1
         lo, hi = stack[depth]
+        n_points -= hi - lo
         if hi - lo <= size:
             continue
         widest, axis = np.float32(-1), 0
@@ -112,6 +113,18 @@ def _compact_order(points, size):  # type: ignore[no-untyped-def]
         stack[depth] = lo, middle
         stack[depth + 1] = middle, hi
         depth += 2
+    return depth
+
+
+def _compact_order(points: Float32[np.ndarray, "n_dimensions n"], size: int) -> Int32[np.ndarray, " n"]:
+    """Return an order of points in which runs of ``size`` are compact: by k-d splits."""
+    order = np.arange(points.shape[1], dtype=np.int32)
+    stack, depth = np.empty((64, 2), np.int64), 1  # halves: it is never deeper than the logarithm of their number
+    stack[0] = 0, len(order)
+    for first, last in Pace(_POINTS_OF_FIRST_PIECE).cut(0, sys.maxsize):
+        depth = int(_split(points, size, order, stack, depth, last - first))
+        if depth == 0:
+            break
     return order
 
 
@@ -131,7 +144,7 @@ def compact_orders(
 
 
 @serial
-def describe(zeros, theta, scales, tiles, first_tile, last_tile):  # type: ignore[no-untyped-def]
+def describe(zeros, theta, scales, tiles, first_tile, last_tile):
     """Set the boxes and moments of these tiles of features."""
     n_hidden, boxes, moments, width = len(zeros), tiles.boxes, tiles.moments, np.uint64(tiles.width)
     size = np.empty(FEATURES, np.float32)
@@ -166,7 +179,7 @@ def describe(zeros, theta, scales, tiles, first_tile, last_tile):  # type: ignor
 
 
 @serial
-def _moments(zeros, h, sums):  # type: ignore[no-untyped-def]
+def _moments(zeros, h, sums):
     n_hidden, q = len(zeros), 0
     for k in range(n_hidden + 1):
         for other in range(k if k < n_hidden else 0, n_hidden):
@@ -179,17 +192,17 @@ def _moments(zeros, h, sums):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _low(a, b):  # type: ignore[no-untyped-def]
+def _low(a, b):
     return a if a < b else b
 
 
 @serial
-def _high(a, b):  # type: ignore[no-untyped-def]
+def _high(a, b):
     return a if a > b else b
 
 
 @serial
-def _classify(zeros, h, boxes, n_tiles, active, where):  # type: ignore[no-untyped-def]
+def _classify(zeros, h, boxes, n_tiles, active, where):
     """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list cut tiles.
 
     Returns:
@@ -223,7 +236,7 @@ def _classify(zeros, h, boxes, n_tiles, active, where):  # type: ignore[no-untyp
 
 
 @serial
-def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):  # type: ignore[no-untyped-def]
+def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
     """Add the examples' sums to each active tile of features, and the active tiles' moments to the examples'."""
     for q in range(sums.shape[0]):
         s = example_sums[q]
@@ -237,7 +250,7 @@ def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments): 
 
 
 @serial
-def _add_linear(zeros, h, moments, grad_h):  # type: ignore[no-untyped-def]
+def _add_linear(zeros, h, moments, grad_h):
     """Add to grad_h what the surely active features give: (sum of W_f W_f^T) h + sum of b_f W_f."""
     n_hidden = len(zeros)
     for i in range(h.shape[0]):
@@ -249,7 +262,7 @@ def _add_linear(zeros, h, moments, grad_h):  # type: ignore[no-untyped-def]
 
 
 @serial
-def skip(zeros, h, theta, tiles, sums, grad, grad_h):  # type: ignore[no-untyped-def]
+def skip(zeros, h, theta, tiles, sums, grad, grad_h):
     """Do for some examples against all features what ``dense`` does: add to grad and grad_h, and to ``sums``.
 
     Returns:
@@ -295,7 +308,7 @@ def skip(zeros, h, theta, tiles, sums, grad, grad_h):  # type: ignore[no-untyped
 
 
 @serial
-def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):  # type: ignore[no-untyped-def]
+def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):
     """Add to ``grad`` (float64, of these tiles) what surely active examples give: (sum h h^T) W_f + b_f sum h."""
     n_hidden, sums, width = len(zeros), tiles.sums, np.uint64(tiles.width)
     linear = n_hidden * (n_hidden + 1) // 2
@@ -319,7 +332,7 @@ def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):  #
 
 
 @serial
-def _pair(k, other, n_hidden):  # type: ignore[no-untyped-def]
+def _pair(k, other, n_hidden):
     """Return where sums over k <= l hold that of k and ``other``."""
     lo, hi = min(k, other), max(k, other)
     return lo * n_hidden - lo * (lo - 1) // 2 + hi - lo

@@ -2,12 +2,13 @@
 
 A step has three parallel parts. ``_dense``: each piece, a group of examples against a block of features, adds its share
 of the gradients of W, b and h as if every target were 0. ``_correct_hidden`` takes off what the nonzero targets change
-for h. ``_gradient`` adds up the shares and does the same for W and b; ``_update`` takes the step of AdamW.
+for h. ``_gradient`` adds up the shares and does the same for W and b; ``_update`` takes the step of AdamW. All that is
+parallel is independent, so in how many calls it is done changes no bit of the result.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -20,6 +21,7 @@ from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels.adamw import Constants, adamw, constants, rates_of_step
 from byheart.toy.kernels.compile import empty, parallel, relu, serial, threads
 from byheart.toy.model import Reduction, loss_scale
+from byheart.toy.pace import Pace, in_pieces
 
 _FEATURES_PER_BLOCK = 1280  # columns of a BLAS product
 _EXAMPLES_PER_CHUNK = 256  # rows handled at a time where work is per example
@@ -27,7 +29,7 @@ _FEATURES_PER_CHUNK = 128  # columns handled at a time where work is per feature
 _EXAMPLES_PER_PIECE = 1024  # at most, of one group in one pass
 _MAX_GROUPS = 4
 _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
-_WORK_PER_CALL = 1e10  # likewise: a tenth of a second
+_SHORT = 5e8  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _ZERO = np.float32(0)
 _TUPLES = (Constants,)  # the compiler looks for the names of tuples that cross into other threads
 
@@ -68,14 +70,14 @@ class State(NamedTuple):
 
 
 @serial
-def _transpose(W, W_t):  # type: ignore[no-untyped-def]
+def _transpose(W, W_t):
     for f in range(W.shape[1]):
         for k in range(W.shape[0]):
             W_t[f, k] = W[k, f]
 
 
 @serial
-def _hidden(W_t, starts, features, values, h):  # type: ignore[no-untyped-def]
+def _hidden(W_t, starts, features, values, h):
     """h_i = W x_i."""
     for i in range(h.shape[0]):
         h[i] = _ZERO
@@ -86,7 +88,7 @@ def _hidden(W_t, starts, features, values, h):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _piece(h, W_block, bias, share_W, share_b, share_h, d, product, hidden_product):  # type: ignore[no-untyped-def]
+def _piece(h, W_block, bias, share_W, share_b, share_h, d, product, hidden_product):
     """Some examples against one block of features; adds to share_W and share_b, sets share_h."""
     d_piece = d.reshape(-1)[: h.shape[0] * bias.shape[0]].reshape(h.shape[0], bias.shape[0])
     np.dot(h, W_block, d_piece)
@@ -106,7 +108,7 @@ def _piece(h, W_block, bias, share_W, share_b, share_h, d, product, hidden_produ
 
 
 @serial
-def _block(state, block):  # type: ignore[no-untyped-def]
+def _block(state, block):
     """The columns of a block, and the contiguous copy of W there."""
     n_hidden, n_features = state.W.shape
     left, right = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, n_features)
@@ -114,7 +116,7 @@ def _block(state, block):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _group_against_block(state, start, stop, group, block, thread):  # type: ignore[no-untyped-def]
+def _group_against_block(state, start, stop, group, block, thread):
     size = -(-(stop - start) // state.shares_W.shape[0])
     lo, hi = min(start + group * size, stop), min(start + (group + 1) * size, stop)
     left, right, W_block = _block(state, block)
@@ -132,7 +134,7 @@ def _group_against_block(state, start, stop, group, block, thread):  # type: ign
 
 
 @serial
-def _add_up_blocks(shares_h, grad_h):  # type: ignore[no-untyped-def]
+def _add_up_blocks(shares_h, grad_h):
     for i in range(grad_h.shape[0]):
         for k in range(grad_h.shape[1]):
             total = _ZERO
@@ -142,19 +144,22 @@ def _add_up_blocks(shares_h, grad_h):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _dense(state, start, stop):  # type: ignore[no-untyped-def]
-    """The examples of one pass against all features."""
-    n_groups, n_blocks = state.shares_W.shape[0], state.shares_h.shape[0]
-    for piece in numba.prange(n_groups * n_blocks):
-        group, block = divmod(np.int64(piece), n_blocks)
+def _dense(state, start, stop, first, last):
+    """The examples of one pass, in their groups, against blocks of features."""
+    for piece in numba.prange(first, last):
+        group, block = divmod(np.int64(piece), np.int64(state.shares_h.shape[0]))
         _group_against_block(state, start, stop, group, block, numba.get_thread_id())
-    for chunk in numba.prange(-(-(stop - start) // _EXAMPLES_PER_CHUNK)):
+
+
+@parallel
+def _add_up(state, start, stop, first, last):
+    for chunk in numba.prange(first, last):
         lo, hi = chunk * _EXAMPLES_PER_CHUNK, min((chunk + 1) * _EXAMPLES_PER_CHUNK, stop - start)
         _add_up_blocks(state.shares_h[:, lo:hi], state.grad_h[start + lo : start + hi])
 
 
 @serial
-def _begin_block(state, block):  # type: ignore[no-untyped-def]
+def _begin_block(state, block):
     left, right, W_block = _block(state, block)
     W_block[:] = state.W[:, left:right]
     _transpose(W_block, state.W_t[left:right])
@@ -163,17 +168,21 @@ def _begin_block(state, block):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _begin(state, examples):  # type: ignore[no-untyped-def]
-    """What the passes of a step need."""
-    for block in numba.prange(state.shares_h.shape[0]):
+def _begin(state, first, last):
+    """What the passes of a step need, by block."""
+    for block in numba.prange(first, last):
         _begin_block(state, np.int64(block))
-    for chunk in numba.prange(-(-state.h.shape[0] // _EXAMPLES_PER_CHUNK)):
+
+
+@parallel
+def _find_hidden(state, examples, first, last):
+    for chunk in numba.prange(first, last):
         lo, hi = chunk * _EXAMPLES_PER_CHUNK, min((chunk + 1) * _EXAMPLES_PER_CHUNK, state.h.shape[0])
         _hidden(state.W_t, examples.starts[lo : hi + 1], examples.features, examples.values, state.h[lo:hi])
 
 
 @serial
-def _correct_rows(state, examples, lo, hi):  # type: ignore[no-untyped-def]
+def _correct_rows(state, examples, lo, hi):
     n_hidden = state.W.shape[0]
     W_t, h, grad_h = state.W_t, state.h, state.grad_h
     for i in range(lo, hi):
@@ -188,15 +197,15 @@ def _correct_rows(state, examples, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @parallel
-def _correct_hidden(state, examples):  # type: ignore[no-untyped-def]
+def _correct_hidden(state, examples, first, last):
     """Take x_f W_f off grad_h_i at each active nonzero target."""
-    for chunk in numba.prange(-(-state.h.shape[0] // _EXAMPLES_PER_CHUNK)):
+    for chunk in numba.prange(first, last):
         lo, hi = chunk * _EXAMPLES_PER_CHUNK, min((chunk + 1) * _EXAMPLES_PER_CHUNK, state.h.shape[0])
         _correct_rows(state, examples, lo, hi)
 
 
 @serial
-def _column(state, examples, f, correction):  # type: ignore[no-untyped-def]
+def _column(state, examples, f, correction):
     """Set ``correction`` to the sum of x_f grad_h_i, less x_f h_i at active targets; return that of x_f at those."""
     n_hidden = state.W.shape[0]
     W_t, h, grad_h = state.W_t, state.h, state.grad_h
@@ -216,7 +225,7 @@ def _column(state, examples, f, correction):  # type: ignore[no-untyped-def]
 
 
 @serial
-def _gradient_columns(state, examples, scale, lo, hi, correction):  # type: ignore[no-untyped-def]
+def _gradient_columns(state, examples, scale, lo, hi, correction):
     grad_W, grad_b = state.grad_W[:, lo:hi], state.grad_b[lo:hi]
     grad_W[:] = state.shares_W[0, :, lo:hi]
     grad_b[:] = state.shares_b[0, lo:hi]
@@ -233,20 +242,24 @@ def _gradient_columns(state, examples, scale, lo, hi, correction):  # type: igno
 
 
 @parallel
-def _gradient(state, examples, scale):  # type: ignore[no-untyped-def]
-    """Add up the groups' shares, and what the nonzero targets change; return whether all is finite."""
-    n_features = state.W.shape[1]
-    for chunk in numba.prange(-(-n_features // _FEATURES_PER_CHUNK)):
-        lo, hi = chunk * _FEATURES_PER_CHUNK, min((chunk + 1) * _FEATURES_PER_CHUNK, n_features)
+def _gradient(state, examples, scale, first, last):
+    """Add up the groups' shares, and what the nonzero targets change."""
+    for chunk in numba.prange(first, last):
+        lo, hi = chunk * _FEATURES_PER_CHUNK, min((chunk + 1) * _FEATURES_PER_CHUNK, state.W.shape[1])
         _gradient_columns(state, examples, scale, lo, hi, state.corrections[numba.get_thread_id()])
-    total = _ZERO
-    for f in range(n_features):
-        total += state.grad_b[f]
-    return abs(total) < np.inf  # NaN or infinite as soon as any pre-activation is
 
 
 @serial
-def _update_row(state, learning_rate, step, constants, k):  # type: ignore[no-untyped-def]
+def _is_finite(grad_b):
+    """Return whether the gradient is; that of b is NaN or infinite as soon as any pre-activation is."""
+    total = _ZERO
+    for f in range(grad_b.shape[0]):
+        total += grad_b[f]
+    return abs(total) < np.inf
+
+
+@serial
+def _update_row(state, learning_rate, step, constants, k):
     rates, one = rates_of_step(learning_rate, step, constants), np.float32(1)
     adamw(state.W[k], state.grad_W[k], state.first_W[k], state.second_W[k], one, rates.keep_W, rates.penalty_W, rates)
     if k == 0:
@@ -254,22 +267,29 @@ def _update_row(state, learning_rate, step, constants, k):  # type: ignore[no-un
 
 
 @parallel
-def _update(state, learning_rate, step, constants):  # type: ignore[no-untyped-def]
-    for k in numba.prange(state.W.shape[0]):
+def _update(state, learning_rate, step, constants, first, last):
+    for k in numba.prange(first, last):
         _update_row(state, learning_rate, step, constants, np.int64(k))
 
 
 @serial
-def _steps(state, examples, scale, learning_rates, step, constants):  # type: ignore[no-untyped-def]
+def _steps(state, examples, scale, learning_rates, step, constants):
     """Take all the steps; return how many were taken before the gradient stopped being finite."""
+    (n_groups, n_hidden, n_features), (n_blocks, pass_size, _) = state.shares_W.shape, state.shares_h.shape
+    n_examples = state.h.shape[0]
+    n_chunks = -(-n_examples // _EXAMPLES_PER_CHUNK)
     for s in range(learning_rates.shape[0]):
-        _begin(state, examples)
-        for start in range(0, state.h.shape[0], state.shares_h.shape[1]):
-            _dense(state, start, min(start + state.shares_h.shape[1], state.h.shape[0]))
-        _correct_hidden(state, examples)
-        if not _gradient(state, examples, scale):
+        _begin(state, 0, n_blocks)
+        _find_hidden(state, examples, 0, n_chunks)
+        for start in range(0, n_examples, pass_size):
+            stop = min(start + pass_size, n_examples)
+            _dense(state, start, stop, 0, n_groups * n_blocks)
+            _add_up(state, start, stop, 0, -(-(stop - start) // _EXAMPLES_PER_CHUNK))
+        _correct_hidden(state, examples, 0, n_chunks)
+        _gradient(state, examples, scale, 0, -(-n_features // _FEATURES_PER_CHUNK))
+        if not _is_finite(state.grad_b):
             return s
-        _update(state, learning_rates[s], step + s, constants)
+        _update(state, learning_rates[s], step + s, constants, 0, n_hidden)
     return learning_rates.shape[0]
 
 
@@ -300,6 +320,8 @@ class Training:
             csr.indptr, csr.indices, csr.values, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data
         )
         self.work = n_examples * n_features * n_hidden
+        self.pace = Pace(1 if self.work <= _SHORT else 0)  # in steps
+        self.paces: dict[Any, Pace] = {}
         self.scale = np.float32(2 * loss_scale(n_features, self.reduction) / n_examples)
         n_blocks = -(-n_features // _FEATURES_PER_BLOCK)
         n_groups = max(1, min(_MAX_GROUPS, n_examples // 2048), min(8 // n_blocks, n_examples // 128))
@@ -329,30 +351,40 @@ class Training:
         """Take these steps; see the protocol."""
         # BLAS is called from threads of ours, and must not add its own.
         with threads(1 if self.work < _SERIAL_BELOW else None), threadpoolctl.threadpool_limits(1, user_api="blas"):
-            if self.work <= _WORK_PER_CALL:
-                taken = _steps(self.state, self.examples, self.scale, learning_rates, self.step, self.constants)
-            else:
-                taken = self._long_steps(learning_rates)
-        self.step += taken
-        if taken < len(learning_rates):
-            raise DivergedError(self.step)
+            for first, last in self.pace.cut(0, len(learning_rates)):
+                if self.pace.size < 1:
+                    taken = int(self._take_long_step(learning_rates[first]))
+                else:
+                    rates = learning_rates[first:last]
+                    taken = _steps(self.state, self.examples, self.scale, rates, self.step, self.constants)
+                self.step += taken
+                if taken < last - first:
+                    raise DivergedError(self.step)
 
-    def _long_steps(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> int:
-        """As ``_steps``, but leaving compiled code, which cannot be interrupted, from time to time."""
-        for s, rate in enumerate(learning_rates):
-            if not self._set_gradient():
-                return s
-            _update(self.state, rate, self.step + s, self.constants)
-        return len(learning_rates)
+    def _take_long_step(self, learning_rate: float) -> bool:
+        """As ``_steps``, in pieces; return whether the gradient is finite."""
+        finite = self._set_gradient()
+        if finite:
+            self._do(_update, len(self.W), self.state, learning_rate, self.step, self.constants)
+        return finite
 
     def _set_gradient(self) -> bool:
         state, examples = self.state, self.examples
-        n_examples, pass_size = len(state.h), state.shares_h.shape[1]
-        _begin(state, examples)
+        (n_groups, _, n_features), (n_blocks, pass_size, _) = state.shares_W.shape, state.shares_h.shape
+        n_examples = len(state.h)
+        n_chunks = -(-n_examples // _EXAMPLES_PER_CHUNK)
+        self._do(_begin, n_blocks, state)
+        self._do(_find_hidden, n_chunks, state, examples)
         for start in range(0, n_examples, pass_size):
-            _dense(state, start, min(start + pass_size, n_examples))
-        _correct_hidden(state, examples)
-        return bool(_gradient(state, examples, self.scale))
+            stop = min(start + pass_size, n_examples)
+            self._do(_dense, n_groups * n_blocks, state, start, stop)
+            self._do(_add_up, -(-(stop - start) // _EXAMPLES_PER_CHUNK), state, start, stop)
+        self._do(_correct_hidden, n_chunks, state, examples)
+        self._do(_gradient, -(-n_features // _FEATURES_PER_CHUNK), state, examples, self.scale)
+        return bool(_is_finite(state.grad_b))
+
+    def _do(self, part: Any, n_units: int, *arguments: Any) -> None:
+        in_pieces(self.paces, part, n_units, *arguments, multiple=numba.get_num_threads())
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
