@@ -143,7 +143,9 @@ def norms(runs: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def vectors(points: Float[np.ndarray, "n_vectors 2"], ax: Axes, color: str, limit: float | None = None) -> Axes:
+def vectors(
+    points: Float[np.ndarray, "n_vectors 2"], ax: Axes, color: str, limit: float | None = None, spokes: bool = True
+) -> Axes:
     """Draw planar vectors from the origin.
 
     Args:
@@ -151,10 +153,12 @@ def vectors(points: Float[np.ndarray, "n_vectors 2"], ax: Axes, color: str, limi
         ax: Where to draw.
         color: Color of the vectors.
         limit: Half the width of the view; default the longest vector.
+        spokes: Whether few vectors have larger dots, and lines from the origin.
     """
-    if len(points) <= _MANY_VECTORS:
+    few = spokes and len(points) <= _MANY_VECTORS
+    if few:
         ax.plot(*np.stack([points, 0 * points]).transpose(2, 0, 1), color=color, lw=0.6, alpha=0.5)
-    ax.plot(*points.T, "o", color=color, ms=3 if len(points) <= _MANY_VECTORS else 1.5, mew=0, rasterized=True)
+    ax.plot(*points.T, "o", color=color, ms=3 if few else 1.5, mew=0, rasterized=True)
     reach = 1.2 * (limit or float(np.linalg.norm(points, axis=1).max()) or 1.0)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
@@ -170,13 +174,13 @@ def geometry(vectors_shown: pd.DataFrame, axes: np.ndarray, common_scale: bool =
         axes: Two rows of axes.
         common_scale: Whether all vectors of a row of axes have one scale.
     """
-    features = "feature", FEATURES, "features\n(columns of W,\nup to 300)"
-    sides = features, ("example", EXAMPLES, "training examples\n(hidden vectors,\nup to 300)")
+    features = "feature", FEATURES, "features\n(columns of W)"
+    sides = features, ("example", EXAMPLES, "training examples\n(hidden vectors)")
     for row, (of, color, label) in zip(axes, sides, strict=True):
         own = vectors_shown[vectors_shown["of"] == of]
         limit = float(np.hypot(own["x"], own["y"]).max()) if common_scale else None
         for ax, (n_examples, points) in zip(row, own.groupby("n_examples"), strict=True):
-            vectors(points[["x", "y"]].to_numpy(), ax, color, limit)
+            vectors(points[["x", "y"]].to_numpy(), ax, color, limit, spokes=of == "example")
             if of == "feature":
                 ax.set_title(f"T = {_tick(float(str(n_examples)))}", fontsize=9)
         row[0].set_ylabel(label)

@@ -12,8 +12,8 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.toy.config import is_paper_setup
 from byheart.toy.runs import Run, Runs
 
-_MOST_VECTORS = 300  # of a run that are kept: the longest, and others at random
-_LONGEST = {"feature": 60, "example": 10}  # most features are at the origin, and a few matter
+_FEW_VECTORS = 300  # of more, one in each cell of a grid is kept
+_CELLS = 48  # from the origin to the longest vector: about the dots of a figure
 _STEP = 0.005  # dimensionalities are counted in steps of it
 
 
@@ -56,15 +56,15 @@ def dimensionality_counts(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def vectors_of(runs: Iterable[Run], of: Sequence[str] = ("feature", "example")) -> pd.DataFrame:
-    """Return up to 300 columns of W and hidden vectors of each run, in the plane of most variance, to four digits.
+    """Return the columns of W and the hidden vectors of each run in the plane of most variance, for figures.
 
-    The columns are n_examples, of ("feature" or "example"), x, y. The longest 60 features and 10 examples are kept, and
-    others at random.
+    The columns are n_examples, of ("feature" or "example"), x, y. Of more than 300 vectors only one is kept in each
+    cell of a grid, 1/48 of the longest vector wide: dots of others would lie on top of its dot.
     """
     parts = []
     for run in runs:
         for name in of:
-            chosen = _some(plane(run.W.T if name == "feature" else run.hidden), _LONGEST[name])
+            chosen = _apart(plane(run.W.T if name == "feature" else run.hidden))
             x, y = ([float(f"{value:.4g}") for value in column] for column in chosen.T)
             parts.append(pd.DataFrame({"n_examples": float(run.config.n_examples), "of": name, "x": x, "y": y}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["n_examples", "of", "x", "y"])
@@ -77,12 +77,12 @@ def plane(points: Float[np.ndarray, "n_vectors n_hidden"]) -> Float[np.ndarray, 
     return points if points.shape[1] == 2 else np.hstack([points, np.zeros_like(points)])
 
 
-def _some(points: np.ndarray, n_longest: int) -> np.ndarray:
-    if len(points) <= _MOST_VECTORS:
+def _apart(points: np.ndarray) -> np.ndarray:
+    width = np.linalg.norm(points, axis=1).max() / _CELLS
+    if len(points) <= _FEW_VECTORS or width == 0:
         return points
-    longest, others = np.split(np.argsort(-np.linalg.norm(points, axis=1), kind="stable"), [n_longest])
-    more = np.random.default_rng(0).choice(others, _MOST_VECTORS - n_longest, replace=False)
-    return np.asarray(points[np.sort(np.concatenate([longest, more]))])
+    _, first = np.unique(np.round(points / width), axis=0, return_index=True)
+    return np.asarray(points[np.sort(first)])
 
 
 def history_of(run: Run, followed: Sequence[int] = (0,), n_features: int = 8) -> pd.DataFrame:
