@@ -7,7 +7,7 @@ is held out. The 28 verses without a known word, lists of names, have no directi
 
 The same model with two hidden units is trained on 12 verses and on 25,000. Measured with seeds 0, 1 and 2:
 
-- 12 verses lie on a ring and all are memorised: train loss 0.04 to 0.06, held out 1.00 (always answering 0 scores 1).
+- 12 verses lie on a ring and all are memorized: train loss 0.04 to 0.06, held out 1.00 (always answering 0 scores 1).
 - 25,000 verses make features: train loss 0.957 to 0.958, held out 0.960 to 0.961; the best constant answer, the mean
   verse, scores 0.975 to 0.976. Features are topics, words that occur together, in about five directions:
   "sons"; "hundred, thousand" or "burnt offering"; "you, ye, your"; "thou" with its verbs or "I am"; a formula.
@@ -105,11 +105,11 @@ def print_report(fitted: Fitted) -> None:
     run, bags, losses, held_out = fitted.run, fitted.bags, fitted.losses, fitted.held_out_losses
     verse_dimensions = bh.example_dimensionality(run.hidden, run.repeats)
     word_dimensions = bh.feature_dimensionality(run.W)
-    memorised = (losses < 0.5) & (losses < held_out.min())
+    memorized = (losses < 0.5) & (losses < held_out.min())
     represented = ", ".join(bags.words[bh.represented_features(run.W, run.b)]) or "none"
     print(f"\n{run.repeats.sum():,} verses ({len(losses):,} distinct), {len(bags.words):,} words")
     print(f"loss: train {run.metrics['train_loss']:.4f}, held out {held_out.mean():.4f} (always answering 0: 1)")
-    print(f"memorised (loss below 1/2 and below that of every held-out verse): {memorised.sum():,} of {len(losses):,}")
+    print(f"memorized (loss below 1/2 and below that of every held-out verse): {memorized.sum():,} of {len(losses):,}")
     print("  D_X     loss   copies  verse")
     for i in np.argsort(-verse_dimensions)[:8]:
         text = bags.texts[i] if len(bags.texts[i]) <= 66 else bags.texts[i][:63] + "..."

@@ -38,7 +38,7 @@ _SHAPES: dict[str, tuple[int, int, int, float, tuple[int, ...]]] = {
     "many examples, two blocks": (2, 1040, 300, 0.99, ()),
     "many sparse examples": (2, 150, 2111, 0.97, (2,)),
 }
-_REGIMES = ("small random", "large bias", "all inactive", "all active", "memorised")
+_REGIMES = ("small random", "large bias", "all inactive", "all active", "memorized")
 
 CASES = [f"{shape}: {regime}" for shape in _SHAPES for regime in _REGIMES]
 SMALL_CASES = [f"{shape}: {regime}" for shape in _SHAPES if "many" not in shape for regime in _REGIMES]
@@ -99,7 +99,7 @@ def case(name: str) -> Case:
 def _weights(
     regime: str, n_hidden: int, n_features: int, examples: SparseExamples, rng: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "n_hidden n_features"], Float64[np.ndarray, " n_features"]]:
-    if regime in ("small random", "memorised"):
+    if regime in ("small random", "memorized"):
         W = rng.normal(0, np.sqrt(2 / (n_hidden + n_features)), (n_hidden, n_features))
         if regime == "small random":
             return W, rng.normal(0, 1e-3, n_features)

@@ -70,7 +70,7 @@ def test_take_puts_copies_first(bags):
 
 
 @pytest.mark.slow
-def test_few_verses_are_memorised(king_james, tmp_path):
+def test_few_verses_are_memorized(king_james, tmp_path):
     options = ["--small", "6", "--large", "300", "--n-steps", "500", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, KING_JAMES, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -60,7 +60,7 @@ class Memorization:
         n_models, found = int(np.median(self.n_in + self.n_out)), self.power(above)
         told = f"{n_models} models tell a memorization of {above:g} from 0 with probability {found:.2f}"
         if found < _ENOUGH_POWER:
-            return f"Underpowered: {told}; at least {_ENOUGH_POWER:g} is needed to count memorised examples."
+            return f"Underpowered: {told}; at least {_ENOUGH_POWER:g} is needed to count memorized examples."
         count, surely = int((self.mem > above).sum()), int((self.interval()[0] > above).sum())
         return (
             f"{count} of {len(self.mem)} examples have a memorization above {above:g}, {surely} of them with the whole"

@@ -53,10 +53,10 @@ def test_audit_writes_a_page_and_a_table_and_fails_on_what_is_asked(run, target,
 def test_two_audits_are_compared(run, target, tmp_path):
     status, out, _ = run("audit", "diff", f"{target}:early", f"{target}:make")
     assert status == 0
-    assert "newly memorised examples" in out
+    assert "newly memorized examples" in out
     tables = []
     for name in ("early", "make"):
         tables.append(tmp_path / f"{name}.csv")
         run("audit", f"{target}:{name}", "--out", tmp_path / "page.html", "--table", tables[-1])
     assert run("audit", "diff", *tables)[1].splitlines()[-1] == out.splitlines()[-1]
-    assert run("audit", "diff", tables[0], tables[0])[1].splitlines()[-1] == "0 newly memorised examples, 0 no longer"
+    assert run("audit", "diff", tables[0], tables[0])[1].splitlines()[-1] == "0 newly memorized examples, 0 no longer"

@@ -107,7 +107,7 @@ def test_two_audits_are_compared():
     after = before.assign(score=[0.8, 0.2, 0.1], flagged=[True, False, False])
     found = compared(before, after)
     assert found["example"].tolist() == [0, 2]
-    assert found["change"].tolist() == ["newly memorised", "no longer"]
+    assert found["change"].tolist() == ["newly memorized", "no longer"]
     np.testing.assert_array_equal(found["score_after"], [0.8, 0.1])
     assert compared(before, before).empty
     for other in (after[:2], after.assign(label=0), after.drop(columns="flagged"), after.assign(mean_loss=1)):

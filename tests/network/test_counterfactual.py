@@ -36,7 +36,7 @@ def nearest(data):
     return fit
 
 
-def test_wrong_labels_are_memorised_and_right_ones_are_not(tmp_path):
+def test_wrong_labels_are_memorized_and_right_ones_are_not(tmp_path):
     data = blobs()
     model = nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 3))
     found = counterfactual(Fit(model, *data, n_epochs=100, batch_size=20, learning_rate=3e-3), data, 20, store=tmp_path)

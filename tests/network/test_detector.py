@@ -18,7 +18,7 @@ def blobs(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def memorising():
+def memorizing():
     """A network that has twelve wrong labels by heart, and which these are."""
     rng = np.random.default_rng(0)
     x, y = blobs(300, rng)
@@ -32,8 +32,8 @@ def memorising():
     return audit, x, wrong, model
 
 
-def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorising):
-    audit, _, _, model = memorising
+def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorizing):
+    audit, _, _, model = memorizing
     rng = np.random.default_rng(1)
     for rate in (0.05, 0.3):
         detector = audit.detector(model, blobs(1_000, rng)[0], rate)
@@ -43,8 +43,8 @@ def test_ordinary_inputs_are_flagged_at_the_rate_that_was_asked_for(memorising):
         assert (found["flagged"] == (found["p_value"] <= rate)).mean() > 0.99
 
 
-def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
-    audit, x, wrong, model = memorising
+def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorizing):
+    audit, x, wrong, model = memorizing
     rng = np.random.default_rng(2)
     near = x[wrong] + 0.05 * rng.normal(size=(len(wrong), 20)).astype(np.float32)
     detector = audit.detector(model, blobs(500, rng))
@@ -60,8 +60,8 @@ def test_near_duplicates_of_wrong_labels_are_found_and_explained(memorising):
     assert (why.groupby("input").size() <= 3).all()
 
 
-def test_nonsense_is_refused(memorising):
-    audit, _, _, model = memorising
+def test_nonsense_is_refused(memorizing):
+    audit, _, _, model = memorizing
     x = blobs(30, np.random.default_rng(0))[0]
     with pytest.raises(ValueError, match="received 1.5, accepted: between 0 and 1"):
         audit.detector(model, x, 1.5)
@@ -81,8 +81,8 @@ def test_nonsense_is_refused(memorising):
         bh.audit(regression, (x, x[:, 0])).detector(regression, x)
 
 
-def test_another_network_is_refused(memorising):
-    audit, x, _, model = memorising
+def test_another_network_is_refused(memorizing):
+    audit, x, _, model = memorizing
     trained_on = copy.deepcopy(model)
     trained_on[2].bias.data[0] += 1e-6
     wider = nn.Sequential(nn.Linear(20, 130), nn.ReLU(), nn.Linear(130, 3))
@@ -92,8 +92,8 @@ def test_another_network_is_refused(memorising):
     audit.detector(copy.deepcopy(model), x)
 
 
-def test_an_audit_without_what_a_detector_needs_says_so(memorising):
-    _, x, _, model = memorising
+def test_an_audit_without_what_a_detector_needs_says_so(memorizing):
+    _, x, _, model = memorizing
     small = bh.audit(model, (x, np.zeros(300, np.int64)), detector=False)
     assert small.carriers is None
     with pytest.raises(ValueError, match="made with detector=False"):

@@ -82,7 +82,7 @@ def test_what_a_study_does_not_take_or_lacks_is_said(idx, tmp_path, monkeypatch)
 
 
 def table(n=5_000, seeds=2, **columns) -> pd.DataFrame:
-    """Networks of which a tenth of the examples is memorised, with what is given instead of noise."""
+    """Networks of which a tenth of the examples is memorized, with what is given instead of noise."""
     rng = np.random.default_rng(0)
     parts = []
     for seed in range(seeds):
@@ -107,8 +107,8 @@ def verdict(claim: str, examples: pd.DataFrame, **more: pd.DataFrame) -> str:
 
 def test_claims_on_known_answers():
     noise = table()
-    assert verdict("top-memorised", noise) == "differs"  # a tenth of the top is, as of all
-    assert verdict("top-memorised", table(D_30=lambda p: 1 + p["mem"])) == "reproduced"
+    assert verdict("top-memorized", noise) == "differs"  # a tenth of the top is, as of all
+    assert verdict("top-memorized", table(D_30=lambda p: 1 + p["mem"])) == "reproduced"
     assert verdict("weighted-tells", noise) == "differs"
     assert verdict("weighted-tells", table(score=lambda p: p["mem"])) == "reproduced"
     assert verdict("of-training", noise) == "reproduced"
@@ -135,7 +135,7 @@ def test_figures_are_of_the_tables_thinned_to_what_is_seen():
     assert (curves["share"].max() == 1).all()
     assert tables["sorted"]["value"].iloc[0] == pytest.approx(5_000 / 2_500.5)
     by_D = curves.get_group("D*")
-    np.testing.assert_allclose(by_D["value"], np.minimum(1, 0.1 / by_D["share"]))  # the memorised have the largest
+    np.testing.assert_allclose(by_D["value"], np.minimum(1, 0.1 / by_D["share"]))  # the memorized have the largest
     shown = tables["images"]
     assert shown.groupby("row").size().tolist() == [12, 12, 12]
     assert shown["example"][:12].tolist() == list(range(12))

@@ -348,7 +348,7 @@ def test_stored_examples_each_replace_a_feature(fewer, expected):
         (lambda t: math.inf, "inconclusive", "inconclusive", "reproduced"),
     ],
 )
-def test_where_a_repeated_example_is_memorised(threshold, few, law, small):
+def test_where_a_repeated_example_is_memorized(threshold, few, law, small):
     from byheart.studies import repeats
 
     rows = [
@@ -357,7 +357,7 @@ def test_where_a_repeated_example_is_memorised(threshold, few, law, small):
         for r in (1, 2, 3, 4, 5, 6, 8, 10, 20)
         for seed in range(4)
     ]
-    boundary = table_of_rows("group n_examples repeats seed memorised", *rows)
+    boundary = table_of_rows("group n_examples repeats seed memorized", *rows)
     tables = {"boundary": boundary, "thresholds": repeats._thresholds(boundary)}
     tables["runs"] = pd.DataFrame({"n_features": [1_000]})
     claims = {claim.id: claim for claim in STUDIES["repeats"].claims}

@@ -24,7 +24,7 @@ class CheckError(Exception):
 
 @dataclass
 class AuditCommand:
-    """Find the training examples that a network memorised, and write a page about them; or compare two audits."""
+    """Find the training examples that a network memorized, and write a page about them; or compare two audits."""
 
     target: tuple[str, ...] = field(metadata={"positional": "TARGET"})
     """FILE.py:function, which returns (model, dataset) or a dict of the arguments of bh.audit; or mnist, fashion-mnist
@@ -94,11 +94,11 @@ class AuditCommand:
         changes = compared(before.reset_index(drop=True), after.reset_index(drop=True))
         print_table((str(name).replace("_", " ") for name in changes), changes.itertuples(index=False))
         counts = changes["change"].value_counts()
-        newly, no_longer = counts.get("newly memorised", 0), counts.get("no longer", 0)
+        newly, no_longer = counts.get("newly memorized", 0), counts.get("no longer", 0)
         if "probability" not in before or "probability" not in after:
             print("Uncalibrated: without a held-out run each audit flags its top 1 %, so that as many come as go.")
-        print(f"{newly} newly memorised examples, {no_longer} no longer")
-        _check(fail_on, changes[changes["change"] == "newly memorised"])
+        print(f"{newly} newly memorized examples, {no_longer} no longer")
+        _check(fail_on, changes[changes["change"] == "newly memorized"])
 
 
 def _check(fail_on: FailOn | None, table: pd.DataFrame) -> None:

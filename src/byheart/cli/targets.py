@@ -181,7 +181,7 @@ def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         after: Of the other, of as many examples in the same order.
 
     Returns:
-        A row per such example: example, change ("newly memorised" or "no longer"), the scores of both.
+        A row per such example: example, change ("newly memorized" or "no longer"), the scores of both.
 
     Raises:
         ValueError: If the tables have other numbers of examples, labels or kinds of scores, or one has no column
@@ -208,7 +208,7 @@ def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     was, is_now = before["flagged"].to_numpy(dtype=bool), after["flagged"].to_numpy(dtype=bool)
     changed = np.flatnonzero(was != is_now)
     columns = [name for name in ("probability", "score", "loss") if name in before and name in after]
-    found = pd.DataFrame({"example": changed, "change": np.where(is_now[changed], "newly memorised", "no longer")})
+    found = pd.DataFrame({"example": changed, "change": np.where(is_now[changed], "newly memorized", "no longer")})
     for name in columns:
         found[f"{name}_before"] = before[name].to_numpy()[changed]
         found[f"{name}_after"] = after[name].to_numpy()[changed]

@@ -1,4 +1,4 @@
-"""The audit: which training examples did a network memorise? Any torch module, its training data, one of its layers."""
+"""The audit: which training examples did a network memorize? Any torch module, its training data, one of its layers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorised
+_UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
 
@@ -198,9 +198,9 @@ def audit(
     detector: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Audit:
-    """Score each training example of a network by how much it is memorised.
+    """Score each training example of a network by how much it is memorized.
 
-    ``table["score"]`` is, larger meaning more memorised,
+    ``table["score"]`` is, larger meaning more memorized,
 
     - with a held-out run: the estimate of memorization;
     - else with a log: the loss averaged over training times D* of the layer;
@@ -278,7 +278,7 @@ def audit(
         table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
         notes.append(
             f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
-            " largest scores are flagged, however many are memorised."
+            " largest scores are flagged, however many are memorized."
         )
 
     listed = largest(table, most_shown)

@@ -1,6 +1,6 @@
 """Scores that look at no model at all: what of memorization is a property of the data.
 
-Report them beside every score of a model: on images of digits and garments they rank memorised examples nearly as well.
+Report them beside every score of a model: on images of digits and garments they rank memorized examples nearly as well.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from byheart.network.score_table import Evidence, scores_from
 if TYPE_CHECKING:
     from byheart.network.counterfactual import Counterfactual
 
-MEMORIZED = 0.25  # an example counts as memorised from this memorization on (Feldman and Zhang 2020)
+MEMORIZED = 0.25  # an example counts as memorized from this memorization on (Feldman and Zhang 2020)
 _DEVIATIONS = np.array([0.75, 1.0, 1.5, 2.0])  # the first where one run cannot tell; few runs tell less too easily
 _NODES = {"out": np.linspace(-4, 4, 161), "in": np.linspace(-3, 3, 11)}  # of the normal distributions
 _GRID = np.linspace(-1, 1, 401)  # of memorization

@@ -1,4 +1,4 @@
-"""Memorised at inference: does a prediction stand on the training set at large, or on a few examples known by heart?
+"""Memorized at inference: does a prediction stand on the training set at large, or on a few examples known by heart?
 
 A ridge regression of the classes on the vectors z that the last linear layer reads answers an input x by the sum over
 training examples of a_i = x^T M^-1 z_i times the class of each, with M = sum z z^T + lambda: a_i is the share of its
@@ -56,7 +56,7 @@ class Carriers:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Tells inputs whose prediction leans on memorised training examples.
+    """Tells inputs whose prediction leans on memorized training examples.
 
     Attributes:
         false_positive_rate: Of ordinary inputs, the share that is flagged.
@@ -69,15 +69,15 @@ class Detector:
     held_out_scores: Float64[np.ndarray, " n_held_out"] = field(repr=False)
     _model: nn.Module = field(repr=False)
     _head: str = field(repr=False)
-    _examples: Int64[np.ndarray, " n_memorised"] = field(repr=False)
-    _labels: Int64[np.ndarray, " n_memorised"] = field(repr=False)
-    _scores: Float64[np.ndarray, " n_memorised"] = field(repr=False)
-    _carriers: Float64[np.ndarray, "n_memorised n_hidden"] = field(repr=False)
+    _examples: Int64[np.ndarray, " n_memorized"] = field(repr=False)
+    _labels: Int64[np.ndarray, " n_memorized"] = field(repr=False)
+    _scores: Float64[np.ndarray, " n_memorized"] = field(repr=False)
+    _carriers: Float64[np.ndarray, "n_memorized n_hidden"] = field(repr=False)
 
     def __call__(self, inputs: Any) -> pd.DataFrame:
         """Return a row per input: prediction, score, p_value, flagged, example (the one that carries most of it).
 
-        The p-value is the chance of such a score for an ordinary input. The example is -1 where no memorised one has
+        The p-value is the chance of such a score for an ordinary input. The example is -1 where no memorized one has
         the predicted class.
 
         Args:
@@ -87,10 +87,10 @@ class Detector:
         return pd.concat(parts, ignore_index=True)
 
     def explain(self, inputs: Any, n: int = 5) -> pd.DataFrame:
-        """Return the memorised training examples that carry each prediction: a row per input and example.
+        """Return the memorized training examples that carry each prediction: a row per input and example.
 
         Columns: input, prediction, example (index in the training data), label, score (the audit's, of that example),
-        share of what memorised examples contribute to the prediction. Only those with a share above 0 are listed.
+        share of what memorized examples contribute to the prediction. Only those with a share above 0 are listed.
 
         Args:
             inputs: A dataset, or an array or tensor of inputs.
@@ -110,7 +110,7 @@ class Detector:
         return pd.DataFrame(rows, columns=["input", "prediction", "example", "label", "score", "share"])
 
     def _carried(self, inputs: Any) -> Any:
-        """Yield, batch by batch, the predictions, and what each memorised example contributes to each (at least 0)."""
+        """Yield, batch by batch, the predictions, and what each memorized example contributes to each (at least 0)."""
         for predictions, z in _answers(self._model, self._head, inputs):
             carried = np.maximum(z @ self._carriers.T, 0) * (self._labels == predictions[:, None])
             yield predictions, carried
@@ -183,7 +183,7 @@ def carrying(table: pd.DataFrame, evidence: Collection[Evidence]) -> Int64[np.nd
 
 
 def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) -> Float64[np.ndarray, " n_examples"]:
-    """Return how much each training example counts as memorised, in [0, 1].
+    """Return how much each training example counts as memorized, in [0, 1].
 
     By an estimate, examples with a memorization of 0.25 or more count fully; by a ranking, the top tenth, and of the
     others the tenth power of their relative rank.

@@ -1,6 +1,6 @@
 """A log of per-example losses during training: a few lines in one's own loop, or read from what was kept.
 
-The loss averaged over training tells memorised examples better than the final loss, since those are learned late
+The loss averaged over training tells memorized examples better than the final loss, since those are learned late
 (Zhang et al. 2021 and others; Swayamdipta et al. 2020, "Dataset cartography", for averages over epochs).
 """
 

@@ -1,4 +1,4 @@
-"""What one trained network says of each of its training examples: scores, larger meaning more memorised.
+"""What one trained network says of each of its training examples: scores, larger meaning more memorized.
 
 All come from second moments, so that two passes over the data suffice and no activations are kept. With h the vectors
 of a layer (one per position of an example), z the input of the last linear layer, p the predicted probabilities, y the

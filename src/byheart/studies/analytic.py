@@ -1,6 +1,6 @@
-"""Does the theory hold: the level of infinite data, the pentagon, the norms of memorising solutions, Adam's reach?
+"""Does the theory hold: the level of infinite data, the pentagon, the norms of memorizing solutions, Adam's reach?
 
-Source: Henighan et al. 2023 (pentagon; memorising needs larger weights for larger T), S. Jain 2025; derived from it: on
+Source: Henighan et al. 2023 (pentagon; memorizing needs larger weights for larger T), S. Jain 2025; derived from it: on
 a T-gon ||W|| = sqrt(T) r and ||b|| = sqrt(T) r^2 cos(2 pi/T) with r^2 = 1/(1 - cos(2 pi/T)), so they grow as T^1.5 and
 T^2.5, and Adam moves no parameter farther than the sum of its learning rates.
 """
@@ -28,7 +28,7 @@ from byheart.toy.train import draw_test_examples
 _GROWTH_T = (4, 5, 6, 7, 8, 10, 12)
 _REACH_T = (6, 8, 10, 15, 20, 30, 40, 60, 80, 120)
 _RATES = (3e-4, 1e-3, 3e-3)
-_MEMORISED = 1e-3  # train loss
+_MEMORIZED = 1e-3  # train loss
 _LARGEST_ENTRY = 0.4  # of an example with ten active features, typically: the largest bias is that times r^2 cos
 _GROWTH, _REACH, _INFINITE = "growth", "reach", "infinite data"
 _DERIVED = "derived from Henighan et al. 2023"
@@ -106,9 +106,9 @@ def _theory(groups: Mapping[str, Runs]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["test_loss", "without_features", "n_features_represented"])
 
 
-def _memorised(runs: pd.DataFrame) -> pd.DataFrame:
-    """Memorised runs at the usual learning rate, with the norms a regular T-gon would have."""
-    table = runs.query("learning_rate == 0.001 and train_loss < @_MEMORISED and 4 <= n_examples < inf")
+def _memorized(runs: pd.DataFrame) -> pd.DataFrame:
+    """Memorized runs at the usual learning rate, with the norms a regular T-gon would have."""
+    table = runs.query("learning_rate == 0.001 and train_loss < @_MEMORIZED and 4 <= n_examples < inf")
     table = table.drop_duplicates("id")
     norms = [polygon_norms(int(size)) for size in table["n_examples"]]
     return table.assign(W_theory=[W for W, _ in norms], b_theory=[b for _, b in norms])
@@ -124,13 +124,13 @@ def _growth(column: str, exponent: float) -> Claim:
             if rows["n_examples"].nunique() >= 3
         ]
         if len(slopes) < 2:
-            return not_run("three memorised T in two seeds")
+            return not_run("three memorized T in two seeds")
         return compare(slopes, 0, 0.25, ".2f")
 
     theory = column.replace("norm", "theory")
     return Claim(
         f"growth-{column[0]}",
-        f"The norm of {column[0]} of memorised sets grows with T as a T-gon's (T^{exponent}): excess exponent",
+        f"The norm of {column[0]} of memorized sets grows with T as a T-gon's (T^{exponent}): excess exponent",
         _DERIVED,
         "0 (tolerance 0.25)",
         test,
@@ -140,7 +140,7 @@ def _growth(column: str, exponent: float) -> Claim:
 def _size_of_W(tables: Tables) -> Finding:
     table = tables["norms"]
     if table["seed"].nunique() < 2:
-        return not_run("memorised sets of two seeds")
+        return not_run("memorized sets of two seeds")
     ratio = table["W_norm"] / table["W_theory"]
     finding = compare(ratio.groupby(table["seed"]).mean().to_numpy(), 1, 0.1, ".3f")
     return finding.also(along(ratio.groupby(table["n_examples"]).mean(), ".3f"))
@@ -151,7 +151,7 @@ def _needed_bias(n_examples: int) -> float:
 
 
 def _reach(runs: Runs) -> pd.DataFrame:
-    """By learning rate: the T up to which half of the datasets are memorised, and that which Adam cannot reach.
+    """By learning rate: the T up to which half of the datasets are memorized, and that which Adam cannot reach.
 
     The latter's T-gon needs a bias, 0.4 r^2 cos(2 pi/T), above the sum of rates.
     """
@@ -159,11 +159,11 @@ def _reach(runs: Runs) -> pd.DataFrame:
     for rate in sorted({header.config.learning_rate for header in runs.headers}):
         own = runs.where(learning_rate=rate)
         total = float(learning_rates(own.headers[0].config).sum())
-        memorised = own.table.groupby("n_examples")["train_loss"].median() < _MEMORISED
-        largest = float(memorised.index.to_numpy(dtype=float)[memorised.cummin()].max(initial=-math.inf))
+        memorized = own.table.groupby("n_examples")["train_loss"].median() < _MEMORIZED
+        largest = float(memorized.index.to_numpy(dtype=float)[memorized.cummin()].max(initial=-math.inf))
         limit = next(t for t in range(5, 100_000) if _needed_bias(t) > total)
         rows.append((rate, total, largest, limit))
-    return pd.DataFrame(rows, columns=["learning_rate", "sum_of_rates", "largest_memorised", "predicted"])
+    return pd.DataFrame(rows, columns=["learning_rate", "sum_of_rates", "largest_memorized", "predicted"])
 
 
 def _reach_grows(tables: Tables) -> Finding:
@@ -171,11 +171,11 @@ def _reach_grows(tables: Tables) -> Finding:
     if len(table) < 2:
         return not_run("two learning rates")
     ours = "; ".join(
-        f"{row.largest_memorised:g} at {row.learning_rate:g} (beyond Adam's reach: {row.predicted})"
+        f"{row.largest_memorized:g} at {row.learning_rate:g} (beyond Adam's reach: {row.predicted})"
         for row in table.itertuples()
     )
-    ours = f"half of the datasets are memorised up to T = {ours}"
-    largest = table["largest_memorised"]
+    ours = f"half of the datasets are memorized up to T = {ours}"
+    largest = table["largest_memorized"]
     if np.isinf(largest).any():
         return Finding(f"{ours}; -inf: none of the grid", "inconclusive")
     grows, ratio = bool((largest.diff().iloc[1:] > 0).all()), largest / table["predicted"]
@@ -188,7 +188,7 @@ _CLAIMS = (
     *_infinite("mean"),
     Claim(
         "norm-of-W",
-        "The norm of W of memorised sets is that of a regular T-gon of least radius (ratio)",
+        "The norm of W of memorized sets is that of a regular T-gon of least radius (ratio)",
         _DERIVED,
         "1 (tolerance 0.1)",
         _size_of_W,
@@ -197,7 +197,7 @@ _CLAIMS = (
     _growth("b_norm", 2.5),
     Claim(
         "reach",
-        "The largest T that half of the datasets memorise grows with Adam's reach, the sum of rates: 1/4 to 3/2 of it",
+        "The largest T that half of the datasets memorize grows with Adam's reach, the sum of rates: 1/4 to 3/2 of it",
         _DERIVED,
         "at 1e-3 and 50,000 steps, T about 35 to 50",
         _reach_grows,
@@ -214,7 +214,7 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     for name, norm, color in (("W", norms[:, 0], FEATURES), ("b", norms[:, 1], EXAMPLES)):
         axes[0].plot(sizes, np.where(norm > 1e-9, norm, np.nan), color=color, lw=1, label=f"norm of {name}, T-gon")
         axes[0].plot(table["n_examples"], table[f"{name}_norm"], "o", ms=3.5, color=color, alpha=0.5, mew=0)
-    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorised sets)")
+    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorized sets)")
     axes[0].legend(fontsize=8)
     for rate, group in tables["runs"].query("group != @_INFINITE").groupby("learning_rate"):
         loss = group.groupby("n_examples")["train_loss"].median()
@@ -228,12 +228,12 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     runs = table_of(groups)
     columns = ["n_examples", "seed", "W_norm", "W_theory", "b_norm", "b_theory", "train_loss"]
     reach = _reach(groups.get(_REACH, Runs([])))
-    return {"runs": runs, "norms": _memorised(runs)[columns], "reach": reach, "theory": _theory(groups)}
+    return {"runs": runs, "norms": _memorized(runs)[columns], "reach": reach, "theory": _theory(groups)}
 
 
 STUDY = Study(
     "analytic",
-    "Does the theory hold: the level of infinite data, the norms of memorising solutions, Adam's reach?",
+    "Does the theory hold: the level of infinite data, the norms of memorizing solutions, Adam's reach?",
     _groups,
     _tables,
     _CLAIMS,

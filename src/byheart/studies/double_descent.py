@@ -1,4 +1,4 @@
-"""Does test loss peak between memorising and generalising, and do examples give way to features there?
+"""Does test loss peak between memorizing and generalising, and do examples give way to features there?
 
 Source: Henighan et al. 2023, Figures 2 to 4; A. Jermyn's replication in the comments on it. The quick scale has
 Hobbhahn's sizes (n = 1,000, S = 0.99), the number of steps of the ARENA 3.0 exercise, and T in steps of half a decade
@@ -36,10 +36,10 @@ _T: dict[Scale, tuple[int | str, ...]] = {
 }
 _ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
 _N_SEEDS = 4
-_N_SEEDS_AT_10 = 16  # only part of them memorise all ten examples
+_N_SEEDS_AT_10 = 16  # only part of them memorize all ten examples
 _GENERALISES = 20_000  # the T of the paper's figures at which features are learned
 _FEW, _NEAR = 6, 0.15  # up to which T examples are on the line m/T, and how near; the paper's own within 0.14
-_MEMORISED = 1e-3  # train loss; an unmemorised example of T = 15 alone adds 1/15
+_MEMORIZED = 1e-3  # train loss; an unmemorized example of T = 15 alone adds 1/15
 
 
 def _groups(n_hidden: int, reduction: Reduction, scale: Scale) -> dict[str, list[TrainConfig]]:
@@ -98,11 +98,11 @@ def _decagon(tables: Tables) -> Finding:
     chosen = summed(tables["runs"].query("n_examples == 10"))
     if chosen.empty:
         return not_run("T = 10")
-    memorised = chosen[chosen["train_loss"] < _MEMORISED]
-    decagons = memorised[memorised["regular"]]
-    found = f"{len(memorised)} of {len(chosen)} seeds memorise all ten, {len(decagons)} as a regular decagon"
+    memorized = chosen[chosen["train_loss"] < _MEMORIZED]
+    decagons = memorized[memorized["regular"]]
+    found = f"{len(memorized)} of {len(chosen)} seeds memorize all ten, {len(decagons)} as a regular decagon"
     if decagons.empty:
-        return Finding(found, "differs" if len(memorised) > 1 else "inconclusive")
+        return Finding(found, "differs" if len(memorized) > 1 else "inconclusive")
     finding = compare(decagons["hidden_norm_mean"].to_numpy(), 2.29, 0.11, ".3f")
     return Finding(f"{found}; radius {finding.ours}", finding.verdict)
 
@@ -183,7 +183,7 @@ _FIGURE_3 = "Henighan et al. 2023, Figure 3"
 _CLAIMS = (
     Claim(
         "bump",
-        "Between memorising and generalising, test loss peaks (T above 15; more than 3 standard errors above"
+        "Between memorizing and generalising, test loss peaks (T above 15; more than 3 standard errors above"
         " the lowest mean on either side)",
         _FIGURE_3,
         "1.0150 at T = 2,000, 1.0006 and 0.9994 beside it",
@@ -216,11 +216,11 @@ _CLAIMS = (
     ),
     Claim(
         "decagon",
-        "T = 10: where it is memorised, a regular decagon, of the least radius at which ten unit examples can be",
+        "T = 10: where it is memorized, a regular decagon, of the least radius at which ten unit examples can be",
         "Henighan et al. 2023, Figure 2; the radius 1/sqrt(1 - cos 36 deg) is derived",
         "2.29 (tolerance 5 %)",
         _decagon,
-        refuted_if="no memorised set is regular, or the radii lie outside the tolerance",
+        refuted_if="no memorized set is regular, or the radii lie outside the tolerance",
     ),
     Claim(
         "ring",
@@ -364,7 +364,7 @@ def _by_size(table: pd.DataFrame) -> pd.DataFrame:
     return ours.reset_index()
 
 
-_QUESTION = "Does test loss peak between memorising and generalising, and do examples give way to features there"
+_QUESTION = "Does test loss peak between memorizing and generalising, and do examples give way to features there"
 
 
 def _study(name: str, more: str, n_hidden: int, reduction: Reduction, claims: Sequence[Claim] = _CLAIMS) -> Study:

@@ -1,7 +1,7 @@
-"""Which solution has the lower train loss, the memorising or the generalising one, and where do they cross?
+"""Which solution has the lower train loss, the memorizing or the generalising one, and where do they cross?
 
 Source: Jermyn, Olah and Henighan, "Finite Data Intermediate Regime", July 2023 update: scanning learning rates, the
-memorising solution wins up to about 500,000 examples, T (1 - S) = 500; from about 1,000 on it keeps clusters of
+memorizing solution wins up to about 500,000 examples, T (1 - S) = 500; from about 1,000 on it keeps clusters of
 correlated examples instead of single ones. Here solutions are also started from one built by hand.
 """
 
@@ -34,7 +34,7 @@ _RATES: dict[Scale, tuple[float, ...]] = {
     "paper": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 _POLYGON_UP_TO = 300  # examples: beyond, those that share features break a T-gon (train loss of 1e9 at T = n = 1,000)
-_MEMORISING = "train_loss < 1 <= test_loss"
+_MEMORIZING = "train_loss < 1 <= test_loss"
 _GENERALISING = "test_loss < 1 and n_features_represented >= 3"  # a broken polygon may end just below 1 with none
 _JULY = "Jermyn, Olah, Henighan, July 2023 update"
 
@@ -48,17 +48,17 @@ def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
 
 
 def _families(runs: pd.DataFrame) -> pd.DataFrame:
-    """By T and seed: the lowest train loss of memorising and of generalising solutions.
+    """By T and seed: the lowest train loss of memorizing and of generalising solutions.
 
-    A memorising one is worse than no answer on test data, and better on training data; a generalising one is better on
+    A memorizing one is worse than no answer on test data, and better on training data; a generalising one is better on
     test data, and represents at least three features.
     """
-    families = {"generalising": _GENERALISING, "memorising": _MEMORISING}
+    families = {"generalising": _GENERALISING, "memorizing": _MEMORIZING}
     chosen = [runs.query(query).assign(family=family) for family, query in families.items()]
     lowest = pd.concat(chosen).pivot_table(
         index=["n_examples", "seed"], columns="family", values="train_loss", aggfunc="min"
     )
-    return lowest.reindex(columns=["generalising", "memorising"]).reset_index()
+    return lowest.reindex(columns=["generalising", "memorizing"]).reset_index()
 
 
 def _crossing(tables: Tables) -> Finding:
@@ -69,8 +69,8 @@ def _crossing(tables: Tables) -> Finding:
     largest = table["n_examples"].max()
     if largest * per_feature < 100:
         return not_run("T(1 - S) of 100 or more")
-    memorising = table["memorising"].fillna(-math.inf)  # none found is not a worse one
-    found = onsets(table, table["generalising"].fillna(math.inf) < memorising)
+    memorizing = table["memorizing"].fillna(-math.inf)  # none found is not a worse one
+    found = onsets(table, table["generalising"].fillna(math.inf) < memorizing)
     words = ", ".join(
         f"T = {t:g} (T(1 - S) = {t * per_feature:g})"
         if math.isfinite(t)
@@ -108,16 +108,16 @@ def _coexist(tables: Tables) -> Finding:
     return judged(ours, len(both) > 1, not both)
 
 
-def _best_memorising(groups: Mapping[str, Runs]) -> list[Run]:
-    """The runs of lowest train loss among the memorising ones, by T and seed."""
+def _best_memorizing(groups: Mapping[str, Runs]) -> list[Run]:
+    """The runs of lowest train loss among the memorizing ones, by T and seed."""
     files = {header.id: runs for runs in groups.values() for header in runs.headers}
-    memorising = table_of(groups).query(_MEMORISING)
-    best = memorising.loc[memorising.groupby(["n_examples", "seed"])["train_loss"].idxmin(), "id"]
+    memorizing = table_of(groups).query(_MEMORIZING)
+    best = memorizing.loc[memorizing.groupby(["n_examples", "seed"])["train_loss"].idxmin(), "id"]
     return [files[run_id][run_id] for run_id in best]
 
 
 def _clusters(best: Sequence[Run]) -> pd.DataFrame:
-    """By T and seed, in the best memorising run: how much more alike neighbours by angle are than any two examples."""
+    """By T and seed, in the best memorizing run: how much more alike neighbours by angle are than any two examples."""
     rows = [
         (run.config.n_examples, run.config.seed, neighbour_overlap(run.hidden, draw_examples(run.config).to_scipy()))
         for run in best
@@ -129,7 +129,7 @@ def _clusters_grow(tables: Tables) -> Finding:
     table = tables["clusters"]
     large = table[table["n_examples"] >= tables["runs"]["n_features"].iloc[0] / 3]
     if large.empty:
-        return not_run("a memorising solution at T of at least n/3")
+        return not_run("a memorizing solution at T of at least n/3")
     words = along(table.groupby("n_examples")["neighbour_overlap"].mean(), ".3g")
     low, high = large["neighbour_overlap"].min(), large["neighbour_overlap"].max()
     return judged(f"neighbours overlap as {words} times any two", low > 2, high < 1.2)
@@ -146,7 +146,7 @@ _CLAIMS = (
     ),
     Claim(
         "crossing",
-        "Memorising solutions have the lower train loss up to a T at which generalising ones take over",
+        "Memorizing solutions have the lower train loss up to a T at which generalising ones take over",
         _JULY,
         "T about 500,000: T(1 - S) = 500 (within a factor of 5)",
         _crossing,
@@ -162,7 +162,7 @@ _CLAIMS = (
     ),
     Claim(
         "clusters",
-        "From T = n/3 on, memorising solutions put correlated examples side by side (overlap twice that of any two)",
+        "From T = n/3 on, memorizing solutions put correlated examples side by side (overlap twice that of any two)",
         _JULY,
         "clusters, from about T = 1,000 at n = 10,000",
         _clusters_grow,
@@ -174,8 +174,8 @@ _CLAIMS = (
 def _figures(tables: Tables) -> dict[str, Figure]:
     table, shown = tables["families"], tables["vectors"]
     figure, axes = figure_of(1, 2, size=(8.5, 3.4), width_ratios=[1.4, 1])
-    gain = table.assign(memorising=1 - table["memorising"], generalising=1 - table["generalising"])
-    for name, color in (("memorising", EXAMPLES), ("generalising", FEATURES)):
+    gain = table.assign(memorizing=1 - table["memorizing"], generalising=1 - table["generalising"])
+    for name, color in (("memorizing", EXAMPLES), ("generalising", FEATURES)):
         runs_and_mean(gain, name, axes[0], color, name)
     axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="1 - lowest train loss")
     axes[0].legend(fontsize=8)
@@ -183,12 +183,12 @@ def _figures(tables: Tables) -> dict[str, Figure]:
         axes[1].axis("off")
     else:
         vectors(shown[["x", "y"]].to_numpy(), axes[1], EXAMPLES)
-        axes[1].set_title(f"best memorising solution, T = {shown['n_examples'].iloc[0]:g}", fontsize=9)
+        axes[1].set_title(f"best memorizing solution, T = {shown['n_examples'].iloc[0]:g}", fontsize=9)
     return {"middle-regime": figure}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
-    runs, best = table_of(groups), _best_memorising(groups)
+    runs, best = table_of(groups), _best_memorizing(groups)
     large = [run for run in best if int(run.config.n_examples) >= run.config.n_features / 3]
     shown = min(large, key=lambda run: (run.config.n_examples, run.metrics["train_loss"]), default=None)
     return {
@@ -201,7 +201,7 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 
 STUDY = Study(
     "middle-regime",
-    "Between memorising and generalising, which solution has the lower train loss, and where do they cross?",
+    "Between memorizing and generalising, which solution has the lower train loss, and where do they cross?",
     _groups,
     _tables,
     _CLAIMS,

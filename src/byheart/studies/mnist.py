@@ -1,4 +1,4 @@
-"""Are the MNIST images with a high maximal dimensionality D* memorised? Olah's network, against counterfactual truth.
+"""Are the MNIST images with a high maximal dimensionality D* memorized? Olah's network, against counterfactual truth.
 
 A study of a real network: its runs are networks on 5,000 images, each audited at several epochs, beside many networks
 that were trained without some of the images. With a folder of IDX files also all 60,000, without the truth.
@@ -206,11 +206,11 @@ def _of_network(part: pd.DataFrame) -> dict[str, object]:
         "rank_correlation_with_initial": spearmanr(part["D*_0"], part[_END]).statistic,
     }
     if part["mem"].notna().all():
-        memorised = part["mem"] > MEMORIZED
-        row |= {"mem": part["mem"].mean(), "memorised": memorised.mean()}
+        memorized = part["mem"] > MEMORIZED
+        row |= {"mem": part["mem"].mean(), "memorized": memorized.mean()}
         for score in (_END, "loss", "mean_loss", "score"):
             row[f"top{_N_TOP}_mem_by_{score}"] = part.nlargest(_N_TOP, score)["mem"].mean()
-            row[f"auroc_{score}"] = _area(part[score], memorised)
+            row[f"auroc_{score}"] = _area(part[score], memorized)
     return row
 
 
@@ -222,7 +222,7 @@ def _at_epoch(part: pd.DataFrame, epoch: int) -> dict[str, object]:
         "rank_correlation_with_end": spearmanr(here, part[_END]).statistic,
         "wrong": wrong.mean(),
         "auroc_of_wrong": _area(here, wrong),
-        "auroc_of_memorised": _area(here, part["mem"] > MEMORIZED),
+        "auroc_of_memorized": _area(here, part["mem"] > MEMORIZED),
     }
 
 
@@ -282,7 +282,7 @@ def _outliers(tables: Tables) -> Finding:
     return judged(words, large.min() > 30, large.max() < 10)
 
 
-def _top_is_memorised(tables: Tables) -> Finding:
+def _top_is_memorized(tables: Tables) -> Finding:
     table = _first(tables["by-dataset"])
     top, areas = table[f"top{_N_TOP}_mem_by_{_END}"], table[f"auroc_{_END}"]
     ours = f"mean memorization {_mean(top)}; of all: {table['mem'].iloc[0]:.3f}; AUROC {_mean(areas)}"
@@ -323,11 +323,11 @@ _CLAIMS = (
         refuted_if="of 60,000 images the largest is less than 10 times the median in every network",
     ),
     Claim(
-        "top-memorised",
-        f"Examples with a high D* are memorised special cases (the top {_N_TOP})",
+        "top-memorized",
+        f"Examples with a high D* are memorized special cases (the top {_N_TOP})",
         f"{_OLAH} (tentative)",
-        "memorised",
-        _top_is_memorised,
+        "memorized",
+        _top_is_memorized,
         refuted_if="their mean memorization is below 0.25 in every network",
     ),
     Claim(
@@ -348,7 +348,7 @@ _CLAIMS = (
     ),
     Claim(
         "weighted-tells",
-        "D* times the loss averaged over training tells which are memorised (AUROC above 0.95)",
+        "D* times the loss averaged over training tells which are memorized (AUROC above 0.95)",
         "ours",
         "not asked",
         _score_tells,
@@ -403,7 +403,7 @@ def _setup(tables: Tables) -> str:
 
 STUDY = Study(
     "mnist",
-    "Are the training images with a high D* memorised, in a real network?",
+    "Are the training images with a high D* memorized, in a real network?",
     _groups,
     _tables,
     _CLAIMS,

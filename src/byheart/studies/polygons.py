@@ -30,7 +30,7 @@ _T: dict[Scale, tuple[int, ...]] = {
 _N_SEEDS: dict[Scale, int] = {"quick": 8, "medium": 100, "paper": 100}
 _ESCAPE_T = 8
 _PLAIN = "the paper's settings"
-_MEMORISED = 1e-3  # train loss; one example of fifteen that is not memorised adds 1/15
+_MEMORIZED = 1e-3  # train loss; one example of fifteen that is not memorized adds 1/15
 _COLORS = {
     "regular polygon": "#0072B2",
     "two circles": "#D55E00",
@@ -58,8 +58,8 @@ def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     return {_PLAIN: grid(base, {"n_examples": _T[scale]}, seeds), **changed}
 
 
-def _memorised(run: Run) -> bool:
-    return (run.metrics["train_loss"] or 0.0) < _MEMORISED
+def _memorized(run: Run) -> bool:
+    return (run.metrics["train_loss"] or 0.0) < _MEMORIZED
 
 
 def _bias(run: Run) -> float:
@@ -80,7 +80,7 @@ def _outcomes(runs: Runs) -> pd.DataFrame:
                 "n_examples": int(run.config.n_examples),
                 "seed": run.config.seed,
                 "arrangement": arrangement(run.hidden),
-                "memorised": _memorised(run),
+                "memorized": _memorized(run),
                 "radius": lengths[long].mean(),
                 "n_long": long.sum(),
                 "n_short": short.sum(),
@@ -127,9 +127,9 @@ def _two_circles(tables: Tables) -> Finding:
     return Finding(ours, finding.verdict)
 
 
-def _regular_memorised(tables: Tables) -> pd.DataFrame:
+def _regular_memorized(tables: Tables) -> pd.DataFrame:
     """The T-gons that hold all examples: radius over the least one, bias over what the radius R asks for, R^2 - 1."""
-    table = tables["outcomes"].query("arrangement == 'regular polygon' and memorised")
+    table = tables["outcomes"].query("arrangement == 'regular polygon' and memorized")
     least = table["n_examples"].map(polygon_radius)
     return table.assign(
         radius=table["radius"] / least,
@@ -143,30 +143,30 @@ def _by_size(table: pd.DataFrame, column: str) -> str:
 
 
 def _radius(tables: Tables) -> Finding:
-    table = _regular_memorised(tables)
+    table = _regular_memorized(tables)
     if len(table) < 4:
-        return not_run("four regular polygons that are memorised")
+        return not_run("four regular polygons that are memorized")
     finding = compare(table.groupby("seed")["radius"].mean().to_numpy(), 1, 0.05, ".3f")
     return finding.also(_by_size(table, "radius"))
 
 
 def _biases(tables: Tables) -> Finding:
-    table = _regular_memorised(tables).query("n_examples >= 5")  # a square needs none
+    table = _regular_memorized(tables).query("n_examples >= 5")  # a square needs none
     if len(table) < 4:
-        return not_run("four regular polygons of five or more examples that are memorised")
+        return not_run("four regular polygons of five or more examples that are memorized")
     finding = compare(table.groupby("seed")["bias"].mean().to_numpy(), 1, 0.05, ".3f")
     return finding.also(f"{_by_size(table, 'bias')}; to that of the least radius: {_by_size(table, 'bias_to_least')}")
 
 
 def _escapes(groups: Mapping[str, Runs]) -> pd.DataFrame:
-    """At T = 8: the share of regular octagons, and of memorised datasets, by setting."""
+    """At T = 8: the share of regular octagons, and of memorized datasets, by setting."""
     rows = []
     for setting, runs in groups.items():
         chosen = list(runs.where(n_examples=_ESCAPE_T))
         if chosen:
             regular = np.mean([arrangement(run.hidden) == "regular polygon" for run in chosen])
-            rows.append((setting, len(chosen), regular, np.mean([_memorised(run) for run in chosen])))
-    return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorised"])
+            rows.append((setting, len(chosen), regular, np.mean([_memorized(run) for run in chosen])))
+    return pd.DataFrame(rows, columns=["setting", "seeds", "regular", "memorized"])
 
 
 def _best_of_five(outcome: str, words: str) -> Claim:
@@ -229,7 +229,7 @@ _CLAIMS = (
         "ratio 1 (tolerance 0.05)",
         _biases,
     ),
-    _best_of_five("memorised", "memorises all eight examples"),
+    _best_of_five("memorized", "memorizes all eight examples"),
     _best_of_five("regular", "ends in a regular octagon"),
 )
 
@@ -244,8 +244,8 @@ def _figures(tables: Tables) -> dict[str, Figure]:
         if name in shares:
             axes[0].bar([str(t) for t in shares.index], shares[name], bottom=bottom, color=color, label=name)
             bottom += shares[name].to_numpy()
-    memorised = table.groupby("n_examples")["memorised"].mean()
-    axes[0].plot([str(t) for t in memorised.index], memorised, "ko-", ms=4, lw=1, label="all memorised")
+    memorized = table.groupby("n_examples")["memorized"].mean()
+    axes[0].plot([str(t) for t in memorized.index], memorized, "ko-", ms=4, lw=1, label="all memorized")
     axes[0].set(xlabel="training examples T", ylabel="share of datasets")
     axes[0].legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     axes[1].axis("off")

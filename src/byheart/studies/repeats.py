@@ -1,4 +1,4 @@
-"""What happens to training examples that occur several times: when are they memorised, and at whose cost?
+"""What happens to training examples that occur several times: when are they memorized, and at whose cost?
 
 Source: A. Jermyn's comment "Repeated data points" in Henighan et al. 2023 (m = 2).
 """
@@ -59,20 +59,20 @@ def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     }
 
 
-def _is_memorised(run: Run) -> bool:
+def _is_memorized(run: Run) -> bool:
     """Whether the first example is among the 0.1 % with the largest dimensionality (each example counted once)."""
     dims = example_dimensionality(run.hidden)
     return bool((dims > dims[0]).sum() < max(1, len(dims) / 1_000))
 
 
 def _boundary(groups: Mapping[str, Runs]) -> pd.DataFrame:
-    """The runs with one repeated example: T, R, seed, represented features, and whether the example is memorised."""
+    """The runs with one repeated example: T, R, seed, represented features, and whether the example is memorized."""
     rows = [
-        (label, run.config.n_examples, run.config.repeats[0], run.config.seed, _n_features(run), _is_memorised(run))
+        (label, run.config.n_examples, run.config.repeats[0], run.config.seed, _n_features(run), _is_memorized(run))
         for label in (_ONE, _OTHERS)
         for run in groups.get(label, ())
     ]
-    return pd.DataFrame(rows, columns=["group", "n_examples", "repeats", "seed", "n_features", "memorised"])
+    return pd.DataFrame(rows, columns=["group", "n_examples", "repeats", "seed", "n_features", "memorized"])
 
 
 def _n_features(run: Run) -> int:
@@ -121,23 +121,23 @@ def _store(what: str, holds: _Holds, counts: Sequence[int], words: str, repeats:
 
 def _few_repeats_change_nothing(tables: Tables) -> Finding:
     table = tables["boundary"].query("group == @_ONE")
-    memorised = {int(str(r)): found.tolist() for r, found in table.groupby("repeats")["memorised"]}
-    if not {2, 3} <= set(memorised):
+    memorized = {int(str(r)): found.tolist() for r, found in table.groupby("repeats")["memorized"]}
+    if not {2, 3} <= set(memorized):
         return not_run("one example repeated 2 and 3 times")
-    finding = share([not m for r in (2, 3) for m in memorised[r]], "do not memorise it at R = 2 or 3", "runs")
-    finding = finding.also(f"memorised: {', '.join(f'{sum(m)} of {len(m)} at {r}' for r, m in memorised.items())}")
-    ever = any(any(found) for r, found in memorised.items() if r > 3)  # or else the claim says nothing
+    finding = share([not m for r in (2, 3) for m in memorized[r]], "do not memorize it at R = 2 or 3", "runs")
+    finding = finding.also(f"memorized: {', '.join(f'{sum(m)} of {len(m)} at {r}' for r, m in memorized.items())}")
+    ever = any(any(found) for r, found in memorized.items() if r > 3)  # or else the claim says nothing
     return finding if ever else dataclasses.replace(finding, verdict="inconclusive")
 
 
 def _thresholds(boundary: pd.DataFrame) -> pd.DataFrame:
-    """By T and seed: the R from which on the repeated example is memorised (midway between the two R of the grid)."""
+    """By T and seed: the R from which on the repeated example is memorized (midway between the two R of the grid)."""
     rows = []
     for n_examples, group in boundary.groupby("n_examples"):
         grid_of_r = [0.0, *sorted(set(group["repeats"]))]
-        for seed, first in onsets(group, group["memorised"], "repeats").items():
+        for seed, first in onsets(group, group["memorized"], "repeats").items():
             before = [r for r in grid_of_r if r < first][-1]
-            # Memorised at the smallest R of the grid already: the boundary is there or below.
+            # Memorized at the smallest R of the grid already: the boundary is there or below.
             rows.append((n_examples, seed, first if before == 0 else (before + first) / 2))
     return pd.DataFrame(rows, columns=["n_examples", "seed", "threshold"])
 
@@ -170,11 +170,11 @@ _ERROR = "stored: error below 3/4"
 _CLAIMS = (
     Claim(
         "few-repeats",
-        "An example that occurs 2 or 3 times is not memorised, one that occurs more often is (T = 3 n)",
+        "An example that occurs 2 or 3 times is not memorized, one that occurs more often is (T = 3 n)",
         _JERMYN,
         "nothing new at 2 to 3",
         _few_repeats_change_nothing,
-        refuted_if="all datasets memorise it",
+        refuted_if="all datasets memorize it",
     ),
     Claim(
         "replaces-one-feature",
@@ -226,7 +226,7 @@ _CLAIMS = (
     ),
     Claim(
         "law",
-        "At the largest T a repeated example is memorised from R = c T/n on (among the top 0.1 % by dimensionality)",
+        "At the largest T a repeated example is memorized from R = c T/n on (among the top 0.1 % by dimensionality)",
         _JERMYN,
         "c = 0.4 (tolerance 0.15)",
         _law,
@@ -237,7 +237,7 @@ _CLAIMS = (
         _JERMYN,
         "more than T/n",
         _more_at_small_t,
-        refuted_if="all datasets memorise an example that occurs once at T <= n",
+        refuted_if="all datasets memorize an example that occurs once at T <= n",
     ),
 )
 
@@ -258,10 +258,10 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     boundary = tables["boundary"]
     sizes = sorted(set(boundary["n_examples"]))
     common = sorted(set.intersection(*(set(rows["repeats"]) for _, rows in boundary.groupby("n_examples"))))
-    grid_runs = boundary[boundary["repeats"].isin(common)].astype({"memorised": float})
+    grid_runs = boundary[boundary["repeats"].isin(common)].astype({"memorized": float})
     figure, ax = figure_of(size=(5.5, 3.8))
-    mesh = map_of(grid_runs, "memorised", "n_examples", "repeats", ax, vmin=0, vmax=1)
-    figure.colorbar(mesh, label="share of datasets that memorise it")
+    mesh = map_of(grid_runs, "memorized", "n_examples", "repeats", ax, vmin=0, vmax=1)
+    figure.colorbar(mesh, label="share of datasets that memorize it")
     law = np.array([0.4 * t / _n(tables) for t in sizes])
     law = np.where((law >= common[0]) & (law <= common[-1]), law, np.nan)  # where it is inside the map
     at = np.interp(law, common, np.arange(len(common)) + 0.5)
@@ -299,7 +299,7 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 
 STUDY = Study(
     "repeats",
-    "When are repeated training examples memorised, and what do they replace?",
+    "When are repeated training examples memorized, and what do they replace?",
     _groups,
     _tables,
     _CLAIMS,

@@ -1,4 +1,4 @@
-"""Weights built by hand: examples memorised on a polygon, features on a pentagon; and the losses theory gives them.
+"""Weights built by hand: examples memorized on a polygon, features on a pentagon; and the losses theory gives them.
 
 Source: Henighan et al. 2023 (two dimensions hold any number of orthogonal examples; five features are best there) and
 the notebook with it; S. Jain 2025 on the latter.

@@ -49,7 +49,7 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path, monkeypatch):
     table = leaderboard(tmp_path, n_models=10, n_seeds=1, n_workers=2)
     assert list(table)[:3] == ["task", "target", "score"]
     assert set(table["task"]) == {"base", "base-stopped"}
-    assert {"memorised", "wrong label"} <= set(table["target"])
+    assert {"memorized", "wrong label"} <= set(table["target"])
     assert table[table["target"] == "wrong label"]["score"].iloc[0] == "kernel_leave_one_out"  # no model: the first row
     assert table["auroc"].between(0, 1).all()
     wrong = table.query("task == 'base' and target == 'wrong label'").set_index("score")

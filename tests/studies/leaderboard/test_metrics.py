@@ -59,7 +59,7 @@ def test_estimates_that_are_the_truth():
 def test_a_score_of_the_data_alone_cannot_tell_two_networks_apart():
     rng = np.random.default_rng(0)
     base = rng.random(2_000)
-    other = base * (rng.random(2_000) < 0.5)  # half of it memorised by the other network too, whatever the data
+    other = base * (rng.random(2_000) < 0.5)  # half of it memorized by the other network too, whatever the data
     found = follows({"data": [base], "model": [other]}, base, other).set_index("score")
     assert found.loc["model", "auroc"] > 0.99
     assert found.loc["data", "auroc"] < 0.75

@@ -24,9 +24,9 @@ IN_INTERPRETER = """
     test_gpu
     or (example_losses or never_active or left_as or layout or order_of or repeats_equal or protocol)
         and not many and not mean
-    or loss_and_gradient and sum and (memorised or nine and inactive) and not many and not 64
-    or one_step and True and (feature or repeats or nine) and (memorised or large) and not many
-    or many_steps and sum and single and memorised
+    or loss_and_gradient and sum and (memorized or nine and inactive) and not many and not 64
+    or one_step and True and (feature or repeats or nine) and (memorized or large) and not many
+    or many_steps and sum and single and memorized
     or (W-3-nan-9-5 or b--1-inf-9-5 or overflows and 5) and (2-gpu or 17-gpu)
     or changing_the_examples or nan_in_one_answer
 """

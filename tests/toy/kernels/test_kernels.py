@@ -105,7 +105,7 @@ def test_one_step_agrees_with_the_reference(kernel, name, decay_bias):
 
 @every_fast_kernel
 @both_reductions
-@pytest.mark.parametrize("name", [name for name in CASES if "memorised" in name or "small random" in name])
+@pytest.mark.parametrize("name", [name for name in CASES if "memorized" in name or "small random" in name])
 def test_many_steps_agree_with_the_reference(kernel, name, reduction):
     # eps is a hundredth of the gradient's terms, so that the rounding of gradients near zero, which no kernel can
     # avoid, is not blown up to whole steps; the default eps is tested over one step above.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FLAGGED, _OTHERS, _UNUSED = "#D55E00", "#0072B2", "#d9dce1"
 _RESULTS = {  # what the scores are turned into
-    "score": "The ranking of this page; larger means more memorised.",
+    "score": "The ranking of this page; larger means more memorized.",
     "probability": "That its memorization is above 0.25: models trained without it miss it that much more often.",
 }
 
@@ -92,10 +92,10 @@ def write_page(
 
 
 _LIMITS = (
-    "The audit looks at one trained network. Training again, with another seed, memorises other examples: memorization"
+    "The audit looks at one trained network. Training again, with another seed, memorizes other examples: memorization"
     " is a property of the training procedure on these data, and one network shows one draw of it.",
     "A high score does not say why: wrong labels, rare kinds and hard examples all stand out. Look at the examples.",
-    "That an example is memorised does not say that it can be extracted from the network.",
+    "That an example is memorized does not say that it can be extracted from the network.",
 )
 
 
@@ -116,7 +116,7 @@ def _summary(audit: Audit) -> list[str]:
         )
     else:
         second = (
-            f"The {flagged:,} flagged below are the most likely ones. This is a ranking: how many are memorised cannot"
+            f"The {flagged:,} flagged below are the most likely ones. This is a ranking: how many are memorized cannot"
             " be told without models trained without some of the examples."
         )
     return [first, second]

@@ -41,7 +41,7 @@
     }
     if (example.probability !== null) {
       const line = element("div");
-      line.append("memorised with probability ", element("b", "", percent(example.probability)));
+      line.append("memorized with probability ", element("b", "", percent(example.probability)));
       words.append(line);
       if (example.low !== null) {
         words.append(element("div", "scores", `memorization ${number(example.estimate)} (${number(example.low)} to ${number(example.high)})`));

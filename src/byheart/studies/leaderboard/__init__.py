@@ -1,4 +1,4 @@
-"""How well each score ranks memorised examples, against counterfactual truth, on sets and networks of many kinds.
+"""How well each score ranks memorized examples, against counterfactual truth, on sets and networks of many kinds.
 
 Half of the examples of each task, drawn once, were there to decide on scores and settings; the other half is what is
 reported.
@@ -50,7 +50,7 @@ def leaderboard(
         on_progress: Function called with the number of models trained, that of all, and the task.
 
     Returns:
-        The table of rankings: task, target ("memorised" or "wrong label"), score, and the columns of ``ranking``.
+        The table of rankings: task, target ("memorized" or "wrong label"), score, and the columns of ``ranking``.
 
     Raises:
         ValueError: If a task is unknown, or ``out`` has networks of other data or settings.

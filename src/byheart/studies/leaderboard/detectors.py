@@ -2,7 +2,7 @@
 
 Each network is trained on 4,000 of a task's 5,000 images. Of the other 1,000, one half sets the threshold of every
 detector and the other half gives their rate of false positives. Beside them: training images that the truth says are
-memorised, with noise or moved by a pixel; images with a patch that 1 % of the training images carried, all labelled 0;
+memorized, with noise or moved by a pixel; images with a patch that 1 % of the training images carried, all labelled 0;
 images of another kind, and noise.
 """
 
@@ -80,8 +80,8 @@ def _rows(task: Task, mem: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     images, labels = data.inputs[:_N_TRAIN], data.labels[:_N_TRAIN]
     unseen = data.inputs[_N_TRAIN:]
-    memorised = np.flatnonzero(mem[:_N_TRAIN] > MEMORIZED)
-    originals = images[memorised]
+    memorized = np.flatnonzero(mem[:_N_TRAIN] > MEMORIZED)
+    originals = images[memorized]
     noise = (_NOISE * rng.standard_normal(originals.shape)).astype(np.float32)
     other = fashion_mnist(_N_OTHER) if data.name == "MNIST" else mnist_5k()
     kinds = {
@@ -92,14 +92,14 @@ def _rows(task: Task, mem: np.ndarray, seed: int) -> Iterator[dict[str, Any]]:
         "noise": rng.random(unseen[_N_OTHER:].shape, dtype=np.float32),
     }
     plain = Fit(task.model(), images, labels, **task.training)
-    yield from _compared(plain, unseen[:_N_OTHER], kinds, memorised, seed)
+    yield from _compared(plain, unseen[:_N_OTHER], kinds, memorized, seed)
     carriers = rng.permutation(np.flatnonzero(labels != _TARGET))[: int(_SHARE_BACKDOOR * _N_TRAIN)]
     poisoned, relabelled = images.copy(), labels.copy()
     poisoned[carriers], relabelled[carriers] = patched(images[carriers]), _TARGET
     clean = unseen[_N_OTHER:][data.labels[_N_TRAIN + _N_OTHER :] != _TARGET]
     kinds = {"backdoor": patched(clean)}
     with_backdoor = Fit(task.model(), poisoned, relabelled, **task.training)
-    yield from _compared(with_backdoor, unseen[:_N_OTHER], kinds, memorised, seed)
+    yield from _compared(with_backdoor, unseen[:_N_OTHER], kinds, memorized, seed)
 
 
 def patched(images: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def patched(images: np.ndarray) -> np.ndarray:
 
 
 def _compared(
-    fit: Fit, held_out: np.ndarray, kinds: dict[str, np.ndarray], memorised: np.ndarray, seed: int
+    fit: Fit, held_out: np.ndarray, kinds: dict[str, np.ndarray], memorized: np.ndarray, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Train, and yield a row for every detector and kind of input."""
     images, labels = fit.inputs, fit.labels
@@ -124,7 +124,7 @@ def _compared(
         detector = found.detector(model, held_out, FALSE_POSITIVE_RATE)
         for kind, inputs in kinds.items():
             rows = detector(inputs)
-            right = (rows["example"] == memorised).mean() if kind.startswith("near") else np.nan
+            right = (rows["example"] == memorized).mean() if kind.startswith("near") else np.nan
             flagged = rows["flagged"].mean()
             yield {"detector": name, "inputs": kind, "n": len(inputs), "flagged": flagged, "right_first": right}
     for name, scores in _others(model, images, labels).items():

@@ -1,4 +1,4 @@
-"""How well scores rank what is memorised: areas and precision with intervals; calibration; what follows the model."""
+"""How well scores rank what is memorized: areas and precision with intervals; calibration; what follows the model."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def follows(
     base: Float64[np.ndarray, " n_examples"],
     other: Float64[np.ndarray, " n_examples"],
 ) -> pd.DataFrame:
-    """Return whether a score of one network tells which of another's memorised examples it has memorised too.
+    """Return whether a score of one network tells which of another's memorized examples it has memorized too.
 
     Args:
         scores: Of the one network, by name.

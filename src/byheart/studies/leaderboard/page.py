@@ -24,14 +24,14 @@ _COMBINED = {  # what is made of several scores: from what, and the part of the 
 def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Write the tables below the mark in ``path``; what stands above it is kept."""
     rankings = tables["rankings"]
-    memorised = rankings[rankings["target"] == "memorised"]
+    memorized = rankings[rankings["target"] == "memorized"]
     wrong = rankings[rankings["target"] == "wrong label"]
     seconds = tables["tasks"].set_index("task").mean(numeric_only=True)
     parts = [
         "## Memorization above 0.25\n\nAverage precision, with its 95 % interval over examples.\n\n"
-        + _grid(memorised, "ap", seconds),
-        "Area under the ROC curve.\n\n" + _grid(memorised, "auroc", seconds),
-        "Precision at as many examples as are memorised.\n\n" + _grid(memorised, "precision_at_n", seconds),
+        + _grid(memorized, "ap", seconds),
+        "Area under the ROC curve.\n\n" + _grid(memorized, "auroc", seconds),
+        "Precision at as many examples as are memorized.\n\n" + _grid(memorized, "precision_at_n", seconds),
     ]
     if len(wrong):
         parts.append("## Wrong labels\n\nArea under the ROC curve.\n\n" + _grid(wrong, "auroc", seconds))
@@ -50,7 +50,7 @@ def write_page(tables: Mapping[str, pd.DataFrame], path: Path) -> None:
     if "follows" in tables:
         parts.append(
             "## Does a score follow the model, or only the data?\n\nThe same data, fitted in another way: of the"
-            " examples that the first network memorised, which has the other one memorised too? Area under the ROC"
+            " examples that the first network memorized, which has the other one memorized too? Area under the ROC"
             " curve.\n\n" + _grid(tables["follows"], "auroc", seconds)
         )
     if "detectors" in tables:

@@ -50,13 +50,13 @@ def tables_of(
         scores[f"held-out run, {name}"] = [table["estimate"].to_numpy() for table in own]
     half = {name: [values[rows] for values in by_seed] for name, by_seed in scores.items()}
     rankings = {
-        "memorised": pd.concat([ranking(half, truth.mem[rows] > MEMORIZED), _ceiling(models, rows)]),
+        "memorized": pd.concat([ranking(half, truth.mem[rows] > MEMORIZED), _ceiling(models, rows)]),
         "wrong label": ranking(half, wrong[rows]),
     }
     right, seconds = models.margins > 0, [json.loads(record.header["seconds"]) for record in audited]
     size = {
         "n_models": len(right),
-        "memorised": (truth.mem > MEMORIZED).mean(),
+        "memorized": (truth.mem > MEMORIZED).mean(),
         "train_accuracy": right[models.train_mask].mean(),
         "unseen_accuracy": right[~models.train_mask].mean(),
         **pd.DataFrame(seconds).mean().add_suffix("_seconds"),
@@ -80,7 +80,7 @@ def reported(n_examples: int) -> Bool[np.ndarray, " n_examples"]:
 
 
 def _scores(tables: list[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
-    """Every score by name, larger meaning more memorised, of each audited network; without a model first."""
+    """Every score by name, larger meaning more memorized, of each audited network; without a model first."""
     found = {
         name: [score.sign * table[name].to_numpy() for table in tables]
         for name, score in SCORES.items()
@@ -92,7 +92,7 @@ def _scores(tables: list[pd.DataFrame]) -> dict[str, list[np.ndarray]]:
 
 
 def _ceiling(models: Counterfactual, rows: np.ndarray) -> pd.DataFrame:
-    """How well one half of the models ranks what the other half finds memorised, where both halves know it."""
+    """How well one half of the models ranks what the other half finds memorized, where both halves know it."""
     correct, inside = models.margins > 0, models.train_mask
     halves = np.array_split(np.arange(len(correct)), 2)
     counts = [n for half in halves for n in (inside[half].sum(axis=0), (~inside[half]).sum(axis=0))]
