@@ -387,5 +387,5 @@ def test_a_feature_is_represented_if_it_comes_back_alone():
 
 def test_provenance_names_the_revision_only_if_there_is_one():
     revision = train(small(n_steps=1)).provenance["git_revision"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     assert (revision is None) == (not (root / ".git").exists())
