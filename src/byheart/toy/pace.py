@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any
 
 _SECONDS = 0.15
 _MAX_GROWTH = 4  # from one piece to the next: a short time may have been luck
@@ -45,9 +44,3 @@ class Pace:
             seconds = max(perf_counter() - began, 1e-6)
             self.size = min(_MAX_GROWTH * max(self.size, multiple), (stop - first) * self.seconds / seconds)
             first = stop
-
-
-def in_pieces(paces: dict[Any, Pace], part: Any, n_units: int, *arguments: Any, multiple: int = 1) -> None:
-    """Call ``part(*arguments, first, last)`` piece after piece, at a pace of its own."""
-    for first, last in paces.setdefault(part, Pace()).cut(0, n_units, multiple):
-        part(*arguments, first, last)

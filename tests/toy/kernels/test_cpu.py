@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numba
 import numpy as np
@@ -131,19 +130,10 @@ def seem_slow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_SHORT", -1)
 
 
-def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, *parts: str) -> list[tuple[str, int]]:
-    """The calls of these compiled functions from here on, and how many units each did."""
-    calls = []
-
-    def recorded(name: str, part: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            calls.append((name, arguments[-1] - arguments[-2]))
-            part(*arguments)
-
-        return call
-
-    for name in parts:
-        monkeypatch.setattr(module, name, recorded(name, getattr(module, name)))
+def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: int) -> list[tuple[int, int]]:
+    """The calls of compiled steps from here on: the part, which is argument ``where``, and how many units were done."""
+    calls, run = [], module._run
+    monkeypatch.setattr(module, "_run", lambda *a: (calls.append((a[where], a[-1] - a[-2])), run(*a))[1])
     return calls
 
 
@@ -220,14 +210,15 @@ for module in (narrow, wide):
     module._SHORT = -1
 cpu.start(W[:, :90], b[:90], sample_examples(256, 90, 0.9, rng), AdamW(), "sum").advance(np.ones(1))  # compiles
 
-module, part = (narrow, "_examples_part") if n_hidden <= 8 else (wide, "_dense")
-compiled = getattr(module, part)
+module, where, long_part = (narrow, -3, narrow._EXAMPLES) if n_hidden <= 8 else (wide, -4, wide._DENSE)
+run = module._run
 
 def told(*arguments):
-    print(arguments[-1], flush=True)  # up to which unit this piece goes
-    compiled(*arguments)
+    if arguments[where] == long_part:
+        print(arguments[-1], flush=True)  # up to which unit this piece goes
+    return run(*arguments)
 
-setattr(module, part, told)
+module._run = told
 training = cpu.start(W, b, sample_examples(n_examples, n_features, 1 - 10 / n_features, rng), AdamW(), "sum",
                      skipping=bool(skip))
 try:

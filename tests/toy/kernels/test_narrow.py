@@ -223,19 +223,17 @@ def test_on_a_slow_machine_a_step_is_left_after_every_piece_with_the_same_bits(
     training.advance(np.full(6, 0.01))
     expected, expected_gradient = bits(training), training.gradient()
     seem_slow(monkeypatch)
-    calls = record(monkeypatch, narrow, "_arrange", "_describe", "_examples_part", "_features_part", "_gradient")
+    calls = record(monkeypatch, narrow, -3)
     with threads(1):
         training = start(given, skip=skip)
         training.advance(np.full(6, 0.01))
         assert bits(training) == expected
         assert [g.tobytes() for g in training.gradient()] == [g.tobytes() for g in expected_gradient]
     # One per chunk of 128 examples of every group, or per block of 1,024 features; in six steps and the gradient.
-    assert [n for name, n in calls if name == "_examples_part"] == [1] * (7 * n_units)
-    assert [n for name, n in calls if name == "_features_part"] == [1] * (6 * n_blocks)
-    assert [n for name, n in calls if name == "_gradient"] == [1] * n_blocks
-    assert {n for name, n in calls if name == "_describe"} == ({1} if skip and size[2] >= 256 else set())
-    # The first piece of the examples is a chunk; their order is made once more if pairs are skipped.
-    assert {n for name, n in calls if name == "_arrange"} <= {1, min(128, size[2])}
+    assert [n for part, n in calls if part == narrow._EXAMPLES] == [1] * (7 * n_units)
+    assert [n for part, n in calls if part == narrow._FEATURES] == [1] * (6 * n_blocks)
+    assert {n for part, n in calls if part == narrow._DESCRIBE} == ({1} if skip and size[2] >= 256 else set())
+    assert narrow._WHOLE not in [part for part, _ in calls]
 
 
 def test_on_a_slow_machine_an_order_is_made_split_after_split(monkeypatch):

@@ -12,7 +12,7 @@ its feature in the tiles.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -25,7 +25,7 @@ from byheart.toy.kernels.compile import empty, in_order, parallel, serial, threa
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, place, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
 from byheart.toy.model import Reduction, loss_scale
-from byheart.toy.pace import Pace, in_pieces
+from byheart.toy.pace import Pace
 
 MAX_HIDDEN = 8
 _TILES_PER_BLOCK = 64  # of features
@@ -40,6 +40,7 @@ _SKIP_BELOW_SHARE = 0.6  # of cut tiles
 _TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
 _SERIAL_BELOW = 100_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
+_WHOLE, _DESCRIBE, _EXAMPLES, _FEATURES = range(4)  # steps, or parts of them
 _ZERO = np.float32(0)
 _TUPLES = Constants, Tiles  # the compiler looks for the names of tuples that cross into other threads
 
@@ -279,18 +280,32 @@ def _describe(zeros, state, scales, tiles, first, last):
 
 
 @serial
-def _steps(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants):
-    """Take all the steps; return how many were taken before the gradient stopped being finite."""
+def _run(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants, part, first, last):
+    """Do these units of one part of a step; or all parts of all steps, if none is named.
+
+    Whole steps and their pieces are one compiled function: in two, the compiler might round in different ways.
+
+    Returns:
+        How many whole steps were taken before the gradient stopped being finite.
+    """
     n_examples, n_groups, n_blocks = state.h.shape[0], state.shares.shape[0], state.finite.shape[0]
-    n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
-    for s in range(learning_rates.shape[0]):
-        if skips:
-            _describe(zeros, state, scales, tiles, 0, n_blocks)
-        _examples_part(zeros, rows, state, skips, tiles, 0, n_units)
-        _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, 0, n_blocks)
-        if not state.finite.all():
-            return s
-    return learning_rates.shape[0]
+    if part == _DESCRIBE:
+        _describe(zeros, state, scales, tiles, first, last)
+    elif part == _EXAMPLES:
+        _examples_part(zeros, rows, state, skips, tiles, first, last)
+    elif part == _FEATURES:
+        _features_part(zeros, state, skips, tiles, scale, learning_rates[0], step, constants, first, last)
+    else:
+        n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
+        for s in range(learning_rates.shape[0]):
+            if skips:
+                _describe(zeros, state, scales, tiles, 0, n_blocks)
+            _examples_part(zeros, rows, state, skips, tiles, 0, n_units)
+            _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, 0, n_blocks)
+            if not state.finite.all():
+                return s
+        return learning_rates.shape[0]
+    return 0
 
 
 class Training:
@@ -334,7 +349,7 @@ class Training:
             n_groups *= 2
         self.work = n_examples * n_features * n_hidden
         self.pace = Pace(1 if self.work <= _SHORT else 0)  # in steps
-        self.paces: dict[Any, Pace] = {}
+        self.paces = [Pace() for _ in range(4)]  # of the parts, in chunks of all groups or in blocks
         self.scale = np.float32(2 * loss_scale(n_features, self.reduction) / n_examples)
         self.state = State(
             *self.in_tiles,
@@ -393,34 +408,34 @@ class Training:
 
     def _take(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
         for first, last in self.pace.cut(0, len(learning_rates)):
+            rates = learning_rates[first:last]
             if self.pace.size < 1:
-                taken = int(self._take_long_step(learning_rates[first], skips))
+                self._run_examples_part(rates, skips)
+                self._run_in_pieces(_FEATURES, rates, skips)
+                taken = int(self.state.finite.all())
             else:
-                arguments = self.zeros, self.rows, self.state, skips, self.scales, self.tiles, self.scale
-                taken = _steps(*arguments, learning_rates[first:last], self.step, self.constants)
+                taken = self._run(rates, skips, _WHOLE, 0, 0)
             self.step += taken
             if taken < last - first:
                 raise DivergedError(self.step)
 
-    def _take_long_step(self, learning_rate: float, skips: bool) -> bool:
-        """As ``_steps``, in pieces; return whether the gradient is finite."""
-        self._take_examples_part(skips)
-        rates = self.scale, learning_rate, self.step, self.constants
-        self._do(_features_part, self.zeros, self.state, skips, self.tiles, *rates)
-        return bool(self.state.finite.all())
+    def _run(
+        self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool, part: int, first: int, last: int
+    ) -> int:
+        examples = self.zeros, self.rows, self.state, skips, self.scales, self.tiles, self.scale
+        return int(_run(*examples, learning_rates, self.step, self.constants, part, first, last))
 
-    def _take_examples_part(self, skips: bool) -> None:
+    def _run_in_pieces(self, part: int, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
+        n_examples, n_groups, n_units, at_once = len(self.examples), len(self.state.shares), len(self.state.finite), 0
+        if part == _EXAMPLES and n_groups > 1:  # side by side are the groups
+            n_units, at_once = -(-n_examples // (n_groups * _CHUNK)), 1
+        for first, last in self.paces[part].cut(0, n_units, at_once or numba.get_num_threads()):
+            self._run(learning_rates, skips, part, first, last)
+
+    def _run_examples_part(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
         if skips:
-            self._do(_describe, self.zeros, self.state, self.scales, self.tiles)
-        arguments, n_groups = (self.zeros, self.rows, self.state, skips, self.tiles), len(self.state.shares)
-        if n_groups == 1:
-            self._do(_examples_part, *arguments)
-        else:  # each group has a thread; so pieces are single chunks of all groups
-            in_pieces(self.paces, _examples_part, -(-len(self.examples) // (n_groups * _CHUNK)), *arguments)
-
-    def _do(self, part: Any, *arguments: Any) -> None:
-        """Do what is parallel over blocks."""
-        in_pieces(self.paces, part, len(self.state.finite), *arguments, multiple=numba.get_num_threads())
+            self._run_in_pieces(_DESCRIBE, learning_rates, skips)
+        self._run_in_pieces(_EXAMPLES, learning_rates, skips)
 
     def _arrange(self) -> None:
         """Put the examples in their order, with the places of features now."""
@@ -431,8 +446,9 @@ class Training:
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         skips = self._prepare()
-        self._take_examples_part(skips)
-        self._do(_gradient, self.zeros, self.state, skips, self.tiles)
+        self._run_examples_part(np.zeros(1), skips)
+        for first, last in Pace().cut(0, len(self.state.finite), numba.get_num_threads()):
+            _gradient(self.zeros, self.state, skips, self.tiles, first, last)
         gradient = _to_rows(self.zeros, self.state.shares[0], self.features) * self.scale
         return gradient[:-1], gradient[-1]
 

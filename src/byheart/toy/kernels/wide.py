@@ -8,7 +8,7 @@ parallel is independent, so in how many calls it is done changes no bit of the r
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -21,7 +21,7 @@ from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels.adamw import Constants, adamw, constants, rates_of_step
 from byheart.toy.kernels.compile import empty, parallel, relu, serial, threads
 from byheart.toy.model import Reduction, loss_scale
-from byheart.toy.pace import Pace, in_pieces
+from byheart.toy.pace import Pace
 
 _FEATURES_PER_BLOCK = 1280  # columns of a BLAS product
 _EXAMPLES_PER_CHUNK = 256  # rows handled at a time where work is per example
@@ -30,6 +30,8 @@ _EXAMPLES_PER_PIECE = 1024  # at most, of one group in one pass
 _MAX_GROUPS = 4
 _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SHORT = 5e8  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
+_WHOLE, _BEGIN, _HIDDEN, _DENSE, _ADD_UP, _CORRECT, _GRADIENT, _UPDATE = range(8)  # steps, or parts of them
+_NONE = np.zeros(1)  # learning rates
 _ZERO = np.float32(0)
 _TUPLES = (Constants,)  # the compiler looks for the names of tuples that cross into other threads
 
@@ -273,24 +275,47 @@ def _update(state, learning_rate, step, constants, first, last):
 
 
 @serial
-def _steps(state, examples, scale, learning_rates, step, constants):
-    """Take all the steps; return how many were taken before the gradient stopped being finite."""
-    (n_groups, n_hidden, n_features), (n_blocks, pass_size, _) = state.shares_W.shape, state.shares_h.shape
-    n_examples = state.h.shape[0]
-    n_chunks = -(-n_examples // _EXAMPLES_PER_CHUNK)
-    for s in range(learning_rates.shape[0]):
-        _begin(state, 0, n_blocks)
-        _find_hidden(state, examples, 0, n_chunks)
-        for start in range(0, n_examples, pass_size):
-            stop = min(start + pass_size, n_examples)
-            _dense(state, start, stop, 0, n_groups * n_blocks)
-            _add_up(state, start, stop, 0, -(-(stop - start) // _EXAMPLES_PER_CHUNK))
-        _correct_hidden(state, examples, 0, n_chunks)
-        _gradient(state, examples, scale, 0, -(-n_features // _FEATURES_PER_CHUNK))
-        if not _is_finite(state.grad_b):
-            return s
-        _update(state, learning_rates[s], step + s, constants, 0, n_hidden)
-    return learning_rates.shape[0]
+def _run(state, examples, scale, learning_rates, step, constants, part, start, first, last):
+    """Do these units of one part of a step, in the pass from ``start`` on; or all parts of all steps, if none is named.
+
+    Whole steps and their pieces are one compiled function: in two, the compiler might round in different ways.
+
+    Returns:
+        How many whole steps were taken before the gradient stopped being finite.
+    """
+    n_examples, (n_blocks, pass_size, _) = state.h.shape[0], state.shares_h.shape
+    if part == _WHOLE:
+        n_groups, n_hidden, n_features = state.shares_W.shape
+        n_chunks = -(-n_examples // _EXAMPLES_PER_CHUNK)
+        for s in range(learning_rates.shape[0]):
+            _begin(state, 0, n_blocks)
+            _find_hidden(state, examples, 0, n_chunks)
+            for begin in range(0, n_examples, pass_size):
+                stop = min(begin + pass_size, n_examples)
+                _dense(state, begin, stop, 0, n_groups * n_blocks)
+                _add_up(state, begin, stop, 0, -(-(stop - begin) // _EXAMPLES_PER_CHUNK))
+            _correct_hidden(state, examples, 0, n_chunks)
+            _gradient(state, examples, scale, 0, -(-n_features // _FEATURES_PER_CHUNK))
+            if not _is_finite(state.grad_b):
+                return s
+            _update(state, learning_rates[s], step + s, constants, 0, n_hidden)
+        return learning_rates.shape[0]
+    stop = min(start + pass_size, n_examples)
+    if part == _BEGIN:
+        _begin(state, first, last)
+    elif part == _HIDDEN:
+        _find_hidden(state, examples, first, last)
+    elif part == _DENSE:
+        _dense(state, start, stop, first, last)
+    elif part == _ADD_UP:
+        _add_up(state, start, stop, first, last)
+    elif part == _CORRECT:
+        _correct_hidden(state, examples, first, last)
+    elif part == _GRADIENT:
+        _gradient(state, examples, scale, first, last)
+    else:
+        _update(state, learning_rates[0], step, constants, first, last)
+    return 0
 
 
 class Training:
@@ -321,7 +346,7 @@ class Training:
         )
         self.work = n_examples * n_features * n_hidden
         self.pace = Pace(1 if self.work <= _SHORT else 0)  # in steps
-        self.paces: dict[Any, Pace] = {}
+        self.paces = [Pace() for _ in range(8)]  # of the parts
         self.scale = np.float32(2 * loss_scale(n_features, self.reduction) / n_examples)
         n_blocks = -(-n_features // _FEATURES_PER_BLOCK)
         n_groups = max(1, min(_MAX_GROUPS, n_examples // 2048), min(8 // n_blocks, n_examples // 128))
@@ -352,39 +377,42 @@ class Training:
         # BLAS is called from threads of ours, and must not add its own.
         with threads(1 if self.work < _SERIAL_BELOW else None), threadpoolctl.threadpool_limits(1, user_api="blas"):
             for first, last in self.pace.cut(0, len(learning_rates)):
+                rates = learning_rates[first:last]
                 if self.pace.size < 1:
-                    taken = int(self._take_long_step(learning_rates[first]))
+                    taken = int(self._set_gradient())
+                    if taken:
+                        self._run_in_pieces(_UPDATE, len(self.W), rates)
                 else:
-                    rates = learning_rates[first:last]
-                    taken = _steps(self.state, self.examples, self.scale, rates, self.step, self.constants)
+                    taken = self._run(rates, _WHOLE, 0, 0, 0)
                 self.step += taken
                 if taken < last - first:
                     raise DivergedError(self.step)
 
-    def _take_long_step(self, learning_rate: float) -> bool:
-        """As ``_steps``, in pieces; return whether the gradient is finite."""
-        finite = self._set_gradient()
-        if finite:
-            self._do(_update, len(self.W), self.state, learning_rate, self.step, self.constants)
-        return finite
+    def _run(
+        self, learning_rates: Float64[np.ndarray, " n_steps"], part: int, start: int, first: int, last: int
+    ) -> int:
+        now = self.step, self.constants, part, start, first, last
+        return int(_run(self.state, self.examples, self.scale, learning_rates, *now))
+
+    def _run_in_pieces(
+        self, part: int, n_units: int, learning_rates: Float64[np.ndarray, " n_steps"] = _NONE, start: int = 0
+    ) -> None:
+        for first, last in self.paces[part].cut(0, n_units, numba.get_num_threads()):
+            self._run(learning_rates, part, start, first, last)
 
     def _set_gradient(self) -> bool:
-        state, examples = self.state, self.examples
-        (n_groups, _, n_features), (n_blocks, pass_size, _) = state.shares_W.shape, state.shares_h.shape
-        n_examples = len(state.h)
+        """Set the gradient, in pieces; return whether it is finite."""
+        (n_groups, _, n_features), (n_blocks, pass_size, _) = self.state.shares_W.shape, self.state.shares_h.shape
+        n_examples = len(self.state.h)
         n_chunks = -(-n_examples // _EXAMPLES_PER_CHUNK)
-        self._do(_begin, n_blocks, state)
-        self._do(_find_hidden, n_chunks, state, examples)
+        self._run_in_pieces(_BEGIN, n_blocks)
+        self._run_in_pieces(_HIDDEN, n_chunks)
         for start in range(0, n_examples, pass_size):
-            stop = min(start + pass_size, n_examples)
-            self._do(_dense, n_groups * n_blocks, state, start, stop)
-            self._do(_add_up, -(-(stop - start) // _EXAMPLES_PER_CHUNK), state, start, stop)
-        self._do(_correct_hidden, n_chunks, state, examples)
-        self._do(_gradient, -(-n_features // _FEATURES_PER_CHUNK), state, examples, self.scale)
-        return bool(_is_finite(state.grad_b))
-
-    def _do(self, part: Any, n_units: int, *arguments: Any) -> None:
-        in_pieces(self.paces, part, n_units, *arguments, multiple=numba.get_num_threads())
+            self._run_in_pieces(_DENSE, n_groups * n_blocks, start=start)
+            self._run_in_pieces(_ADD_UP, -(-min(pass_size, n_examples - start) // _EXAMPLES_PER_CHUNK), start=start)
+        self._run_in_pieces(_CORRECT, n_chunks)
+        self._run_in_pieces(_GRADIENT, -(-n_features // _FEATURES_PER_CHUNK))
+        return bool(_is_finite(self.state.grad_b))
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
