@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,22 @@ def test_a_job_that_kills_its_worker_again_is_named_and_all_others_finish(tmp_pa
     assert failure.job.key == "c"
     assert failure.reason == "its process was killed twice (out of memory?)"
     assert records.keys() == ["a", "b", "d", "e", "f"]
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_jobs_that_had_not_begun_when_a_worker_died_are_not_blamed(tmp_path, n_workers):
+    def die_late(k):
+        time.sleep(0.3)
+        if k == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return k
+
+    records = Records(tmp_path)
+    failures = run(jobs_of(die_late, 7), records, n_workers=n_workers)
+    assert [failure.job.key for failure in failures] == ["a"]
+    assert records.keys() == list("bcdefg")
 
 
 class NeedsTwo(Exception):

@@ -26,6 +26,7 @@ from byheart.records import Identity, Record, Records, prepare_directory
 
 _SECONDS_PER_REPORT = 0.2
 _BATCHES_PER_WORKER = 32  # of thousands of tiny jobs, several travel together
+_TRIES = 2  # of a job whose worker is killed
 _STARTED, _DONE = 1e-12, 1.0  # fractions of a job
 _QUIET = "ignore:resource_tracker"
 
@@ -204,15 +205,19 @@ def _in_processes(jobs: list[Job], records: Records, n_workers: int, n_threads: 
                 )
                 for batch in batches
             }
+            under_way: set[str] | None = None  # when the pool broke; what is not counted here is simply computed again
             for batch, future in _ended(futures, board):
                 if not isinstance(future.exception(), BrokenExecutor):
                     failures += _outcomes(batch, future)
                     continue
-                unfinished = [job for job in batch if job.key not in records]
-                none_began = not any(0 < board.fraction(job) < _DONE for job in now)
-                for job in unfinished:
-                    crashes[job.key] += board.fraction(job) > 0 or none_began
-                    if crashes[job.key] < 2:
+                if under_way is None:
+                    begun = {job.key for job in now if 0 < board.fraction(job) < _DONE}
+                    under_way = begun or {job.key for job in now}  # a worker that dies before any job: all are suspects
+                for job in batch:
+                    if job.key in records:
+                        continue
+                    crashes[job.key] += job.key in under_way
+                    if crashes[job.key] < _TRIES:
                         board.set(job, 0)
                         jobs.append(job)
                     else:

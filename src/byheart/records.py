@@ -51,7 +51,7 @@ class Records:
         return sorted(path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"*{SUFFIX}"))
 
     def check(self, key: str, identity: Identity = MappingProxyType({})) -> None:
-        """Check that a result which is there is whole, and the one that is asked for.
+        """Check that the header of a result which is there is whole, and that it is the result that is asked for.
 
         Args:
             key: Name of the result.

@@ -54,7 +54,6 @@ def test_defaults_are_those_of_the_dataclass():
             Outer(Inner(3), (), None, Path("x/y"), "b", False),
         ),
         (["one", "--needed", "3", "two", "--on"], Outer(Inner(3), ("one", "two"))),
-        (["--needed", "3", "--needed", "4"], Outer(Inner(4))),
     ],
 )
 def test_texts_become_values(words, expected):
@@ -82,6 +81,7 @@ def test_underscores_are_dashes():
         (["--needed", "3", "--unknown"], "received --unknown, accepted: "),
         (["--need", "3"], "received --need, accepted: "),
         (["--needed"], "--needed: expected one argument"),
+        (["--needed", "3", "--needed", "4"], "--needed: received 2 times, accepted: once, with all its values"),
     ],
 )
 def test_what_is_no_value_is_named(words, message):

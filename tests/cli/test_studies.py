@@ -1,7 +1,5 @@
 """Studies as a person runs them."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -41,9 +39,10 @@ def test_each_study_of_all_gets_the_options_that_it_takes(run, tmp_path, monkeyp
     monkeypatch.setattr("byheart.studies.catalogue.STUDIES", chosen)
     monkeypatch.setattr("byheart.studies.reproduce", reproduce)
     monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
-    run("reproduce", "all", "--out", tmp_path, "--images", "folder")
+    (tmp_path / "folder").mkdir()
+    run("reproduce", "all", "--out", tmp_path, "--images", tmp_path / "folder")
     run("reproduce", "all", "--out", tmp_path, "--max-examples", 10)
-    assert made == [("double-descent", None, None), ("mnist", None, Path("folder")), ("double-descent", 10, None)]
+    assert made == [("double-descent", None, None), ("mnist", None, tmp_path / "folder"), ("double-descent", 10, None)]
 
 
 @pytest.mark.slow
@@ -76,3 +75,10 @@ def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatc
     assert (status, made) == (0, [("double-descent", tmp_path / "double-descent")])
     assert err.count("variants left out") == err.count("mnist left out") == 2  # at the start and at the end
     assert 'pip install "byheart[audit]"' in err
+
+
+def test_images_that_are_not_there_are_noticed_before_anything_is_trained(run, tmp_path):
+    status, _, err = run("reproduce", "all", "--images", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert status == 2
+    assert "nowhere' accepted: a folder of IDX files" in err.replace(",", "")
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from byheart.memorization import balanced_subsets
 from byheart.network.counterfactual import Counterfactual, CounterfactualError, counterfactual
@@ -203,3 +204,19 @@ def test_a_record_says_what_made_it_and_how_long_it_took():
     assert (made_by["n_threads"], header["more"]) == (1, "words")
     assert {"byheart", "git_revision", "numpy", "torch", "device", "started"} <= set(made_by)
     assert made_by["wall_seconds"] >= 0
+
+
+def test_a_subset_is_as_long_as_it_is(tmp_path):
+    inputs, labels = blobs()
+    whole = TensorDataset(torch.tensor(inputs), torch.tensor(labels))
+    asked = []
+
+    def fit(indices, seed):
+        asked.extend(indices)
+        return np.ones(40)
+
+    with ThreadPoolExecutor(1) as pool:
+        for dataset in (Subset(whole, range(40)), DataLoader(Subset(whole, range(40)), batch_size=7)):
+            found = counterfactual(fit, dataset, 5, store=tmp_path, executor=pool)
+            assert found.margins.shape == (5, 40)
+    assert max(asked) < 40

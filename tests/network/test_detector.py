@@ -87,7 +87,7 @@ def test_another_network_is_refused(memorizing):
     trained_on[2].bias.data[0] += 1e-6
     wider = nn.Sequential(nn.Linear(20, 130), nn.ReLU(), nn.Linear(130, 3))
     for other in (trained_on, wider, x):
-        with pytest.raises(ValueError, match="model: received a .* that is not the audited network, accepted: the Seq"):
+        with pytest.raises(ValueError, match="model: received a .* that is not the audited network, accepted: the one"):
             audit.detector(other, x)
     audit.detector(copy.deepcopy(model), x)
 
@@ -103,3 +103,24 @@ def test_an_audit_without_what_a_detector_needs_says_so(memorizing):
     none = dataclasses.replace(nothing.carriers, examples=np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="no example counts as memorized"):
         dataclasses.replace(nothing, carriers=none).detector(model, x)
+
+
+def test_a_detector_of_a_network_that_was_trained_on_is_refused(memorizing):
+    audit, x, _, model = memorizing
+    model = copy.deepcopy(model)
+    detector = audit.detector(model, blobs(500, np.random.default_rng(3))[0])
+    detector(x[:5])
+    with torch.no_grad():
+        model[2].bias[0] += 1e-3
+    for use in (detector, detector.explain):
+        with pytest.raises(
+            ValueError, match="not the audited network, accepted: the one that was audited, with the same"
+        ):
+            use(x[:5])
+
+
+def test_a_number_of_explanations_below_one_is_refused(memorizing):
+    audit, x, _, model = memorizing
+    detector = audit.detector(model, blobs(500, np.random.default_rng(3))[0])
+    with pytest.raises(ValueError, match="n: received -1, accepted: at least 1"):
+        detector.explain(x[:5], n=-1)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import struct
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.datasets import mnist_5k
+from byheart.datasets import idx_folder, mnist_5k
 from byheart.studies import mnist, reproduce
 from byheart.studies.mnist import STUDY, Network
 from byheart.studies.readme import MARK, write_summary
@@ -32,7 +33,8 @@ def few(scale: str, images=None) -> dict[str, list[Network]]:
     """Two hundred images, few networks, and the folder."""
     own = [Network("MNIST", N, seed, n_models=5) for seed in (0, 1)]
     asked = mnist._groups(scale, images)
-    return {f"MNIST, {N}": own, "sixty, 60": asked["sixty, 60"], mnist._BY_SIZE: [Network("MNIST", 50, 0), *own]}
+    folder = "folder sixty, 60"
+    return {f"MNIST, {N}": own, folder: asked[folder], mnist._BY_SIZE: [Network("MNIST", 50, 0), *own]}
 
 
 @pytest.mark.slow
@@ -47,12 +49,12 @@ def test_the_study_runs_small_judges_every_claim_and_goes_on(idx, tmp_path):
     assert set(tables["by-size"]["n_examples"]) == {50, N}
     assert tables["by-size"]["largest"].max() <= 1 + 1e-9  # a leverage
     assert tables["by-epoch"]["epoch"].max() == 30
-    assert set(tables["by-dataset"]["dataset"]) == {f"MNIST, {N}", "sixty, 60"}
+    assert set(tables["by-dataset"]["dataset"]) == {f"MNIST, {N}", "folder sixty, 60"}
     assert tables["cost"]["n_runs"].sum() == 9
     assert tables["cost"]["wall_hours"].min() > 0
     page = (out / "README.md").read_text(encoding="utf-8").split(MARK)[1]
     assert f"byheart reproduce mnist --scale quick --images {idx}" in page
-    assert f"2 on MNIST, {N}, 1 on sixty, 60; truth: 5 networks" in page
+    assert f"2 on MNIST, {N}, 1 on folder sixty, 60; truth: 5 networks" in page
     for name in ("sorted", "images"):
         assert (out / f"{name}.png").stat().st_size > 10_000
     assert len(write_summary(tmp_path / "results")) == len(STUDY.claims)  # of a study without runs of the toy model
@@ -66,7 +68,7 @@ def test_scales_differ_and_a_folder_is_a_dataset_of_its_own(idx):
     assert list(quick) == ["MNIST, 5,000", "by size"]
     assert list(medium) == ["MNIST, 5,000", "Fashion-MNIST, 5,000", "by size"]
     assert list(paper) == ["MNIST, 5,000", "Fashion-MNIST, 5,000", "Fashion-MNIST, 60,000", "by size"]
-    assert STUDY.groups_up_to("quick", images=idx)["sixty, 60"] == [Network(str(idx), 60, 0)]
+    assert STUDY.groups_up_to("quick", images=idx)["folder sixty, 60"] == [Network(idx, 60, 0)]
     assert {network.n_models for network in medium["MNIST, 5,000"]} == {48}
     assert {network.n_examples for network in medium["by size"]} == {500, 1_000, 2_000, 5_000}
 
@@ -142,3 +144,13 @@ def test_figures_are_of_the_tables_thinned_to_what_is_seen():
     assert {figure.axes[0].get_xlabel() for figure in STUDY.figures(tables).values()} >= {
         "share of training examples, by D*"
     }
+
+
+def test_a_folder_named_like_a_dataset_is_the_folder(idx, tmp_path, monkeypatch):
+    (tmp_path / "MNIST").symlink_to(idx)
+    monkeypatch.chdir(tmp_path)
+    network, built_in = Network(Path("MNIST"), 60, 0), Network("MNIST", 60, 0)
+    expected = idx_folder(idx)
+    np.testing.assert_array_equal(mnist._load(network.dataset, 60).inputs, expected.inputs)
+    assert network.on != built_in.on
+    assert network.key != built_in.key

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.records import digest, prepare_directory
+from byheart.records import Record, digest, prepare_directory, write
 from byheart.toy.config import TrainConfig
 from byheart.toy.runs import Run, load_run, open_runs, read_header
 
@@ -86,6 +86,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = make_run().save(tmp_path)
     path.write_bytes(content)
     assert_refused(path)
+
+
+def test_another_file_of_byhearts_is_refused(tmp_path):
+    path = write(tmp_path / "audit.safetensors", Record({"x": np.ones(2)}, {"audit": "{}"}))
+    assert "it is no run" in assert_refused(path)
+    with pytest.raises(ValueError, match=r"audit\.safetensors \(it is no run\)"):
+        open_runs(tmp_path)
 
 
 def test_any_edited_byte_is_noticed(tmp_path):

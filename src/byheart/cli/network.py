@@ -53,6 +53,11 @@ class AuditCommand:
         if len(self.target) != 1:
             received, names = " ".join(self.target) or "none", ", ".join(BUILT_IN)
             raise ValueError(f"target: received {received}, accepted: FILE.py:function, {names}, or diff A B")
+        if self.target[0] not in BUILT_IN and (self.seed, self.held_out) != (0, True):
+            raise ValueError(
+                f"seed, held_out: received {self.seed}, {self.held_out} with {self.target[0]}, accepted: with"
+                f" {', '.join(BUILT_IN)}, on which a network is trained"
+            )
         if self.out.suffix != ".html":
             raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
         for path in filter(None, (self.out, self.table)):
@@ -78,7 +83,7 @@ class AuditCommand:
             else:
                 given = load_target(target)
             given = given | ({} if self.layer is None else {"layer": self.layer})
-            size = getattr(given["dataset"], "dataset", given["dataset"])
+            size = given["dataset"].dataset if hasattr(given["dataset"], "batch_sampler") else given["dataset"]
             total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
             try:
                 return audit(**given, on_progress=lambda done, what: advance(done, total, what))
@@ -87,7 +92,13 @@ class AuditCommand:
 
     def _compare(self, fail_on: FailOn | None) -> None:
         if len(self.target) != 3:
-            raise ValueError("target: accepted: diff A B, two tables of byheart audit --table, or two FILE.py:function")
+            received = " ".join(self.target)
+            raise ValueError(
+                f"target: received {received}, accepted: diff A B, two tables of byheart audit --table, or two"
+                " FILE.py:function"
+            )
+        if (self.out, self.table) != (Path("audit.html"), None):
+            raise ValueError("out, table: received with diff, which writes neither, accepted: without")
         before, after = (
             read_table(name) if name.endswith(".csv") else self._audited(name).table for name in self.target[1:]
         )

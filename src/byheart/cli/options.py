@@ -144,6 +144,9 @@ def parse(cls: type[T], arguments: Sequence[str], prog: str) -> T:
     for option in known.values():
         option.add_to(parser)
     dashed = [re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), argument) for argument in arguments]
+    flags = [argument.split("=")[0] for argument in dashed if argument.startswith("--")]
+    if twice := [flag for flag in dict.fromkeys(flags) if flags.count(flag) > 1]:
+        parser.error(f"{twice[0]}: received {flags.count(twice[0])} times, accepted: once, with all its values")
     found, unknown = parser.parse_known_intermixed_args(dashed)
     if unknown:
         parser.error(f"received {' '.join(unknown)}, accepted: options of this command")

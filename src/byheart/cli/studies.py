@@ -61,6 +61,8 @@ class ReproduceCommand:
         from byheart.studies import write_summary
         from byheart.studies.catalogue import STUDIES
 
+        if self.images is not None and not self.images.is_dir():
+            raise ValueError(f"images: received {str(self.images)!r}, accepted: a folder of IDX files")
         chosen = list(STUDIES.values())
         if self.max_examples is not None:
             able = [study for study in chosen if "max_examples" in study.options]

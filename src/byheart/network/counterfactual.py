@@ -177,21 +177,20 @@ def _fit_one(
 
 
 def _digest_targets(dataset: Any) -> str:
-    """Digest of all targets; of a dataset that has none, nothing."""
+    """Digest of all targets, one by one, so that batches do not matter; of a dataset that has none, nothing."""
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
-        return digest(np.asarray(dataset[1]))
+        return digest(*map(np.asarray, np.asarray(dataset[1])))
     try:
-        targets = [np.asarray(batch.targets.cpu()) for batch in as_inputs(dataset)]
+        return digest(*(np.asarray(target) for batch in as_inputs(dataset) for target in batch.targets.cpu()))
     except (ValueError, TypeError):
         return ""
-    return digest(*targets)
 
 
 def _size(dataset: Any) -> int:
     """Number of examples of a dataset, a loader's, or a pair of arrays."""
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
         return len(dataset[1])
-    inner = getattr(dataset, "dataset", dataset)
+    inner = dataset.dataset if hasattr(dataset, "batch_sampler") else dataset  # a DataLoader counts batches
     if not hasattr(inner, "__len__"):
         raise ValueError(f"dataset: received {type(dataset).__name__} without a length, accepted: a sized one")
     return len(inner)

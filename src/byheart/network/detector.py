@@ -68,6 +68,7 @@ class Detector:
     threshold: float
     held_out_scores: Float64[np.ndarray, " n_held_out"] = field(repr=False)
     _model: nn.Module = field(repr=False)
+    _weights_digest: str = field(repr=False)
     _head: str = field(repr=False)
     _examples: Int64[np.ndarray, " n_memorized"] = field(repr=False)
     _labels: Int64[np.ndarray, " n_memorized"] = field(repr=False)
@@ -82,6 +83,9 @@ class Detector:
 
         Args:
             inputs: A dataset, or an array or tensor of inputs.
+
+        Raises:
+            ValueError: If the network's weights have changed since the audit, or it cannot take the inputs.
         """
         parts = [self._table(*part) for part in self._carried(inputs)]
         return pd.concat(parts, ignore_index=True)
@@ -94,8 +98,14 @@ class Detector:
 
         Args:
             inputs: A dataset, or an array or tensor of inputs.
-            n: At most so many examples each.
+            n: Largest number of examples for each input, at least 1.
+
+        Raises:
+            ValueError: If the network's weights have changed since the audit, it cannot take the inputs, or ``n`` is
+                below 1.
         """
+        if n < 1:
+            raise ValueError(f"n: received {n}, accepted: at least 1")
         rows: list[tuple[int, int, int, int, float, float]] = []
         first = 0
         for predictions, carried in self._carried(inputs):
@@ -111,6 +121,7 @@ class Detector:
 
     def _carried(self, inputs: Any) -> Any:
         """Yield, batch by batch, the predictions, and what each memorized example contributes to each (at least 0)."""
+        _check_weights(self._model, self._weights_digest)
         for predictions, z in _answers(self._model, self._head, inputs):
             carried = np.maximum(z @ self._carriers.T, 0) * (self._labels == predictions[:, None])
             yield predictions, carried
@@ -143,11 +154,7 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
         raise ValueError("detector: received an audit made with detector=False, accepted: one with detector=True")
     if not len(carriers.examples):
         raise ValueError("detector: received an audit in which no example counts as memorized, accepted: one with some")
-    if not hasattr(model, "named_modules") or weights_digest(model) != carriers.weights_digest:
-        raise ValueError(
-            f"model: received a {type(model).__name__} that is not the audited network, accepted: the"
-            f" {audit.provenance['model']} that was audited, with the same weights"
-        )
+    _check_weights(model, carriers.weights_digest)
     moment = carriers.moment.copy()
     moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
     solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), carriers.inputs.astype(np.float64).T).T
@@ -155,7 +162,8 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
     labels = audit.table["label"].to_numpy()[kept]
     ranked = audit.table["score"].to_numpy()[kept]
     carried = memorization_weights(audit.table, audit.evidence)[kept, None] * solved
-    detector = Detector(false_positive_rate, np.inf, np.zeros(0), model, carriers.head, kept, labels, ranked, carried)
+    network = model, carriers.weights_digest, carriers.head
+    detector = Detector(false_positive_rate, np.inf, np.zeros(0), *network, kept, labels, ranked, carried)
     scores = np.sort(detector(held_out)["score"].to_numpy())
     rank = int(np.ceil((1 - false_positive_rate) * (len(scores) + 1)))  # the conformal quantile
     if rank > len(scores):
@@ -164,6 +172,14 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
             f" for a false positive rate of {false_positive_rate:g}"
         )
     return dataclasses.replace(detector, threshold=float(scores[rank - 1]), held_out_scores=scores)
+
+
+def _check_weights(model: nn.Module, digest: str) -> None:
+    if not hasattr(model, "named_modules") or weights_digest(model) != digest:
+        raise ValueError(
+            f"model: received a {type(model).__name__} that is not the audited network, accepted: the one that was"
+            " audited, with the same weights"
+        )
 
 
 def weights_digest(model: nn.Module) -> str:

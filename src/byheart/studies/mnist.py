@@ -53,8 +53,8 @@ _HOBBHAHN = "Hobbhahn, comment and second post"
 class Network:
     """A network that is audited while it is trained on the first images of a dataset."""
 
-    dataset: str
-    """"MNIST" (the 5,000 that are installable), "Fashion-MNIST", or a folder of IDX files."""
+    dataset: str | Path
+    """"MNIST" (the 5,000 that are installable), "Fashion-MNIST", or the path of a folder of IDX files."""
     n_examples: int
     seed: int
     n_models: int = 0
@@ -63,23 +63,24 @@ class Network:
     @property
     def on(self) -> str:
         """Name of the dataset, with its size."""
-        return f"{Path(self.dataset).name}, {self.n_examples:,}"
+        name = self.dataset if isinstance(self.dataset, str) else f"folder {self.dataset.resolve().name}"
+        return f"{name}, {self.n_examples:,}"
 
     @property
     def key(self) -> str:
         """Name of the directory of the truth's models, with which the name of its record begins."""
-        return f"{Path(self.dataset).name}-{self.n_examples}"
+        return f"{self.on.replace(', ', '-').replace(',', '').replace(' ', '-')}"
 
 
 def _groups(scale: Scale, images: Path | None = None) -> dict[str, list[Network]]:
     """The networks by dataset, and those on MNIST by size."""
-    chosen = [("MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale])]
+    chosen: list[tuple[str | Path, int, int, int]] = [("MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale])]
     if scale != "quick":
         chosen.append(("Fashion-MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale]))
     if scale == "paper":
         chosen.append(("Fashion-MNIST", _N_ALL, 1, 0))
     if images is not None:
-        chosen.append((str(images), len(idx_folder(images)), 1, 0))
+        chosen.append((images, len(idx_folder(images)), 1, 0))
     by_dataset = [[Network(name, n, seed, n_models) for seed in range(seeds)] for name, n, seeds, n_models in chosen]
     sizes = [Network("MNIST", n, seed) for n in _SIZES[scale] for seed in range(N_SEEDS[scale])]
     return {own[0].on: own for own in by_dataset} | {_BY_SIZE: sizes + by_dataset[0]}
@@ -132,10 +133,10 @@ def _train(
 
 
 @functools.lru_cache(maxsize=1)
-def _load(dataset: str, n_examples: int) -> Labelled:
-    if dataset == "MNIST":
-        return mnist_5k().take(np.arange(n_examples))
-    return fashion_mnist(n_examples) if dataset == "Fashion-MNIST" else idx_folder(Path(dataset), n_examples)
+def _load(dataset: str | Path, n_examples: int) -> Labelled:
+    if isinstance(dataset, Path):
+        return idx_folder(dataset, n_examples)
+    return mnist_5k().take(np.arange(n_examples)) if dataset == "MNIST" else fashion_mnist(n_examples)
 
 
 def _fit(data: Labelled) -> Fit:

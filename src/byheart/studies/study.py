@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
@@ -144,6 +144,8 @@ def reproduce(
     """
     from byheart.studies.catalogue import STUDIES
 
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale: received {scale!r}, accepted: {', '.join(get_args(Scale))}")
     if isinstance(study, str):
         if study not in STUDIES:
             raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")

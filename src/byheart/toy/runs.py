@@ -189,6 +189,8 @@ def read_header(path: str | Path) -> Header:
     """
     path = Path(path)
     header = records.read_header(path, _WHAT)
+    if "config" not in header:
+        raise records.not_whole(path, "it is no run", _WHAT)
     config = TrainConfig.from_dict(json.loads(header["config"]))
     found = Header(path, config, json.loads(header["metrics"]), json.loads(header["provenance"]), header["data_digest"])
     if found.id != config.run_id(found.data_digest):

@@ -117,6 +117,8 @@ def sweep(
         read_header(store.path(run_id))
     for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
         choose(name, variant)  # a kernel that cannot run here fails once, not once per run
+    if kernel is not None and kernel not in KERNELS:
+        raise ValueError(f"kernel: received {kernel!r}, accepted: {', '.join(KERNELS)}")
     one_large_core = kernel is not None and KERNELS[kernel].device == "cuda"
     todo = [
         Job(

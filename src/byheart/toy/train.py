@@ -1,4 +1,4 @@
-"""Train one model on one finite dataset and measure it."""
+"""Train one model on one dataset, finite or drawn afresh at every step, and measure it."""
 
 from __future__ import annotations
 

@@ -57,6 +57,9 @@ def leaderboard(
         ModuleNotFoundError, FileNotFoundError: If a dataset or pytorch-ood is missing; the message says how to get it.
         CounterfactualError, JobsError: If networks failed; the others are kept, and the same call tries again.
     """
+    for name, value in (("n_models", n_models), ("n_seeds", n_seeds)):
+        if value < 1:
+            raise ValueError(f"{name}: received {value}, accepted: at least 1")
     unknown = [name for name in tasks if name not in TASKS]
     if unknown:
         raise ValueError(f"tasks: received {unknown[0]!r}, accepted: {', '.join(TASKS)}")
