@@ -1,0 +1,1 @@
+"""Language models: what did they memorize, document by document and span by span?"""

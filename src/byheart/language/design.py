@@ -1,0 +1,299 @@
+"""Who trains on what: for each model, which documents it reads and which spans of them carry loss.
+
+Each document is in the training set of a random half of the models (Zhang et al. 2021). Each span, a substring with all
+its copies, is on in a random half of the models, independently; where it is off, its tokens stay in the documents as
+context, but as targets they carry no loss, in any copy. Models 2j and 2j + 1 are complements of each other: what is in
+or on for one is out or off for the other. The bits of a pair depend on the seed and its number only, so that a design of
+more models begins with the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from byheart import records
+from byheart.language.documents import Documents
+from byheart.records import Record, digest
+
+if TYPE_CHECKING:
+    from byheart.language.collate import Collator
+    from byheart.language.estimates import Estimates
+
+Role = Literal["random", "always", "never"]
+_WHAT = "design"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Tokens [start, stop) of a document."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """A substring with all its copies, which carry loss together or not at all.
+
+    A span without copies is a probe: nothing of it is trained on, so that what is measured at its places is chance.
+    """
+
+    text: str
+    """What it says."""
+    kind: str
+    """Where it comes from: "given", "repeat", "joined" (near-copies joined), "canary", "near-copies" or "probe"."""
+    copies: tuple[Place, ...]
+    """Where its tokens carry no loss when it is off."""
+    measured: tuple[Place, ...] = ()
+    """Where it is measured; default its copies. A canary that is only planted in near-copies is measured elsewhere."""
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Of planted spans: "n_copies", and of near-copies "changed", the share of the words that differ."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where it is measured."""
+        return self.measured or self.copies
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """For each model, the documents it trains on and the spans that carry loss.
+
+    Attributes:
+        documents: What there is to train on.
+        spans: Spans; their copies may not overlap with those of other spans.
+        n_models: Number of models, even and at least 2.
+        seed: Of the random bits.
+        roles: For each document "random" (in half of the models), "always" or "never" (in all, in none); default all
+            random.
+        context: Tokens that a model reads at once, at least 2: a longer document is cut into rows of so many.
+
+    Raises:
+        ValueError: If a number is out of range, or a span is outside of its document or overlaps another one.
+    """
+
+    documents: Documents
+    spans: tuple[Span, ...] = ()
+    n_models: int = 32
+    seed: int = 0
+    roles: tuple[Role, ...] = ()
+    context: int = 128
+
+    def __post_init__(self) -> None:
+        if self.n_models < 2 or self.n_models % 2:
+            raise ValueError(f"n_models: received {self.n_models}, accepted: an even number >= 2")
+        if self.context < 2:
+            raise ValueError(f"context: received {self.context}, accepted: an integer >= 2")
+        object.__setattr__(self, "spans", tuple(self.spans))
+        object.__setattr__(self, "roles", tuple(self.roles) or ("random",) * len(self.documents))
+        if len(self.roles) != len(self.documents) or set(self.roles) - {"random", "always", "never"}:
+            raise ValueError(
+                f"roles: received {len(self.roles)} of {', '.join(sorted(set(self.roles)))}, accepted:"
+                f" {len(self.documents)} of random, always, never"
+            )
+        self._check_spans()
+
+    def _check_spans(self) -> None:
+        taken = np.full(self.documents.n_tokens, -1)
+        for number, span in enumerate(self.spans):
+            if not span.places:
+                raise ValueError(f"spans: received {span.text!r:.60} without a place, accepted: spans that occur")
+            for place in (*span.copies, *span.measured):
+                size = len(self.documents.tokens[place.document]) if place.document < len(self.documents) else 0
+                if not 0 <= place.start < place.stop <= size:
+                    raise ValueError(f"spans: received {place} of {span.text!r:.60}, accepted: tokens of a document")
+            for place in span.copies:
+                tokens = taken[self.tokens_of(place)]
+                if (tokens >= 0).any():
+                    other = self.spans[int(tokens[tokens >= 0][0])].text
+                    raise ValueError(
+                        f"spans: received {span.text!r:.60}, which overlaps {other!r:.60} in"
+                        f" {self.documents.names[place.document]!r}, accepted: spans that do not overlap"
+                    )
+                taken[self.tokens_of(place)] = number
+
+    @cached_property
+    def document_mask(self) -> Bool[np.ndarray, "n_models n_documents"]:
+        """Which model trains on which document."""
+        mask = self._bits(0, len(self.documents))
+        roles = np.array(self.roles)
+        mask[:, roles == "always"], mask[:, roles == "never"] = True, False
+        return mask
+
+    @cached_property
+    def span_mask(self) -> Bool[np.ndarray, "n_models n_spans"]:
+        """In which model which span is on."""
+        return self._bits(1, len(self.spans))
+
+    def _bits(self, stream: int, size: int) -> np.ndarray:
+        """Half of the bits of every model, in complementary pairs; of an odd number, one more or less."""
+        mask = np.zeros((self.n_models, size), dtype=bool)
+        for pair in range(self.n_models // 2):
+            rng = np.random.default_rng([self.seed, stream, pair])
+            mask[2 * pair] = rng.permutation(size) < (size + pair % 2) // 2
+            mask[2 * pair + 1] = ~mask[2 * pair]
+        return mask
+
+    def tokens_of(self, place: Place) -> slice:
+        """Return the numbers of a place's tokens among those of all documents."""
+        start = int(self.documents.starts[place.document])
+        return slice(start + place.start, start + place.stop)
+
+    @cached_property
+    def span_of(self) -> Int64[np.ndarray, " n_tokens"]:
+        """The span of which each token is part of a copy; -1 for none."""
+        found = np.full(self.documents.n_tokens, -1, dtype=np.int64)
+        for number, span in enumerate(self.spans):
+            for place in span.copies:
+                found[self.tokens_of(place)] = number
+        return found
+
+    def carries_loss(self, model: int) -> Bool[np.ndarray, " n_tokens"]:
+        """Return which tokens carry loss, as targets, in a model's training."""
+        off = np.append(~self.span_mask[model], False)  # the last is for tokens of no span
+        mask: np.ndarray = self.document_mask[model][self.documents.document_of] & ~off[self.span_of]
+        return mask
+
+    @cached_property
+    def rows(self) -> tuple[Place, ...]:
+        """What a model reads at once: whole documents, or pieces of ``context`` tokens of longer ones."""
+        return tuple(
+            Place(document, start, min(start + self.context, len(tokens)))
+            for document, tokens in enumerate(self.documents.tokens)
+            for start in range(0, len(tokens), self.context)
+        )
+
+    def rows_of(self, model: int) -> Int64[np.ndarray, " n_rows"]:
+        """Return the rows that a model trains on."""
+        documents = np.array([row.document for row in self.rows])
+        found: np.ndarray = np.flatnonzero(self.document_mask[model][documents])
+        return found
+
+    @cached_property
+    def tokens_per_row(self) -> float:
+        """Mean number of targets of a row, on or off, in or out: what the loss of a row is divided by in all models."""
+        return self.documents.n_tokens / len(self.rows)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a model's training depends on, as JSON values."""
+        return {
+            "documents": digest(self.documents.flat, self.documents.starts),
+            "vocabulary": self.documents.vocabulary,
+            "spans": digest(self.span_of),
+            "roles": digest(np.array(self.roles)),
+            "seed of the design": self.seed,
+            "context": self.context,
+        }
+
+    def collate(self, model: int, *, beginning: int | None = None, padding: int | None = None) -> Collator:
+        """Return what makes a model's batches: for a loop of your own, and for a Hugging Face ``Trainer``.
+
+        Args:
+            model: Number of the model.
+            beginning: Token that every row begins with; default the one after the vocabulary.
+            padding: Token that fills rows up; default the same.
+
+        Raises:
+            ValueError: If there is no such model.
+        """
+        from byheart.language.collate import Collator
+
+        return Collator(self, model, beginning, padding)
+
+    def estimate(self, logs: Any) -> Estimates:
+        """Estimate what documents and spans are memorized, from every model's log-probabilities (see ``estimate``)."""
+        from byheart.language.estimates import estimate
+
+        return estimate(self, logs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the design to a file with all its texts and bits, and return its path."""
+        docs = self.documents
+        arrays = {
+            "tokens": docs.flat,
+            "starts": docs.starts,
+            "offsets": np.concatenate(docs.offsets),
+            "document_mask": self.document_mask,
+            "span_mask": self.span_mask,
+        }
+        spans = [
+            {
+                "text": span.text,
+                "kind": span.kind,
+                "copies": [(p.document, p.start, p.stop) for p in span.copies],
+                "measured": [(p.document, p.start, p.stop) for p in span.measured],
+                "settings": span.settings,
+            }
+            for span in self.spans
+        ]
+        header = {
+            "names": docs.names,
+            "texts": docs.texts,
+            "vocabulary": docs.vocabulary,
+            "notes": docs.notes,
+            "spans": spans,
+            "roles": self.roles,
+            "n_models": self.n_models,
+            "seed": self.seed,
+            "context": self.context,
+        }
+        record = Record(arrays, {name: json.dumps(value) for name, value in header.items()})
+        return records.write(path, record, _WHAT)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Design:
+        """Read a design that ``save`` wrote.
+
+        Raises:
+            ValueError: If the file is damaged or no design, or its bits are not those that its seed gives.
+        """
+        path = Path(path)
+        record = records.read(path, _WHAT)
+        try:
+            header = {name: json.loads(record.header[name]) for name in _HEADER}
+            starts = record.arrays["starts"][1:-1]
+            tokens = tuple(np.split(record.arrays["tokens"], starts))
+            offsets = tuple(np.split(record.arrays["offsets"], starts))
+            bits = record.arrays["document_mask"], record.arrays["span_mask"]
+        except KeyError as error:
+            raise records.not_whole(path, f"it has no {error}", _WHAT) from error
+        documents = Documents(
+            tuple(header["names"]),
+            tuple(header["texts"]),
+            tokens,
+            offsets,
+            header["vocabulary"],
+            tuple(header["notes"]),
+        )
+        spans = tuple(
+            Span(
+                span["text"],
+                span["kind"],
+                tuple(Place(*place) for place in span["copies"]),
+                tuple(Place(*place) for place in span["measured"]),
+                span["settings"],
+            )
+            for span in header["spans"]
+        )
+        design = cls(documents, spans, header["n_models"], header["seed"], tuple(header["roles"]), header["context"])
+        if not all(map(np.array_equal, bits, (design.document_mask, design.span_mask))):
+            raise records.not_whole(path, "its bits are not those of its seed", _WHAT)
+        return design
+
+
+_HEADER = ("names", "texts", "vocabulary", "notes", "spans", "roles", "n_models", "seed", "context")
+
+
+def complementary(models: Sequence[int] | int) -> Int64[np.ndarray, " n_models"]:
+    """Return the numbers of the models that are the complements of these."""
+    return np.asarray(models) ^ 1
