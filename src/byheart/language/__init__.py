@@ -1,1 +1,12 @@
 """Language models: what did they memorize, document by document and span by span?"""
+
+from byheart.language.collate import Collator as Collator
+from byheart.language.collate import CollatorReport as CollatorReport
+from byheart.language.collate import check_collator as check_collator
+from byheart.language.design import Design as Design
+from byheart.language.design import Place as Place
+from byheart.language.design import Span as Span
+from byheart.language.documents import Documents as Documents
+from byheart.language.ensemble import Ensemble as Ensemble
+from byheart.language.ensemble import EnsembleConfig as EnsembleConfig
+from byheart.language.ensemble import train as train

@@ -3,14 +3,13 @@
 Each document is in the training set of a random half of the models (Zhang et al. 2021). Each span, a substring with all
 its copies, is on in a random half of the models, independently; where it is off, its tokens stay in the documents as
 context, but as targets they carry no loss, in any copy. Models 2j and 2j + 1 are complements of each other: what is in
-or on for one is out or off for the other. The bits of a pair depend on the seed and its number only, so that a design of
-more models begins with the same ones.
+or on for one is out or off for the other. The bits of a pair depend on the seed and its number only, so that a design
+of more models begins with the same ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -195,20 +194,23 @@ class Design:
             "context": self.context,
         }
 
-    def collate(self, model: int, *, beginning: int | None = None, padding: int | None = None) -> Collator:
+    def collate(
+        self, model: int, *, batch_size: int = 32, beginning: int | None = None, padding: int | None = None
+    ) -> Collator:
         """Return what makes a model's batches: for a loop of your own, and for a Hugging Face ``Trainer``.
 
         Args:
             model: Number of the model.
+            batch_size: Rows of one step of the optimizer, at least 1.
             beginning: Token that every row begins with; default the one after the vocabulary.
             padding: Token that fills rows up; default the same.
 
         Raises:
-            ValueError: If there is no such model.
+            ValueError: If there is no such model, or ``batch_size`` is out of range.
         """
         from byheart.language.collate import Collator
 
-        return Collator(self, model, beginning, padding)
+        return Collator(self, model, batch_size, beginning, padding)
 
     def estimate(self, logs: Any) -> Estimates:
         """Estimate what documents and spans are memorized, from every model's log-probabilities (see ``estimate``)."""
@@ -292,8 +294,3 @@ class Design:
 
 
 _HEADER = ("names", "texts", "vocabulary", "notes", "spans", "roles", "n_models", "seed", "context")
-
-
-def complementary(models: Sequence[int] | int) -> Int64[np.ndarray, " n_models"]:
-    """Return the numbers of the models that are the complements of these."""
-    return np.asarray(models) ^ 1

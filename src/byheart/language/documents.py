@@ -1,7 +1,7 @@
 """Texts as tokens: what a language model is trained on, and where every token stands in its text.
 
-All tokens of all documents have one number each, in order: token t of document d is number ``starts[d] + t``. Arrays over
-tokens, such as log-probabilities, are in this order everywhere.
+All tokens of all documents have one number each, in order: token t of document d is number ``starts[d] + t``. Arrays
+over tokens, such as log-probabilities, are in this order everywhere.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ class Documents:
     def take(self, rows: Sequence[int] | np.ndarray) -> Documents:
         """Return some of the documents, by index, in the order of the indices."""
         chosen = [int(row) for row in rows]
-        columns = (self.names, self.texts, self.tokens, self.offsets)
-        names, texts, tokens, offsets = (tuple(column[row] for row in chosen) for column in columns)
-        return Documents(names, texts, tokens, offsets, self.vocabulary, self.notes)
+        return Documents(
+            tuple(self.names[row] for row in chosen),
+            tuple(self.texts[row] for row in chosen),
+            tuple(self.tokens[row] for row in chosen),
+            tuple(self.offsets[row] for row in chosen),
+            self.vocabulary,
+            self.notes,
+        )

@@ -1,12 +1,13 @@
 """An ensemble: the models of a design, trained, with what each says of every token of every document.
 
-Models are trained in stacks of a fixed size, each stack a job of the shared engine: a stack that is there is not trained
-again, and the same seed gives the same bits on one machine, wherever training was interrupted.
+Models are trained in stacks of a fixed size, each stack a job of the shared engine: a stack that is there is not
+trained again, and the same seed gives the same bits on one machine, wherever training was interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -169,8 +170,6 @@ def train(
     )
     if failures:
         raise JobsError(failures)
-    import json
-
     found = [records.read(job.key) for job in todo]
     arrays = {name: np.concatenate([record.arrays[name] for record in found]) for name in _PER_TOKEN}
     logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
@@ -195,8 +194,6 @@ def _train_stack(
     design: Design, config: EnsembleConfig, models: list[int], *, n_threads: int | None, report: Report
 ) -> Record:
     """Train models side by side in a worker."""
-    import json
-
     import torch
 
     from byheart.language.stacked import Stack, adamw, learning_rate
@@ -310,7 +307,7 @@ class Batches:
         return Batch(torch.from_numpy(inputs), where, targets, tokens)
 
 
-def answers(design: Design, stack: Any) -> tuple[Float32[np.ndarray, "n_models n_tokens"], Bool[np.ndarray, "..."]]:
+def answers(design: Design, stack: Any) -> tuple[Float32[np.ndarray, "n_models n_tokens"], Bool[np.ndarray, ...]]:
     """Return every model's log-probability of every token, and whether it is the most probable one."""
     import torch
 

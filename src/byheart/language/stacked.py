@@ -50,7 +50,7 @@ class Stack:
         w, (n_models, n_rows, n_tokens), width = self.weights, inputs.shape, self.config.width
         own = torch.arange(n_models)[:, None] * (self.vocabulary + 1)
         x = F.embedding(inputs.flatten(1) + own, w["tokens"].flatten(0, 1))
-        x = (x.view(inputs.shape + (width,)) + w["positions"][:, None, :n_tokens]).flatten(1, 2)
+        x = (x.view((*inputs.shape, width)) + w["positions"][:, None, :n_tokens]).flatten(1, 2)
         heads = (n_models * n_rows, n_tokens, 3, self.config.n_heads, width // self.config.n_heads)
         for layer in range(self.config.n_layers):
             read = torch.bmm(_normalised(x, w["attention_norm"][:, layer]), w["attention_in"][:, layer])
@@ -93,11 +93,11 @@ class Stack:
                 by_logit = logits.sub_(_at(logits, target) - log_probability[:, None]).exp_().mul_(scale)
                 by_logit[torch.arange(len(target)), target] -= scale
                 grad[model, own] = by_logit @ output
-                self.weights["tokens"].grad[model, : self.vocabulary].addmm_(by_logit.T, states)  # type: ignore[union-attr]
+                self.weights["tokens"].grad[model, : self.vocabulary].addmm_(by_logit.T, states)
         hidden.backward(grad)
         return found
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def answers(
         self, inputs: Int[torch.Tensor, "n_rows n_tokens"], targets: Int[torch.Tensor, "n_rows n_tokens"]
     ) -> tuple[Float[torch.Tensor, "n_models n_rows n_tokens"], Any]:
