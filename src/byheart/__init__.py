@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from byheart import language as language
 from byheart.geometry import example_dimensionality as example_dimensionality
 from byheart.geometry import feature_dimensionality as feature_dimensionality
 from byheart.geometry import maximal_dimensionality as maximal_dimensionality

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import byheart
 from byheart.cli.console import complain
+from byheart.cli.language import CounterfactualCommand
 from byheart.cli.network import AuditCommand, CheckError
 from byheart.cli.options import Parser, parse
 from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCommand
@@ -36,6 +37,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "report": ReportCommand,
     "audit": AuditCommand,
     "leaderboard": LeaderboardCommand,
+    "counterfactual": CounterfactualCommand,
 }
 
 

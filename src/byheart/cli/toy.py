@@ -105,17 +105,22 @@ def follow(advance: Advance) -> OnProgress:
 
 @dataclass
 class ReportCommand:
-    """Write one self-contained interactive HTML page about a directory of runs."""
+    """Write one self-contained interactive HTML page about a directory of runs, or of language models."""
 
     runs: Path = field(metadata={"positional": "RUNS"})
-    """Directory of run files."""
+    """Directory of run files, or what byheart counterfactual wrote."""
     out: Path = Path("report.html")
     """The page."""
 
     def run(self) -> None:
         """Write the page."""
+        from byheart.language.counterfactual import DESIGN, report
         from byheart.toy.page import write_report
         from byheart.toy.runs import open_runs
+
+        if (self.runs / DESIGN).is_file():
+            print(f"wrote {report(self.runs, self.out)}")
+            return
 
         page = write_report(self.runs, self.out)
         print(f"wrote {page}, {len(open_runs(self.runs))} runs")

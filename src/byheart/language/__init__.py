@@ -3,6 +3,8 @@
 from byheart.language.collate import Collator as Collator
 from byheart.language.collate import CollatorReport as CollatorReport
 from byheart.language.collate import check_collator as check_collator
+from byheart.language.counterfactual import CounterfactualConfig as CounterfactualConfig
+from byheart.language.counterfactual import counterfactual as counterfactual
 from byheart.language.design import Design as Design
 from byheart.language.design import Place as Place
 from byheart.language.design import Span as Span

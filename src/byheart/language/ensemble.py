@@ -51,7 +51,7 @@ class EnsembleConfig:
     """Heads of the attention, at least 1."""
     n_epochs: int = 12
     """Times that each model reads its documents, at least 1."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Rows per step, at least 1."""
     learning_rate: float = 5e-3
     """AdamW's, at its peak, above 0; it rises over the first twentieth of the steps and falls to 0 along a cosine."""

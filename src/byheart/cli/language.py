@@ -1,0 +1,121 @@
+"""The command of language models: what documents and spans they memorized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from byheart.cli.console import bar, print_table
+from byheart.language.counterfactual import CounterfactualConfig, counterfactual, report
+from byheart.language.ensemble import EnsembleConfig
+from byheart.records import prepare_directory
+
+if TYPE_CHECKING:
+    from byheart.language.counterfactual import Found
+    from byheart.language.texts import Texts
+
+_CORPORA = ("kjv", "shakespeare", "factbook")
+_SIZES = {"quick": (300, 16, 1), "full": (1_000, 32, 4)}  # documents of a built-in corpus, models, canaries
+
+
+@dataclass
+class CounterfactualCommand:
+    """Find which documents and passages small language models memorize, by training many on random halves of them."""
+
+    texts: tuple[str, ...] = field(metadata={"positional": "TEXTS"})
+    """kjv, shakespeare or factbook, or text files of your own (.jsonl: a document a line, in the field "text")."""
+    training: EnsembleConfig
+    spans: Path | None = None
+    """JSON list of the passages to measure: strings, or {"document", "start", "stop"} in characters; default all
+    passages that occur more than once."""
+    models: int | None = None
+    """Number of models, even, at least 8 (default: 32; quick: 16)."""
+    scale: Literal["quick", "full"] = "full"
+    """quick: 300 documents of a built-in corpus, 16 models, fewer canaries; about a minute on two cores."""
+    documents: int | None = None
+    """Number of documents of a built-in corpus, drawn at random (default: 1,000; quick: 300)."""
+    split: Literal["paragraphs", "lines", "files"] = "paragraphs"
+    """What a document is, in text files of your own."""
+    encoding: str | None = None
+    """Encoding of text files of your own; default UTF-8."""
+    folder: Path = Path()
+    """Where the archive of shakespeare or factbook lies."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; default one trained on the texts."""
+    vocabulary: int = 1024
+    """Tokens of the tokenizer that is trained on the texts, at least 257."""
+    context: int = 128
+    """Tokens that a model reads at once, at least 8; longer documents are cut."""
+    min_tokens: int = 8
+    """Length in tokens from which a repeated passage is measured, at least 2."""
+    join_near_copies: bool = False
+    """Switch near-copies of a passage (other case, punctuation, edition) off with it."""
+    canaries: int | None = None
+    """Random texts that are planted for every number of copies, as a yardstick; 0 plants none (default: 4; quick: 1)."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    n_workers: int | None = None
+    """Cores to use; default all."""
+    out: Path = Path("counterfactual")
+    """Directory of models, tables and the page report.html."""
+
+    def run(self) -> None:
+        """Train, estimate, and write tables and the page."""
+        from byheart.language.spans import spans_from_json
+
+        n_documents, models, canaries = _SIZES[self.scale]
+        config = CounterfactualConfig(
+            models if self.models is None else self.models,
+            self.vocabulary,
+            self.context,
+            self.min_tokens,
+            self.join_near_copies,
+            canaries if self.canaries is None else self.canaries,
+            self.seed,
+        )
+        texts = self._texts(n_documents if self.documents is None else self.documents)
+        spans = None if self.spans is None else spans_from_json(self.spans)
+        prepare_directory(self.out)
+        with bar("models") as advance:
+            found = counterfactual(
+                texts,
+                config,
+                self.training,
+                out=self.out,
+                spans=spans,
+                tokenizer=self.tokenizer,
+                n_workers=self.n_workers,
+                on_progress=lambda done, total: advance(done, total, ""),
+            )
+        _print(found)
+        print(f"wrote {report(self.out, self.out / 'report.html')}")
+
+    def _texts(self, n_documents: int) -> Texts:
+        from byheart.language.texts import corpus, read_texts
+
+        if not self.texts:
+            raise ValueError(f"texts: received none, accepted: {', '.join(_CORPORA)}, or text files")
+        built_in = [name for name in self.texts if name in _CORPORA]
+        if not built_in:
+            if self.documents is not None or self.folder != Path():
+                raise ValueError("documents, folder: received with files, accepted: with a built-in corpus")
+            return read_texts(self.texts, split=self.split, encoding=self.encoding)
+        if len(self.texts) > 1:
+            raise ValueError(f"texts: received {' '.join(self.texts)}, accepted: one built-in corpus, or files")
+        if self.split != "paragraphs" or self.encoding is not None:
+            raise ValueError(f"split, encoding: received with {built_in[0]}, accepted: with text files")
+        return corpus(built_in[0], n_documents, self.seed, folder=self.folder)
+
+
+def _print(found: Found) -> None:
+    print("\n".join([found.estimates.headline(), *found.notes]))
+    for table, columns in (
+        (found.estimates.documents, ("name", "n_tokens", "bits", "bits_se", "accuracy")),
+        (found.estimates.spans, ("text", "kind", "n_copies", "bits", "bits_se", "recited_on", "recited_off")),
+    ):
+        if len(table):
+            top = table.sort_values("bits", ascending=False).head(10)
+            short = top.assign(**{columns[0]: [f"{text:.48}" for text in top[columns[0]]]})
+            what = "documents" if columns[0] == "name" else "spans"
+            print_table(columns, short[list(columns)].itertuples(index=False), title=f"most memorized {what}")

@@ -1,0 +1,216 @@
+"""From texts to what is memorized of them: canaries planted, repeats found, models trained, estimates made and kept.
+
+What is left in a directory: ``design.safetensors``, the trained models in ``models/``, ``estimates.safetensors``, and
+its tables as CSV. ``report`` draws the page from the directory alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byheart.language.canaries import planted, planted_spans
+from byheart.language.design import Design, Span
+from byheart.language.ensemble import Ensemble, EnsembleConfig, train
+from byheart.language.estimates import Estimates
+from byheart.language.extraction import extraction
+from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
+from byheart.language.texts import Texts
+from byheart.language.tokens import tokenize
+from byheart.records import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DESIGN = "design.safetensors"
+_ENOUGH_MODELS = 8
+_TABLES = ("documents", "spans", "dose", "reliability", "rest")
+
+
+@dataclass(frozen=True)
+class CounterfactualConfig:
+    """What is measured of a corpus.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    models: int = 32
+    """Number of models, even, at least 8; each trains on half of the documents."""
+    vocabulary: int = 1024
+    """Tokens of the tokenizer that is trained on the texts, at least 257."""
+    context: int = 128
+    """Tokens that a model reads at once, at least 8; longer documents are cut."""
+    min_tokens: int = 8
+    """Length from which a repeated passage is a span, at least 2."""
+    join_near_copies: bool = False
+    """Whether near-copies of a span (other case, punctuation, edition) are switched off with it."""
+    canaries: int = 4
+    """Planted random texts for every number of copies (1, 2, 4 ... 32), which calibrate the rest; 0 plants none."""
+    seed: int = 0
+    """Seed of who trains on what, of what is planted, and of training."""
+
+    def __post_init__(self) -> None:
+        if self.models < _ENOUGH_MODELS or self.models % 2:
+            raise ValueError(f"models: received {self.models}, accepted: an even number >= {_ENOUGH_MODELS}")
+        for name, least in (("vocabulary", 257), ("context", 8), ("min_tokens", 2), ("canaries", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: received {getattr(self, name)}, accepted: an integer >= {least}")
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of a corpus.
+
+    Attributes:
+        ensemble: The trained models, with the design that they follow.
+        estimates: What is memorized.
+        extraction: How many tries every span takes to come out.
+        near_copies: Places where a near-copy of a span stands that is not switched off with it.
+        notes: What was assumed, in sentences.
+    """
+
+    ensemble: Ensemble
+    estimates: Estimates
+    extraction: pd.DataFrame
+    near_copies: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def design_of(
+    texts: Texts, config: CounterfactualConfig, spans: Sequence[Any] | None = None, tokenizer: Any = None
+) -> tuple[Design, pd.DataFrame]:
+    """Plant canaries, cut texts into tokens, find spans, and return the design, and the near-copies of its spans.
+
+    Args:
+        texts: The corpus.
+        config: What is planted and sought.
+        spans: Strings, or (document, first character, last character) each; default all repeated passages.
+        tokenizer: A tokenizer, or the path of its file; default one trained on the texts.
+
+    Raises:
+        ValueError: If a span occurs nowhere or overlaps another one, there are too few documents, or the tokenizer
+            cannot represent a text.
+        ModuleNotFoundError: If a package is missing; the message is the command that installs it.
+    """
+    if len(texts.texts) < 4:
+        raise ValueError(
+            f"documents: received {len(texts.texts)}, accepted: at least 4, so that half of them say something (see"
+            " --split)"
+        )
+    names, all_texts, roles = list(texts.names), list(texts.texts), ["random"] * len(texts.texts)
+    plants = None
+    if config.canaries:
+        plants = planted(names, all_texts, seed=config.seed, n_per_count=config.canaries)
+        names, all_texts, roles = list(plants.names), list(plants.texts), list(plants.roles)
+    documents = tokenize(names, all_texts, tokenizer, config.vocabulary, notes=texts.notes)
+    own = documents.take(range(len(texts.texts)))  # what is planted comes last
+    found = repeated_spans(own, config.min_tokens) if spans is None else given_spans(own, spans)
+    near = near_copies(own, found)
+    if config.join_near_copies:
+        found = join_near_copies(own, found, near)
+        near = near.iloc[:0]
+    every: tuple[Span, ...] = (*found, *(planted_spans(documents, plants) if plants else ()))
+    design = Design(documents, every, config.models, config.seed, tuple(roles), config.context)
+    return design, near
+
+
+def counterfactual(
+    texts: Texts,
+    config: CounterfactualConfig | None = None,
+    training: EnsembleConfig | None = None,
+    *,
+    out: str | Path,
+    spans: Sequence[Any] | None = None,
+    tokenizer: Any = None,
+    n_workers: int | None = None,
+    executor: Executor | None = None,
+    on_progress: Callable[[float, float], None] | None = None,
+) -> Found:
+    """Find what small language models memorize of a corpus, by training many on random halves of it.
+
+    Args:
+        texts: The corpus.
+        config: What is measured; default ``CounterfactualConfig()``.
+        training: How the models are made; default ``EnsembleConfig()``.
+        out: Directory for all results; models that are there are not trained again.
+        spans: Strings, or (document, first character, last character) each; default all repeated passages.
+        tokenizer: A tokenizer, or the path of its file; default one trained on the texts.
+        n_workers: Processes, one core each; default all cores.
+        executor: Where to train instead: any ``concurrent.futures.Executor``.
+        on_progress: Called a few times a second with the models' worth of training that is done, and of all.
+
+    Raises:
+        ValueError: If the texts or spans cannot be used, or ``out`` has results of other texts or settings.
+        OSError: If ``out`` cannot be written.
+        ModuleNotFoundError: If a package is missing; the message is the command that installs it.
+        JobsError: After all other models are finished, if some failed.
+
+    References:
+        Zhang et al. 2021, "Counterfactual memorization in neural language models".
+    """
+    out, config = Path(out), config or CounterfactualConfig()
+    design, near = design_of(texts, config, spans, tokenizer)
+    ensemble = train(
+        design, training, store=out / "models", n_workers=n_workers, executor=executor, on_progress=on_progress
+    )
+    design.save(out / DESIGN)
+    estimates = design.estimate(ensemble.logs)
+    estimates.save(out / "estimates.safetensors")
+    extracted = extraction(design, ensemble.logs)
+    for name in _TABLES:
+        getattr(estimates, name).to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    extracted.to_csv(out / "extraction.csv", index=False, float_format="%.6g")
+    near.to_csv(out / "near-copies.csv", index=False)
+    notes = _notes(design, near, config)
+    about = {
+        "notes": notes,
+        "settings": dataclasses.asdict(config) | dataclasses.asdict(ensemble.config),
+        "provenance": ensemble.provenance,
+    }
+    write_atomically(out / "about.json", json.dumps(about, indent=1, default=str).encode())
+    return Found(ensemble, estimates, extracted, near, notes)
+
+
+def report(directory: str | Path, path: str | Path, title: str = "") -> Path:
+    """Write the page about a directory that ``counterfactual`` left, and return its path.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+        OSError: If the page cannot be written.
+    """
+    import pandas as pd
+
+    from byheart.language.page import write_page
+
+    directory = Path(directory)
+    design = Design.load(directory / DESIGN)
+    estimates = Estimates.load(directory / "estimates.safetensors")
+    about = json.loads((directory / "about.json").read_text())
+    return write_page(
+        Path(path),
+        design,
+        estimates,
+        title=title or f"What {design.n_models} small language models know by heart of {directory.resolve().name}",
+        notes=about["notes"],
+        settings=about["settings"] | about["provenance"][0],
+        extraction=pd.read_csv(directory / "extraction.csv"),
+    )
+
+
+def _notes(design: Design, near: pd.DataFrame, config: CounterfactualConfig) -> tuple[str, ...]:
+    notes = [*design.documents.notes]
+    if len(design.rows) > len(design.documents):
+        cut = len({row.document for row in design.rows if row.start})
+        notes.append(f"{cut} documents are longer than {config.context} tokens: they are read in pieces.")
+    if len(near):
+        notes.append(
+            f"{near['span'].nunique()} spans have near-copies that stay on when the span is off ({len(near)} places):"
+            " what these give away is not counted as memorization of the span (--join-near-copies switches them off too)."
+        )
+    return tuple(notes)
