@@ -156,7 +156,8 @@ class Places:
         """Return where every token of a place is the most probable one; NaN if it is not known."""
         if logs.correct is None:
             return np.full((len(logs.log_probability), len(self.places)), np.nan)
-        return (self.sums(logs.correct) == self.n_tokens).astype(np.float64)
+        found: Float64[np.ndarray, "n_models n_places"] = (self.sums(logs.correct) == self.n_tokens).astype(np.float64)
+        return found
 
     def per_span(self, values: np.ndarray) -> Float64[np.ndarray, "n_rows n_spans"]:
         """Average values of places over those of each span, without those that are NaN."""

@@ -70,7 +70,9 @@ def _worth(
     effects = dose["log_probability"].to_numpy()
     found.loc[near, "equivalent"] = equivalent(seen[exact], effects[exact], effects[near])
     found["worth"] = found["equivalent"] / seen
-    found.loc[near, "beyond"] = found.loc[near, "equivalent"] >= seen[exact].max()
+    found.loc[near, "beyond"] = (
+        found.loc[near, "equivalent"] >= equivalent(seen[exact], effects[exact], np.array([np.inf]))[0]
+    )
     scores = places.sums(logs.log_probability) / places.n_tokens
     rng, draws = np.random.default_rng(seed), []
     for _ in range(_DRAWS):
@@ -94,7 +96,7 @@ def equivalent(
     Args:
         copies: Numbers of exact copies, above 0.
         effects: What each number does.
-        given: Effects to look up; above the curve, the largest number of copies is returned.
+        given: Effects to look up; from the top of the curve on, the number of copies where it begins.
     """
     order = np.argsort(copies)
     copies, curve = copies[order], np.maximum(isotonic_regression(effects[order]).x, 0)
@@ -102,7 +104,9 @@ def equivalent(
     copies, curve = copies[first], curve[first]
     found = np.exp(np.interp(given, curve, np.log(copies)))
     below = given < curve[0]
-    return np.where(below, copies[0] * np.maximum(given, 0) / max(curve[0], np.finfo(float).tiny), found)
+    in_proportion = copies[0] * np.maximum(given, 0) / max(curve[0], np.finfo(float).tiny)
+    equivalents: Float64[np.ndarray, " n_given"] = np.where(below, in_proportion, found)
+    return equivalents
 
 
 def chance_table(design: Design, logs: Logs, places: Places) -> pd.DataFrame:

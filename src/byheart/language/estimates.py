@@ -251,7 +251,7 @@ class Influence:
 
     Attributes:
         documents: Effect of training on a document (columns) on another (rows); NaN for one that is in all models or
-            none. The diagonal is memorization.
+            none, or the same models as the other. The diagonal is memorization.
         documents_se: Its standard errors, Welch's.
         spans: Effect of a span being on, in models with the document in or out alike.
         spans_se: Its standard errors, Welch's.
@@ -284,10 +284,19 @@ def influence(design: Design, logs: Any) -> Influence:
     own = compare(scores, mask)
     others = scores.copy()
     others[:, random] -= np.where(mask, own.on, own.off)[:, random]
+    own_bits = np.where(np.array(design.roles) == "random", 2.0 * mask - 1, 0)
     effects, errors = (np.full((scores.shape[1], scores.shape[1]), np.nan) for _ in range(2))
     if len(random):
-        effects[:, random], errors[:, random] = influence_of(others, mask[:, random])
+        effects[:, random], errors[:, random] = _influence(others, own_bits, mask[:, random])
         effects[random, random], errors[random, random] = own.difference[random], own.standard_error[random]
     if not design.spans:
         return Influence(effects, errors, *(np.zeros((scores.shape[1], 0)) for _ in range(2)))
-    return Influence(effects, errors, *influence_of(others, design.span_mask))
+    return Influence(effects, errors, *_influence(others, own_bits, design.span_mask))
+
+
+def _influence(others: np.ndarray, own_bits: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate influence on scores freed from their own bits, which took a part of it where bits agree by chance."""
+    effects, errors = influence_of(others, bits)
+    kept = 1 - (own_bits.T @ (2.0 * bits - 1) / len(bits)) ** 2
+    kept = np.where(kept > 0, kept, np.nan)
+    return effects / kept, errors / kept

@@ -16,7 +16,6 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 from scipy.optimize import brentq
 from scipy.special import digamma, ndtr, ndtri, polygamma
-from scipy.stats import ttest_ind
 
 from byheart.language.design import Design
 from byheart.language.differences import Places, compare, document_means, measures_of
@@ -24,15 +23,18 @@ from byheart.language.logs import as_logs
 from byheart.language.regress import checked_scores, cross_fitted, logistic, ridge
 
 _LARGE = 1e6  # degrees of freedom that are as good as infinite
+_DEVIATIONS = 200  # of documents from the regression, that are weighed against each other
 _FEWEST = 10  # units that a regression takes
 
 
 def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) -> pd.DataFrame:
     """Estimate the memorization of documents from few models, with the help of cheap scores.
 
-    Memorization is regressed on the scores (ridge, each document predicted from others); documents scatter around the
-    regression with a variance that is estimated by moments; each estimate is the posterior mean. The variances of the
-    models' estimates are first drawn to each other, as so few models say little about each.
+    Memorization is regressed on the scores (ridge, each document predicted from others), and documents are taken to
+    scatter normally around the regression; each estimate is the posterior mean. How far they scatter is uncertain with
+    so few models: all variances count, as likely as they make the data. With one variance, estimated by moments,
+    intervals of 90 % covered 79 % in a simulation, since it was 0 in some. The variances of the models' estimates are
+    first drawn to each other.
 
     Args:
         design: Who was trained on what; at least four models.
@@ -50,7 +52,7 @@ def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) ->
         ValueError: If there are fewer than four models or ten documents, or the scores are not the documents'.
 
     References:
-        Efron and Morris 1973 (empirical Bayes); Smyth 2004 (variances).
+        Morris 1983 (empirical Bayes, flat prior of the variance); Smyth 2004 (variances of the estimates).
     """
     if design.n_models < 4:
         raise ValueError(f"n_models: received {design.n_models}, accepted: at least 4 (see single)")
@@ -76,10 +78,17 @@ def _posterior(
         return columns
     regression = cross_fitted(features, given, ridge, rows)
     estimates, variance = given[rows], _moderated(variances[rows], degrees)
-    prior = max(float(np.mean((estimates - regression[rows]) ** 2 - variance)), 0.0)
-    weight = prior / np.maximum(prior + variance, np.finfo(float).tiny)
-    mean = regression[rows] + weight * (estimates - regression[rows])
-    error = np.sqrt(weight * variance)
+    apart = estimates - regression[rows]
+    variance = np.maximum(variance, 1e-12 * np.mean(apart**2) + np.finfo(float).tiny)
+    deviations = np.linspace(0, 2 * np.sqrt(np.mean(apart**2)), _DEVIATIONS)
+    total = deviations[:, None] ** 2 + variance
+    likelihood = -(np.log(total) + apart**2 / total).sum(axis=1) / 2
+    chance = deviations * np.exp(likelihood - likelihood.max())  # flat in the variance
+    chance /= chance.sum()
+    weights = deviations[:, None] ** 2 / total
+    weight = chance @ weights
+    mean = regression[rows] + weight * apart
+    error = np.sqrt(weight * variance + chance @ (weights - weight) ** 2 * apart**2)
     half = float(ndtri((1 + level) / 2)) * error
     parts = (mean, error, mean - half, mean + half, estimates, regression[rows], weight)
     for suffix, values in zip(suffixes, parts, strict=True):
@@ -209,6 +218,8 @@ def _units(
 
 
 def _compared(measured: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+    from scipy.stats import ttest_ind  # slow to import
+
     n_in, n_out = int(inside.sum()), int((~inside).sum())
     found = {"n_in": n_in, "n_out": n_out, "memorization": np.nan, "standard_error": np.nan, "low": np.nan}
     found["high"] = np.nan

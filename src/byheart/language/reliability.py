@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, t
 
 from byheart.language.design import Design
 from byheart.language.differences import Difference, Places, compare, document_means, measures_of
@@ -90,6 +89,8 @@ def verdict(table: pd.DataFrame, units: str, degrees: int) -> str:
         units: What the rows are called.
         degrees: Degrees of freedom of the errors.
     """
+    from scipy.stats import false_discovery_control, t  # slow to import
+
     told = table[table["bits_se"].notna()]
     if not len(told):
         return f"Underpowered: no {units} are in some models and out of others often enough."
