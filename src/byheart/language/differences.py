@@ -64,8 +64,11 @@ def standard_error(residuals: np.ndarray, on: np.ndarray, off: np.ndarray) -> Fl
 
     What a model owes to the other documents' bits is the opposite for its complement, which has this unit's bit the
     other way: the two errors of a pair add up, and Welch's errors, which take models as independent, can be too small
-    by a factor of 1.4. The correlation within pairs is estimated over all units at once, and taken as 0 where they are
-    too few to tell it.
+    by a factor of 1.4. The correlation within pairs is estimated over all units at once. It is taken as 0 where they
+    are too few to tell it, and for what all units of a model have in common.
+
+    With 16 models or more, stated errors are within 7 % of those in simulations; with 8, those of spans of several
+    copies are 4 to 12 % too small.
 
     Args:
         residuals: Deviation of each model from those with the same bit, freed from the loss by fitting their mean; NaN
@@ -78,7 +81,9 @@ def standard_error(residuals: np.ndarray, on: np.ndarray, off: np.ndarray) -> Fl
     variance = squares[0] / n_on + squares[1] / n_off
     both = (on | off)[0::2] & (on | off)[1::2]
     n_pairs = both.sum(axis=0)
-    products = np.where(both, residuals[0::2] * residuals[1::2], 0).sum(axis=0)
+    of_model = mean_where(residuals.T, np.isfinite(residuals).T)
+    own = residuals - of_model[:, None]
+    products = np.where(both, own[0::2] * own[1::2], 0).sum(axis=0)
     told = np.isfinite(variance) & np.isfinite(products) & (n_pairs >= 2)
     if (n_pairs - 1)[told].sum() >= _FEWEST:
         total = (n_pairs * (squares[0] + squares[1]) / 2)[told].sum()
