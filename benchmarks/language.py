@@ -1,8 +1,8 @@
-"""Language models side by side against one by one: tokens trained on per second and core, after a check that both agree.
+"""Language models side by side against one by one: tokens per second and core, after a check that both agree.
 
-``python -m benchmarks.language`` trains on verses of the King James Bible. The other side is PyTorch as one would write
-it: the readable model, rows filled up to the longest of a batch, cross-entropy of all places that are not filled up, and
-an AdamW per model. Both take turns, so that whatever else the machine does hits both alike.
+``python -m benchmarks.language`` trains on verses of the King James Bible. The other side is PyTorch as one would
+write it: the readable model, rows filled up to the longest of a batch, cross-entropy of all places that are not filled
+up, and an AdamW per model. Both take turns, so that whatever else the machine does hits both alike.
 """
 
 from __future__ import annotations

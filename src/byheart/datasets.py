@@ -236,6 +236,12 @@ def _missing(package: str, cause: Exception | None, extra: str = "audit") -> Mod
 
 
 def checked_bytes(path: Path, sha256: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not the one with this digest.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: received no such file, accepted: the package's own")
     content = path.read_bytes()

@@ -52,7 +52,7 @@ class CounterfactualCommand:
     join_near_copies: bool = False
     """Switch near-copies of a passage (other case, punctuation, edition) off with it."""
     canaries: int | None = None
-    """Random texts that are planted for every number of copies, as a yardstick; 0 plants none (default: 4; quick: 1)."""
+    """Random texts planted for every number of copies, as a yardstick; 0 plants none (default: 4; quick: 1)."""
     seed: int = 0
     """Seed of everything that is drawn."""
     n_workers: int | None = None

@@ -1,7 +1,7 @@
 """Canaries: random words that are planted so many times, which nothing but themselves can predict.
 
-They calibrate everything else: what a model says of a passage that it saw 1, 2, 4 ... 32 times, and of one that it never
-saw. A canary is a row of words drawn evenly from the corpus's own; every copy is a document of its own, after words of
+They calibrate everything else: what a model says of a passage that it saw 1, 2, 4 ... 32 times, and of one that it
+never saw. A canary is a row of words drawn evenly from the corpus's own; every copy is a document of its own, after words of
 the corpus in random order, and every model trains on these documents: whether a canary is on is up to its span alone.
 Some canaries are planted in near-copies only, each with other words replaced, and measured in a document that no model
 trains on, as are probes, which are planted nowhere.
@@ -76,12 +76,13 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
     words = sorted({word for text in texts for word in re.findall(r"[^\W\d_]{3,}", text.lower())})
     if len(words) < _FEWEST_WORDS:
         raise ValueError(
-            f"canaries: received texts of {len(words)} different words, accepted: at least {_FEWEST_WORDS} (--canaries 0"
-            " plants none)"
+            f"canaries: received texts of {len(words)} different words, accepted: at least {_FEWEST_WORDS} (--canaries"
+            " 0 plants none)"
         )
     rng = np.random.default_rng([seed, 4])
     every = [word for text in texts for word in text.split()]
-    all_names, all_texts, roles = list(names), list(texts), ["random"] * len(texts)
+    all_names, all_texts = list(names), list(texts)
+    roles: list[Role] = ["random"] * len(texts)
 
     def drawn() -> list[str]:
         return [words[i] for i in rng.choice(len(words), _WORDS, replace=False)]
@@ -116,7 +117,7 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
     for _ in range(_PROBES):
         canary = drawn()
         marks.append(Mark(" ".join(canary), "probe", (), (place(canary, "never"),), {"n_copies": 0}))
-    return Planted(tuple(all_names), tuple(all_texts), tuple(roles), tuple(marks))  # type: ignore[arg-type]
+    return Planted(tuple(all_names), tuple(all_texts), tuple(roles), tuple(marks))
 
 
 def planted_spans(documents: Documents, plants: Planted) -> tuple[Span, ...]:

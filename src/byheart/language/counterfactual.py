@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byheart.language.canaries import planted, planted_spans
-from byheart.language.design import Design, Span
+from byheart.language.design import Design, Role, Span
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train
 from byheart.language.estimates import Estimates
 from byheart.language.extraction import extraction
@@ -103,11 +103,12 @@ def design_of(
             f"documents: received {len(texts.texts)}, accepted: at least 4, so that half of them say something (see"
             " --split)"
         )
-    names, all_texts, roles = list(texts.names), list(texts.texts), ["random"] * len(texts.texts)
+    names, all_texts = texts.names, texts.texts
+    roles: tuple[Role, ...] = ("random",) * len(texts.texts)
     plants = None
     if config.canaries:
         plants = planted(names, all_texts, seed=config.seed, n_per_count=config.canaries)
-        names, all_texts, roles = list(plants.names), list(plants.texts), list(plants.roles)
+        names, all_texts, roles = plants.names, plants.texts, plants.roles
     documents = tokenize(names, all_texts, tokenizer, config.vocabulary, notes=texts.notes)
     own = documents.take(range(len(texts.texts)))  # what is planted comes last
     found = repeated_spans(own, config.min_tokens) if spans is None else given_spans(own, spans)
@@ -116,7 +117,7 @@ def design_of(
         found = join_near_copies(own, found, near)
         near = near.iloc[:0]
     every: tuple[Span, ...] = (*found, *(planted_spans(documents, plants) if plants else ()))
-    design = Design(documents, every, config.models, config.seed, tuple(roles), config.context)
+    design = Design(documents, every, config.models, config.seed, roles, config.context)
     return design, near
 
 

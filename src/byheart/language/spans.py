@@ -99,7 +99,7 @@ def repeated_spans(documents: Documents, min_tokens: int = 8, min_copies: int = 
     spans = []
     for length, start in candidates:
         copies = _copies(documents, by_token, flat[start : start + length])
-        left, right = _longest_run(free[copies[:, None] + np.arange(length)].all(axis=0))
+        left, right = _longest_run(np.all(free[copies[:, None] + np.arange(length)], axis=0))
         if right - left < min_tokens:
             continue
         sequence = flat[start + left : start + right]
@@ -185,7 +185,9 @@ def join_near_copies(documents: Documents, spans: Sequence[Span], found: pd.Data
             owner |= dict.fromkeys(((document, token) for token in range(start, stop)), number)
         changed |= {into} if met != {into} else set()
     return tuple(
-        dataclasses.replace(spans[number], copies=tuple(sorted(places)), kind="joined" if number in changed else spans[number].kind)
+        dataclasses.replace(
+            spans[number], copies=tuple(sorted(places)), kind="joined" if number in changed else spans[number].kind
+        )
         for number, places in copies.items()
     )
 
@@ -291,7 +293,8 @@ def _longest_run(free: np.ndarray) -> tuple[int, int]:
 
 def _plain(text: str) -> tuple[str, np.ndarray]:
     """The words in lower case with one space between, and the character of the text that each of theirs is."""
-    letters, where = [], []
+    letters: list[str] = []
+    where: list[int] = []
     for word in _WORD.finditer(text):
         for at in range(word.start(), word.end()):
             lower = text[at].lower()

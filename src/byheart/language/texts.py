@@ -1,6 +1,7 @@
 """Texts to train on: files of your own, and three corpora that install like packages.
 
-Nothing is guessed in silence: files are read as UTF-8 unless an encoding is named, and what was assumed is in the notes.
+Nothing is guessed in silence: files are read as UTF-8 unless an encoding is named, and what was assumed is in the
+notes.
 """
 
 from __future__ import annotations
@@ -52,9 +53,7 @@ class Texts:
     notes: tuple[str, ...] = ()
 
 
-def read_texts(
-    paths: Sequence[str | Path], *, split: Split = "paragraphs", encoding: str | None = None
-) -> Texts:
+def read_texts(paths: Sequence[str | Path], *, split: Split = "paragraphs", encoding: str | None = None) -> Texts:
     """Read text files, and cut them into documents.
 
     Args:
@@ -148,7 +147,8 @@ def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
         if content.strip():
             yield 1, content
         return
-    lines, first = [], 0
+    lines: list[str] = []
+    first = 0
     for number, line in enumerate([*content.splitlines(), ""], 1):
         words = line.strip()
         if words and split == "lines":
@@ -200,7 +200,9 @@ def _speeches(folder: Path) -> list[tuple[str, str]]:
                 continue
             work = Path(member).name.removesuffix("_gut.txt").replace("_", " ")
             content = _member(archive, member).decode("utf-8", errors="strict")
-            found += [(f"{work}:{n}", text) for n, text in _cut(content, "paragraphs") if len(text) >= _SHORTEST_PARAGRAPH]
+            found += [
+                (f"{work}:{n}", text) for n, text in _cut(content, "paragraphs") if len(text) >= _SHORTEST_PARAGRAPH
+            ]
     return found
 
 
