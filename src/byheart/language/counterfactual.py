@@ -104,7 +104,7 @@ def design_of(
             " --split)"
         )
     names, all_texts = texts.names, texts.texts
-    roles: tuple[Role, ...] = ("random",) * len(texts.texts)
+    roles: tuple[Role, ...] = ()
     plants = None
     if config.canaries:
         plants = planted(names, all_texts, seed=config.seed, n_per_count=config.canaries)
