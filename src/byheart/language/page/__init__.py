@@ -94,9 +94,9 @@ def write_page(
 
 _HOW_TO_READ = (
     "A bit is a doubling: a sentence with 10 bits of memorization is about a thousand times more probable under models"
-    " that read it. “Models tell an effect from 0” means that it is larger than chance differences between models would"
-    " explain; a false discovery rate of 5 % means that about one in twenty of those counted is expected to be counted"
-    " wrongly."
+    " that read it. A false discovery rate of 5 % means that of those counted about one in twenty is expected to be"
+    " counted wrongly; an effect that is told from 0 with probability 0.8 stands out from chance differences between"
+    " models four times in five."
 )
 _ABOUT_TEXT = (
     "A token is a word or a part of one, what a language model reads and writes in one step. Orange tokens are more"
@@ -154,8 +154,8 @@ def _first_words(design: Design) -> str:
             f" {design.roles.count('never'):,} in none."
         )
     return (
-        f"{words} What models that read a document predict better than models that did not, they can only have from"
-        " that document: they memorized it."
+        f"{words} Where models that read a document predict its words better than models that did not, they can only"
+        " have them from that document: they memorized it."
     )
 
 
@@ -173,7 +173,7 @@ def _facts(design: Design, estimates: Estimates) -> list[tuple[str, str, str]]:
     if len(spans):
         facts.append(("spans", f"{len(spans):,}", f"{spans['n_copies'].sum():,} copies"))
     if spans["recited_on"].notna().any():
-        on, off = (f"{spans[f'recited_{side}'].mean():.1%}" for side in ("on", "off"))
+        on, off = (f"{100 * spans[f'recited_{side}'].mean():.1f} %" for side in ("on", "off"))
         facts.append(("of spans are recited word for word", on, f"{off} where they are off"))
     return facts
 

@@ -59,8 +59,8 @@ def _probes(estimates: Estimates) -> dict[str, Any] | None:
         "heading": "Memorization of what was never trained on",
         "words": (
             "Probes are switched on and off like other spans, which changes nothing, so that their memorization should"
-            f" be 0. Of {len(table):,} probes, {outside:.0%} have a 95 % interval without 0, where about 5 % are"
-            f" expected; their mean is {_number(table['bits'].mean())} bits."
+            f" be 0. Of {len(table):,} probes, {100 * outside:.0f} % have a 95 % interval without 0, where about 5 %"
+            f" are expected; their mean is {_number(table['bits'].mean())} bits."
         ),
         "columns": [],
         "rows": [],
@@ -122,4 +122,4 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1%}" if math.isfinite(value) else "n/a"
+    return f"{100 * value:.1f} %" if math.isfinite(value) else "n/a"

@@ -46,9 +46,8 @@ def dose_figure(estimates: Estimates) -> dict[str, Any] | None:
         "heading": "How many copies does it take?",
         "words": _DOSE_WORDS if len(planted) else "Each grey dot is one span of the corpus.",
         "panels": panels,
-        "caption": " ".join(
-            [*_worths(planted), *(["Grey dots: single spans of the corpus."] if len(planted) and len(found) else [])]
-        ),
+        "caption": "Grey dots: single spans of the corpus." if len(planted) and len(found) else "",
+        **_worths(planted),
     }
 
 
@@ -67,7 +66,7 @@ def _dots(found: pd.DataFrame, name: str, factor: float) -> Series:
 
 def _planted(planted: pd.DataFrame, name: str, factor: float) -> list[Series]:
     made = []
-    for (kind, changed), rows in planted.groupby(["kind", "changed"], dropna=False):
+    for (kind, _), rows in planted.groupby(["kind", "changed"], dropna=False):
         rows = rows[rows[name].notna()].sort_values("n_seen")
         points = [
             (x, factor * y, factor * _QUANTILE * error)
@@ -76,19 +75,31 @@ def _planted(planted: pd.DataFrame, name: str, factor: float) -> list[Series]:
         if kind == "canary":
             made.append(Series(points, ORANGE, "exact"))
         else:
-            made.append(Series(points, BLUE, f"{changed:.0%} changed", "diamond", dashed=True))
+            share = 100 * rows["changed"].mean()
+            made.append(Series(points, BLUE, f"{share:.0f} % changed", "diamond", dashed=True))
     return made
 
 
-def _worths(planted: pd.DataFrame) -> list[str]:
-    """What a near-copy is worth in exact ones, in a sentence for each setting."""
-    rows = planted[(planted["kind"] == "near-copies") & planted["worth"].notna()]
-    return [
-        f"With {row.changed:.0%} of its words changed, one of {row.n_seen:.3g} near-copies is worth"
-        f" {'at least ' if row.beyond else ''}{row.worth:.2g} exact copies"
-        f" (95 % interval {row.worth_low:.2g} to {row.worth_high:.2g})."
-        for row in rows.itertuples()
-    ]
+def _worths(planted: pd.DataFrame) -> dict[str, list[Any]]:
+    """What a near-copy is worth in exact ones, as a table."""
+    rows = planted[(planted["kind"] == "near-copies") & planted["worth"].notna()].to_dict("records")
+    return {
+        "columns": [
+            "words changed",
+            "near-copies that a model trains on",
+            "one is worth exact copies",
+            "95 % interval",
+        ],
+        "rows": [
+            [
+                f"{100 * row['changed']:.0f} %",
+                f"{row['n_seen']:.3g}",
+                f"{'at least ' if row['beyond'] else ''}{row['worth']:.2f}",
+                f"{row['worth_low']:.2f} to {row['worth_high']:.2f}",
+            ]
+            for row in rows
+        ],
+    }
 
 
 def _ends(value: float, error: float) -> list[float]:
@@ -121,12 +132,15 @@ def extraction_figure(extraction: pd.DataFrame | None) -> dict[str, Any] | None:
             )
             y = -np.expm1(n * np.log1p(-min(chance, 1 - 1e-15)))
             series.append(Series([*zip(n, y, np.full(n.size, np.nan), strict=True)], color, name, "none"))
-        panels.append(draw(Axes(title, "tries", (1, _MOST_TRIES), (0, 1), percent=True, x_base=10), series))
+        panels.append(
+            draw(Axes(title, "tries", (1, _MOST_TRIES), (0, 1), percent=True, x_base=10, legend=True), series)
+        )
     return {
         "heading": "How many tries until a span comes out?",
         "words": _EXTRACTION_WORDS,
         "panels": panels,
         "caption": "",
+        "rows": [],
     }
 
 

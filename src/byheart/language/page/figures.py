@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#85898f"
-_WIDTH, _HEIGHT = 520, 330
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 96, 30, 50
+_WIDTH, _HEIGHT = 540, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 116, 30, 50
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Axes:
         y_range: Least and largest y.
         percent: Whether y is a share, written in per cent.
         x_base: Ticks of x are at its powers.
+        legend: Whether labels stand in the order of the series, not beside their last points.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Axes:
     y_range: tuple[float, float]
     percent: bool = False
     x_base: int = 2
+    legend: bool = False
     _inside: tuple[int, int] = field(default=(_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM), repr=False)
 
     def x(self, value: float) -> float:
@@ -77,7 +79,7 @@ def draw(axes: Axes, series: Iterable[Series]) -> Markup:
         shapes += _series(axes, one, points)
         if one.label:
             labels.append((axes.x(points[-1][0]), axes.y(points[-1][1]), one))
-    shapes += _labels(labels)
+    shapes += _legend(labels) if axes.legend else _labels(labels)
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(axes.title)}">{"".join(shapes)}</svg>'
     )
@@ -136,6 +138,14 @@ def _labels(labels: list[tuple[float, float, Series]], apart: float = 14) -> Ite
                 f' stroke="{one.color}" stroke-opacity="0.35"/>'
             )
         yield text(edge, height - over, one.label, "start", one.color)
+
+
+def _legend(labels: list[tuple[float, float, Series]]) -> Iterable[str]:
+    left = _WIDTH - _RIGHT + 6
+    for row, (_, _, one) in enumerate(labels):
+        y = _TOP + 10 + 19 * row
+        yield f'<line x1="{left}" x2="{left + 14}" y1="{y}" y2="{y}" stroke="{one.color}" stroke-width="3"/>'
+        yield text(left + 18, y + 4, one.label, "start")
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -27,8 +27,9 @@
   const whole = (value) =>
     value === null ? "n/a" : value.toLocaleString("en", { maximumFractionDigits: 1 });
   const percent = (value) => (value === null ? "n/a" : `${Math.round(100 * value)} %`);
+  const superscript = (n) => [...String(n)].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
   const tries = (power) =>
-    power === null ? "n/a" : power < 6 ? Math.ceil(10 ** power - 1e-9).toLocaleString("en") : `10^${Math.round(power)}`;
+    power === null ? "n/a" : power < 6 ? Math.ceil(10 ** power - 1e-9).toLocaleString("en") : `10${superscript(Math.round(power))}`;
   const color = (bits) => {
     if (bits === null) return "";
     const strength = Math.min(Math.abs(bits) / data.scale, 1) * 0.8;
@@ -57,7 +58,7 @@
       swatch.append(field, least + String(+(share * data.scale).toPrecision(2)).replace("-", "\u2212"));
       get("legend").append(swatch);
     }
-    words("bits per token: more probable if trained on");
+    words("more probable if trained on, in bits per token");
   }
 
   function card(text, at) {
@@ -167,6 +168,8 @@
   });
 
   // ---- the tables
+  const inOrder = new Intl.Collator("en", { numeric: true });
+
   function range(row, ends) {
     const made = element("div", row.bits < 0 ? "range below" : "range");
     const place = (value) => `${(100 * (value - ends[0])) / (ends[1] - ends[0])}%`;
@@ -246,7 +249,7 @@
         if (column.key === by.key && column.key) heads[i].setAttribute("aria-sort", down ? "descending" : "ascending");
         else heads[i].removeAttribute("aria-sort");
       });
-      const compare = (a, b) => (by.words ? a.localeCompare(b) : a - b);
+      const compare = (a, b) => (by.words ? inOrder.compare(a, b) : a - b);
       const sorted = [...rows].sort((one, other) => {
         const [a, b] = [one[by.key], other[by.key]];
         if (a === null || b === null) return (a === null) - (b === null); // unknown ones last, either way

@@ -27,7 +27,12 @@ def listed(design: Design, estimates: Estimates, order: Sequence[int]) -> list[i
         order: All documents, those with most memorization first.
     """
     spans = np.argsort(-np.nan_to_num(estimates.spans["bits"].to_numpy(dtype=float), nan=-np.inf), kind="stable")
-    holding = [place.document for span in spans for place in design.spans[span].places[:_COPIES_PER_SPAN]]
+    holding = [
+        place.document
+        for first in range(0, _COPIES_PER_SPAN, 2)  # two copies of each span, to go from one to the other, then more
+        for span in spans
+        for place in design.spans[span].places[first : first + 2]
+    ]
     half = N_DOCUMENTS // 2
     chosen = list(dict.fromkeys([*order[:half], *list(dict.fromkeys(holding))[: half + half // 2], *order]))
     sizes = [min(len(design.documents.tokens[d]), _N_TOKENS) for d in chosen]
