@@ -87,7 +87,7 @@ def _worths(planted: pd.DataFrame) -> dict[str, list[Any]]:
         "columns": [
             "words changed",
             "near-copies that a model trains on",
-            "one is worth exact copies",
+            "exact copies that one is worth",
             "95 % interval",
         ],
         "rows": [
@@ -147,8 +147,8 @@ def extraction_figure(extraction: pd.DataFrame | None) -> dict[str, Any] | None:
 _EXTRACTION_WORDS = (
     "A model that continues a text draws each token by its probability, so that it writes a memorized span with some"
     " probability in each try, and at least once in many tries with a larger one (Hayes et al. 2024). The curves show"
-    " that probability for the median span, and the median model, with so many copies. Models with the span off are the"
-    " comparison: what comes out of them is no memory of the span."
+    " that probability for the median span with each number of copies, under the median model. Models with"
+    " the span off are the comparison: what comes out of them is no memory of the span."
 )
 
 

@@ -156,7 +156,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _count(value: float) -> str:
-    for unit, name in ((1e9, " bn"), (1e6, " m"), (1e3, " k")):
+    for unit, name in ((1e9, " bn"), (1e6, " M"), (1e3, " k")):
         if value >= unit and value % unit == 0:
             return f"{value / unit:g}{name}"
     return f"{value:,.10g}"

@@ -50,13 +50,15 @@
   function legend() {
     const words = (text) => get("legend").append(element("em", "", text));
     words("less probable if trained on");
+    const scale = element("div");
+    get("legend").append(scale);
     for (const share of [-1, -0.5, -0.2, 0, 0.2, 0.5, 1]) {
       const swatch = element("span");
       const field = element("i");
       field.style.backgroundColor = color(share * data.scale);
       const least = share === 1 ? "\u2265 " : share === -1 ? "\u2264 " : "";
       swatch.append(field, least + String(+(share * data.scale).toPrecision(2)).replace("-", "\u2212"));
-      get("legend").append(swatch);
+      scale.append(swatch);
     }
     words("more probable if trained on, in bits per token");
   }
