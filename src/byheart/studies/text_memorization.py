@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding
 from byheart.language.counterfactual import CounterfactualConfig, design_of
-from byheart.language.design import Design, Place
+from byheart.language.design import Design
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train
 from byheart.language.estimates import estimate
 from byheart.language.extraction import band
@@ -211,11 +211,17 @@ def _few(ensemble: Ensemble) -> pd.DataFrame:
             middle = found[measure].to_numpy()[known]
             half = (found[f"{measure}_high"] - found[f"{measure}_low"]).to_numpy()[known] / 2
             wide = np.sqrt(half**2 + (1.645 * error) ** 2)
-            row = {"first_model": first, "score": measure, "n_others": len(others)}
-            row["correlation"] = np.corrcoef(middle, true)[0, 1]
-            row["correlation_models_only"] = np.corrcoef(found[f"{measure}_models"].to_numpy()[known], true)[0, 1]
-            row["coverage"] = float((np.abs(middle - true) <= wide).mean())
-            rows.append(row)
+            alone = found[f"{measure}_models"].to_numpy()[known]
+            rows.append(
+                {
+                    "first_model": first,
+                    "score": measure,
+                    "n_others": len(others),
+                    "correlation": np.corrcoef(middle, true)[0, 1],
+                    "correlation_models_only": np.corrcoef(alone, true)[0, 1],
+                    "coverage": float((np.abs(middle - true) <= wide).mean()),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -235,8 +241,9 @@ def _single(ensemble: Ensemble) -> pd.DataFrame:
     for model in range(design.n_models):
         found = single(design, ensemble.logs.log_probability[model], labels, model=model).groups
         for row in found[found["group"].isin(means.index) & found["standard_error"].notna()].itertuples():
-            true = means[row.group]
-            rows.append((model, row.group, row.n_in, row.n_out, row.memorization, row.low, row.high, true))
+            rows.append(
+                (model, row.group, row.n_in, row.n_out, row.memorization, row.low, row.high, means[str(row.group)])
+            )
     table = pd.DataFrame(rows, columns=["model", "group", "n_in", "n_out", "memorization", "low", "high", "truth"])
     held = table.assign(held=(table["low"] <= table["truth"]) & (table["truth"] <= table["high"]))
     return (
@@ -248,7 +255,8 @@ def _single(ensemble: Ensemble) -> pd.DataFrame:
 
 def _extraction(ensemble: Ensemble, spans: pd.DataFrame) -> pd.DataFrame:
     """Sample spans that come out often enough from the models, under two samplers, and compare with one pass."""
-    design, rows = ensemble.design, []
+    design = ensemble.design
+    rows: list[tuple[Any, ...]] = []
     rng = np.random.default_rng(0)
     for model in rng.permutation(design.n_models):
         if len(rows) >= _SPANS_SAMPLED:
@@ -263,9 +271,7 @@ def _extraction(ensemble: Ensemble, spans: pd.DataFrame) -> pd.DataFrame:
                 if not _SAMPLED_FROM <= p <= 1 - _SAMPLED_FROM:
                     continue
                 seed = len(rows)
-                count = sampled_count(
-                    network, design, place, _SAMPLES, temperature=temperature, top_k=top_k, seed=seed
-                )
+                count = sampled_count(network, design, place, _SAMPLES, temperature=temperature, top_k=top_k, seed=seed)
                 low, high = band(p, _SAMPLES)
                 rows.append((int(model), number, temperature, top_k or 0, p, count, int(low), int(high)))
     return pd.DataFrame(rows, columns=["model", "span", "temperature", "top_k", "p_z", "count", "low", "high"])
@@ -290,7 +296,9 @@ def _by_size(tables: Tables, score: str) -> str:
 
 def _errors(tables: Tables) -> Finding:
     found = tables["reliability"].query("n_models == n_models.max() and unit == 'documents'")
-    ours = ", ".join(f"{r:.3f} ({s.replace('_', ' ')})" for s, r in zip(found["score"], found["error_ratio"], strict=True))
+    ours = ", ".join(
+        f"{r:.3f} ({s.replace('_', ' ')})" for s, r in zip(found["score"], found["error_ratio"], strict=True)
+    )
     return _judge(f"stated over split-half: {ours}", bool((found["error_ratio"] - 1).abs().max() <= 0.03))
 
 
@@ -300,7 +308,9 @@ def _few_models(tables: Tables) -> Finding:
         return _judge("fewer than three sets of eight models", None)
     value, error = found["correlation"].mean(), found["correlation"].sem()
     alone = found["correlation_models_only"].mean()
-    ours = f"{value:.3f} \N{PLUS-MINUS SIGN} {error:.3f} over {len(found)} sets of eight; {alone:.3f} by the models alone"
+    ours = (
+        f"{value:.3f} \N{PLUS-MINUS SIGN} {error:.3f} over {len(found)} sets of eight; {alone:.3f} by the models alone"
+    )
     return _judge(ours, bool(value >= 0.92))
 
 
@@ -308,7 +318,7 @@ def _coverage(tables: Tables) -> Finding:
     found = tables["few"].groupby("score")["coverage"].agg(["mean", "sem", "size"])
     if found["size"].min() < 3:
         return _judge("fewer than three sets of eight models", None)
-    ours = ", ".join(f"{100 * r['mean']:.1f} % ({s.replace('_', ' ')})" for s, r in found.iterrows())
+    ours = ", ".join(f"{100 * mean:.1f} % ({str(score).replace('_', ' ')})" for score, mean in found["mean"].items())
     return _judge(ours, bool(found["mean"].between(0.88, 0.92).all()))
 
 
@@ -321,17 +331,14 @@ def _one_model(tables: Tables) -> Finding:
 
 
 def _masked(tables: Tables) -> Finding:
-    found = tables["chance"].set_index("kind")
-    off, probe = found.loc[["canary"]], found.loc["probe"]
-    gap = float((off["log_probability"] - float(probe["log_probability"])).abs().max())
-    accuracy = float(off["accuracy"].max())
-    by_copies = ", ".join(
-        f"{v:.2f} at {n:g}" for n, v in zip(off["planned"], off["log_probability"], strict=True)
-    )
-    ours = (
-        f"accuracy up to {accuracy:.4f}; log-probability {by_copies} copies, {float(probe['log_probability']):.2f} of"
-        " probes"
-    )
+    found = tables["chance"]
+    off, probe = found[found["kind"] == "canary"], found[found["kind"] == "probe"]
+    if not len(off) or not len(probe):
+        return _judge("no canaries", None)
+    at_chance = float(probe["log_probability"].mean())
+    gap, accuracy = float((off["log_probability"] - at_chance).abs().max()), float(off["accuracy"].max())
+    by_copies = ", ".join(f"{v:.2f} at {n:g}" for n, v in zip(off["planned"], off["log_probability"], strict=True))
+    ours = f"accuracy up to {accuracy:.4f}; log-probability {by_copies} copies, {at_chance:.2f} of probes"
     return _judge(ours, accuracy <= 0.002 and gap <= 0.3)
 
 
@@ -341,8 +348,8 @@ def _natural(tables: Tables) -> Finding:
         return _judge(f"{len(found)} repeats of ten copies or more", None)
     ratio = float((found["document_bits"] / found["bits"]).median())
     ours = (
-        f"{len(found)} repeats: {found['bits'].mean():.1f} bits by the span's bit, {found['document_bits'].mean():.2f} by"
-        f" one copy's document (median ratio {ratio:.3f}); recited by {100 * found['recited_on'].mean():.0f} %"
+        f"{len(found)} repeats: {found['bits'].mean():.1f} bits by the span's bit, {found['document_bits'].mean():.2f}"
+        f" by one copy's document (median ratio {ratio:.3f}); recited by {100 * found['recited_on'].mean():.0f} %"
     )
     return _judge(ours, bool(ratio <= 0.05))
 
@@ -464,7 +471,9 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     figure, (left, right) = figure_of(1, 2, size=(7.2, 3.2))
     exact = dose[dose["kind"] == "canary"]
     left.errorbar(exact["planned"], exact["log_probability"], 2 * exact["log_probability_se"], fmt="o-", label="exact")
-    for changed, rows in dose[dose["kind"] == "near-copies"].groupby("changed"):
+    near = dose[dose["kind"] == "near-copies"]
+    for changed in sorted(set(near["changed"])):
+        rows = near[near["changed"] == changed]
         left.errorbar(
             rows["planned"],
             rows["log_probability"],
@@ -477,14 +486,16 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     left.legend(fontsize=7)
     repeats = tables["repeats"]
     right.plot(repeats["n_copies"], repeats["bits"] / repeats["n_tokens"], "o", ms=3, label="all copies together")
-    right.plot(repeats["n_copies"], repeats["document_bits"] / repeats["n_tokens"], "s", ms=3, label="one copy's document")
+    right.plot(
+        repeats["n_copies"], repeats["document_bits"] / repeats["n_tokens"], "s", ms=3, label="one copy's document"
+    )
     right.set_xscale("log", base=2)
     right.set(xlabel="copies of a natural repeat", ylabel="memorization (bits per token)")
     right.legend(fontsize=7)
     found = tables["reliability"].query("unit == 'documents'")
     sizes, ax = figure_of(size=(4.2, 3.2))
     for score, rows in found.groupby("score"):
-        ax.plot(rows["n_models"], rows["reliability"], "o-", label=score.replace("_", "-"))
+        ax.plot(rows["n_models"], rows["reliability"], "o-", label=str(score).replace("_", "-"))
     ax.set_xscale("log", base=2)
     ax.set(xlabel="models", ylabel="reliability, documents", ylim=(0, 1))
     ax.legend(fontsize=7)
@@ -492,15 +503,13 @@ def _figures(tables: Tables) -> dict[str, Figure]:
 
 
 def _setup(tables: Tables) -> str:
-    words = []
-    for row in tables["corpora"].itertuples():
-        words.append(
-            f"{row.n_models} models of {row.n_parameters:,} parameters on random halves of {row.n_documents:,} documents"
-            f" of {row.corpus}, {row.n_tokens:,} tokens with what was planted; {row.n_epochs} epochs, batches of"
-            f" {row.batch_size}, learning rate {row.learning_rate:g}. Mean loss {row.loss_in:.2f} nats on documents trained"
-            f" on, {row.loss_out:.2f} on others. {row.headline}"
-        )
-    return "\n\n".join(words)
+    return "\n\n".join(
+        f"{row.n_models} models of {row.n_parameters:,} parameters on random halves of {row.n_documents:,} documents of"
+        f" {row.corpus}, {row.n_tokens:,} tokens with what was planted; {row.n_epochs} epochs, batches of"
+        f" {row.batch_size}, learning rate {row.learning_rate:g}. Mean loss {row.loss_in:.2f} nats on documents trained"
+        f" on, {row.loss_out:.2f} on others. {row.headline}"
+        for row in tables["corpora"].itertuples()
+    )
 
 
 STUDY = Study(
