@@ -12,3 +12,9 @@ from byheart.language.documents import Documents as Documents
 from byheart.language.ensemble import Ensemble as Ensemble
 from byheart.language.ensemble import EnsembleConfig as EnsembleConfig
 from byheart.language.ensemble import train as train
+from byheart.language.estimates import Estimates as Estimates
+from byheart.language.extraction import extraction as extraction
+from byheart.language.logs import Logs as Logs
+from byheart.language.texts import Texts as Texts
+from byheart.language.texts import corpus as corpus
+from byheart.language.texts import read_texts as read_texts
