@@ -6,7 +6,8 @@ import sys
 import pytest
 
 HEAVY = ("torch", "triton", "jax", "numba", "llvmlite", "matplotlib", "plotly", "jinja2", "PIL", "xarray", "sklearn")
-HEAVY += ("tokenizers", "rapidfuzz", "pydivsufsort", "byheart.language.page", "scipy.stats", "scipy.optimize", "loky", "rich", "byheart.toy.page", "byheart.network.page")
+HEAVY += ("tokenizers", "rapidfuzz", "pydivsufsort", "byheart.language.page")
+HEAVY += ("scipy.stats", "scipy.optimize", "loky", "rich", "byheart.toy.page", "byheart.network.page")
 PUBLIC = {
     *("Audit", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization", "Run"),
     *("Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "counterfactual"),
