@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
-from scipy.optimize import isotonic_regression
 
 from byheart.language.design import Design
 from byheart.language.differences import Places, mean_where, measures_of
@@ -98,6 +97,8 @@ def equivalent(
         effects: What each number does.
         given: Effects to look up; from the top of the curve on, the number of copies where it begins.
     """
+    from scipy.optimize import isotonic_regression  # slow to import
+
     order = np.argsort(copies)
     copies, curve = copies[order], np.maximum(isotonic_regression(effects[order]).x, 0)
     first = np.append(True, np.diff(curve) > 0)  # of equal ones, the fewest copies

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
-from scipy.optimize import brentq
 from scipy.special import digamma, ndtr, ndtri, polygamma
 
 from byheart.language.design import Design
@@ -98,6 +97,8 @@ def _posterior(
 
 def _moderated(variances: np.ndarray, degrees: int) -> Float64[np.ndarray, " n_units"]:
     """Draw variances of few degrees of freedom to their common level, by how much they scatter more than by chance."""
+    from scipy.optimize import brentq  # slow to import
+
     positive = variances[variances > 0]
     if len(positive) < 2:
         return variances
