@@ -1,10 +1,10 @@
 """Canaries: random words that are planted so many times, which nothing but themselves can predict.
 
 They calibrate everything else: what a model says of a passage that it saw 1, 2, 4 ... 32 times, and of one that it
-never saw. A canary is a row of words drawn evenly from the corpus's own; every copy is a document of its own, after words
-of the corpus in random order, and every model trains on these documents: whether a canary is on is up to its span alone.
-Some canaries are planted in near-copies only, each with other words replaced, and measured in a document that no model
-trains on, as are probes, which are planted nowhere.
+never saw. A canary is a row of words drawn evenly from the corpus's own; every copy is a document of its own, after
+words of the corpus in random order, and every model trains on these documents: whether a canary is on is up to its span
+alone. Some canaries are planted in near-copies only, each with other words replaced, and measured in a document that no
+model trains on, as are probes, which are planted nowhere.
 
 Source: Carlini et al. 2019, "The secret sharer" (canaries); Shilov, Meeus and de Montjoye 2024, arXiv 2405.15523
 (near-copies).

@@ -212,6 +212,6 @@ def _notes(design: Design, near: pd.DataFrame, config: CounterfactualConfig) -> 
     if len(near):
         notes.append(
             f"{near['span'].nunique()} spans have near-copies that stay on when the span is off ({len(near)} places):"
-            " what these give away is not counted as the span's memorization (--join-near-copies switches them off too)."
+            " what these give away does not count as the span's memorization; --join-near-copies switches them off too."
         )
     return tuple(notes)

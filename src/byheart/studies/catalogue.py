@@ -13,6 +13,7 @@ from byheart.studies import (
     phase_map,
     polygons,
     repeats,
+    text_memorization,
     two_views,
     variants,
 )
@@ -35,5 +36,6 @@ STUDIES = {
         two_views.STUDY,
         analytic.STUDY,
         mnist.STUDY,
+        text_memorization.STUDY,
     )
 }

@@ -240,15 +240,13 @@ def _single(ensemble: Ensemble) -> pd.DataFrame:
     rows = []
     for model in range(design.n_models):
         found = single(design, ensemble.logs.log_probability[model], labels, model=model).groups
-        for row in found[found["group"].isin(means.index) & found["standard_error"].notna()].itertuples():
-            rows.append(
-                (model, row.group, row.n_in, row.n_out, row.memorization, row.low, row.high, means[str(row.group)])
-            )
-    table = pd.DataFrame(rows, columns=["model", "group", "n_in", "n_out", "memorization", "low", "high", "truth"])
+        kept = found[found["group"].isin(means.index) & found["standard_error"].notna()]
+        rows.append(kept.assign(truth=means[kept["group"]].to_numpy()))
+    table = pd.concat(rows, ignore_index=True)
     held = table.assign(held=(table["low"] <= table["truth"]) & (table["truth"] <= table["high"]))
     return (
         held.groupby("group")
-        .agg(n_models=("model", "size"), n_in=("n_in", "mean"), truth=("truth", "first"), held=("held", "mean"))
+        .agg(n_models=("held", "size"), n_in=("n_in", "mean"), truth=("truth", "first"), held=("held", "mean"))
         .reset_index()
     )
 
@@ -306,8 +304,8 @@ def _few_models(tables: Tables) -> Finding:
     found = tables["few"].query("score == 'log_probability'")
     if len(found) < 3:
         return _judge("fewer than three sets of eight models", None)
-    value, error = found["correlation"].mean(), found["correlation"].sem()
-    alone = found["correlation_models_only"].mean()
+    value, error = float(found["correlation"].mean()), float(found["correlation"].sem())
+    alone = float(found["correlation_models_only"].mean())
     ours = (
         f"{value:.3f} \N{PLUS-MINUS SIGN} {error:.3f} over {len(found)} sets of eight; {alone:.3f} by the models alone"
     )

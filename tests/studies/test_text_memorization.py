@@ -1,0 +1,94 @@
+"""The claims of the study on made-up tables whose answer is known, and the study in a form that takes seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from byheart.language.ensemble import EnsembleConfig
+from byheart.studies import reproduce
+from byheart.studies import text_memorization as study
+
+CLAIMS = {claim.id: claim for claim in study.STUDY.claims}
+
+
+def reliability(value, ratio):
+    rows = [("documents", score, n, value, ratio) for score in ("log_probability", "accuracy") for n in (8, 32)]
+    return pd.DataFrame(rows, columns=["unit", "score", "n_models", "reliability", "error_ratio"])
+
+
+def few(correlation, coverage, n=4):
+    rows = [(s, correlation, 0.5, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
+    return pd.DataFrame(rows, columns=["score", "correlation", "correlation_models_only", "coverage"])
+
+
+def chance(off, accuracy, probe=-9.0):
+    rows = [("canary", n, accuracy, off) for n in (1, 32)] + [("probe", 0, 0.0, probe)]
+    return pd.DataFrame(rows, columns=["kind", "planned", "accuracy", "log_probability"])
+
+
+def repeats(by_document):
+    return pd.DataFrame({"n_copies": [2, 12, 30], "bits": 100.0, "document_bits": by_document, "recited_on": 0.5})
+
+
+def worth(value):
+    row = {"kind": "near-copies", "planned": 4, "beyond": False, "worth": value}
+    return pd.DataFrame([row | {"changed": c, "worth_low": value - 0.1, "worth_high": value + 0.1} for c in (0.1, 0.5)])
+
+
+def extraction(inside, n=100):
+    return pd.DataFrame({"count": np.where(np.arange(n) < inside * n, 5, 9), "low": 3, "high": 7})
+
+
+@pytest.mark.parametrize(
+    ("claim", "table", "good", "bad"),
+    [
+        ("documents-log-probability", "reliability", reliability(0.95, 1), reliability(0.93, 1)),
+        ("documents-accuracy", "reliability", reliability(0.81, 1), reliability(0.79, 1)),
+        ("standard-errors", "reliability", reliability(0.9, 0.98), reliability(0.9, 1.04)),
+        ("eight-models", "few", few(0.93, 0.9), few(0.91, 0.9)),
+        ("eight-models-intervals", "few", few(0.9, 0.9), few(0.9, 0.87)),
+        ("one-model", "single", pd.DataFrame({"n_models": [8], "held": [0.95]}), pd.DataFrame({"n_models": [8], "held": [0.9]})),
+        ("masked-canaries", "chance", chance(-9.1, 0.001), chance(-9.5, 0.001)),
+        ("masked-canaries", "chance", chance(-9.1, 0.001), chance(-9.1, 0.01)),
+        ("natural-repeats", "repeats", repeats(1.0), repeats(10.0)),
+        ("near-copies-10", "dose", worth(0.62), worth(0.9)),
+        ("near-copies-50", "dose", worth(0.18), worth(0.5)),
+        ("extraction", "extraction", extraction(0.95), extraction(0.9)),
+    ],
+)  # fmt: skip
+def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
+    assert CLAIMS[claim].test({table: good}).verdict == "reproduced"
+    assert CLAIMS[claim].test({table: bad}).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    ("claim", "table", "content"),
+    [
+        ("documents-accuracy", "reliability", reliability(0.9, 1).query("n_models == 8")),
+        ("eight-models", "few", few(0.99, 0.9, n=2)),
+        ("eight-models-intervals", "few", few(0.99, 0.9, n=2)),
+        ("natural-repeats", "repeats", repeats(1.0).head(1)),
+        ("near-copies-10", "dose", worth(0.6).assign(beyond=True)),
+        ("near-copies-50", "dose", worth(0.25)),
+        ("extraction", "extraction", extraction(0.9, n=10)),
+        ("masked-canaries", "chance", chance(-9, 0).query("kind == 'probe'")),
+    ],
+)
+def test_too_little_is_inconclusive(claim, table, content):
+    assert CLAIMS[claim].test({table: content}).verdict == "inconclusive"
+
+
+@pytest.mark.slow
+def test_the_study_runs_in_a_small_form(tmp_path):
+    training = EnsembleConfig(width=8, n_heads=2, n_epochs=2)
+    small = dataclasses.replace(
+        study.STUDY, groups=lambda scale: {"kjv": [study.TextConfig("kjv", 60, 8, 1, training)]}
+    )
+    verdicts = reproduce(small, "quick", tmp_path)
+    assert set(verdicts["claim"]) == set(CLAIMS)
+    again = reproduce(small, "quick", tmp_path)
+    pd.testing.assert_frame_equal(again, verdicts)
