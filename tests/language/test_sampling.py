@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from language.texts_by_hand import random_documents
 
 from byheart.language.design import Design, Place
 from byheart.language.model import ModelConfig, Transformer, draw
 from byheart.language.sampling import predicted, sampled_count
-from language.texts_by_hand import random_documents
 
 DESIGN = Design(random_documents(3, shortest=12), context=8)
 SAMPLERS = [(1.0, None), (0.5, None), (1.0, 4)]

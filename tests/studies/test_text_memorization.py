@@ -39,6 +39,10 @@ def worth(value):
     return pd.DataFrame([row | {"changed": c, "worth_low": value - 0.1, "worth_high": value + 0.1} for c in (0.1, 0.5)])
 
 
+def single(held):
+    return pd.DataFrame({"n_models": [8], "held": [held]})
+
+
 def extraction(inside, n=100):
     return pd.DataFrame({"count": np.where(np.arange(n) < inside * n, 5, 9), "low": 3, "high": 7})
 
@@ -51,7 +55,7 @@ def extraction(inside, n=100):
         ("standard-errors", "reliability", reliability(0.9, 0.98), reliability(0.9, 1.04)),
         ("eight-models", "few", few(0.93, 0.9), few(0.91, 0.9)),
         ("eight-models-intervals", "few", few(0.9, 0.9), few(0.9, 0.87)),
-        ("one-model", "single", pd.DataFrame({"n_models": [8], "held": [0.95]}), pd.DataFrame({"n_models": [8], "held": [0.9]})),
+        ("one-model", "single", single(0.95), single(0.9)),
         ("masked-canaries", "chance", chance(-9.1, 0.001), chance(-9.5, 0.001)),
         ("masked-canaries", "chance", chance(-9.1, 0.001), chance(-9.1, 0.01)),
         ("natural-repeats", "repeats", repeats(1.0), repeats(10.0)),
@@ -59,7 +63,7 @@ def extraction(inside, n=100):
         ("near-copies-50", "dose", worth(0.18), worth(0.5)),
         ("extraction", "extraction", extraction(0.95), extraction(0.9)),
     ],
-)  # fmt: skip
+)
 def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
     assert CLAIMS[claim].test({table: good}).verdict == "reproduced"
     assert CLAIMS[claim].test({table: bad}).verdict == "differs"
