@@ -85,6 +85,7 @@ class CounterfactualCommand:
                 out=self.out,
                 spans=spans,
                 tokenizer=self.tokenizer,
+                name=", ".join(Path(text).name for text in self.texts),
                 n_workers=self.n_workers,
                 on_progress=lambda done, total: advance(done, total, ""),
             )

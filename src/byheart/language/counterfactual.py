@@ -129,6 +129,7 @@ def counterfactual(
     out: str | Path,
     spans: Sequence[Any] | None = None,
     tokenizer: Any = None,
+    name: str = "",
     n_workers: int | None = None,
     executor: Executor | None = None,
     on_progress: Callable[[float, float], None] | None = None,
@@ -142,6 +143,7 @@ def counterfactual(
         out: Directory for all results; models that are there are not trained again.
         spans: Strings, or (document, first character, last character) each; default all repeated passages.
         tokenizer: A tokenizer, or the path of its file; default one trained on the texts.
+        name: Name of the corpus, for the page; default that of the directory.
         n_workers: Processes, one core each; default all cores.
         executor: Where to train instead: any ``concurrent.futures.Executor``.
         on_progress: Called a few times a second with the models' worth of training that is done, and of all.
@@ -170,6 +172,7 @@ def counterfactual(
     near.to_csv(out / "near-copies.csv", index=False)
     notes = _notes(design, near, config)
     about = {
+        "name": name or out.resolve().name,
         "notes": notes,
         "settings": dataclasses.asdict(config) | dataclasses.asdict(ensemble.config),
         "provenance": ensemble.provenance,
@@ -178,7 +181,7 @@ def counterfactual(
     return Found(ensemble, estimates, extracted, near, notes)
 
 
-def report(directory: str | Path, path: str | Path, title: str = "") -> Path:
+def report(directory: str | Path, path: str | Path) -> Path:
     """Write the page about a directory that ``counterfactual`` left, and return its path.
 
     Raises:
@@ -197,7 +200,7 @@ def report(directory: str | Path, path: str | Path, title: str = "") -> Path:
         Path(path),
         design,
         estimates,
-        title=title or f"What {design.n_models} small language models know by heart of {directory.resolve().name}",
+        title=f"What {design.n_models} small language models know by heart of {about['name']}",
         notes=about["notes"],
         settings=about["settings"] | about["provenance"][0],
         extraction=pd.read_csv(directory / "extraction.csv"),
