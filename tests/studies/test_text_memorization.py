@@ -90,7 +90,7 @@ def test_too_little_is_inconclusive(claim, table, content):
 def test_the_study_runs_in_a_small_form(tmp_path):
     training = EnsembleConfig(width=8, n_heads=2, n_epochs=2)
     small = dataclasses.replace(
-        study.STUDY, groups=lambda scale: {"kjv": [study.TextConfig("kjv", 60, 8, 1, training)]}
+        study.STUDY, groups=lambda scale: {"kjv": [study.TextConfig("kjv", 60, 16, 1, training)]}
     )
     verdicts = reproduce(small, "quick", tmp_path)
     assert set(verdicts["claim"]) == set(CLAIMS)

@@ -304,7 +304,7 @@ def _few_models(tables: Tables) -> Finding:
     found = tables["few"].query("score == 'log_probability'")
     if len(found) < 3:
         return _judge("fewer than three sets of eight models", None)
-    value, error = float(found["correlation"].mean()), float(found["correlation"].sem())
+    value, error = float(found["correlation"].mean()), float(found["correlation"].std() / np.sqrt(len(found)))
     alone = float(found["correlation_models_only"].mean())
     ours = (
         f"{value:.3f} \N{PLUS-MINUS SIGN} {error:.3f} over {len(found)} sets of eight; {alone:.3f} by the models alone"
