@@ -98,7 +98,8 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
     def near(canary: list[str], changed: float) -> list[str]:
         result = list(canary)
         for i in rng.choice(_WORDS, max(1, round(changed * _WORDS)), replace=False):
-            result[i] = words[rng.integers(len(words))]
+            while result[i] == canary[i]:
+                result[i] = words[rng.integers(len(words))]
         return result
 
     marks = []

@@ -62,7 +62,11 @@ def spans_from_json(path: str | Path) -> list[Any]:
         raise ValueError(f"spans: received {path}, which is no list with a span, {accepted}")
     found: list[Any] = []
     for span in given:
-        if isinstance(span, dict) and {"document", "start", "stop"} <= set(span):
+        if isinstance(span, dict) and [type(span.get(name)) for name in ("document", "start", "stop")] == [
+            str,
+            int,
+            int,
+        ]:
             found.append((span["document"], span["start"], span["stop"]))
         elif isinstance(span, str):
             found.append(span)

@@ -111,7 +111,8 @@ def _offsets(tokenizer: Tokenizer, name: str, text: str, ids: list[int]) -> Int6
     base = 0  # of the tokens decoded together
     for number in range(len(ids)):
         said = tokenizer.decode(ids[base : number + 1], skip_special_tokens=False)
-        if text.startswith(said, at) and "\ufffd" not in said[-1:]:
+        whole = not said.endswith("\ufffd") or number + 1 == len(ids)  # that character may be one that is not yet whole
+        if whole and text.startswith(said, at):
             at, base = at + len(said), number + 1
         elif "\ufffd" not in said and not said.startswith(" ") and text.startswith(" " + said, at):
             at, base = at + 1 + len(said), number + 1  # some decoders leave out the space at the beginning

