@@ -21,7 +21,7 @@ from byheart.language.estimates import Estimates
 from byheart.language.extraction import extraction
 from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
 from byheart.language.texts import Texts
-from byheart.language.tokens import tokenize
+from byheart.language.tokens import tokenize, trained
 from byheart.records import write_atomically
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ def design_of(
     if config.canaries:
         plants = planted(names, all_texts, seed=config.seed, n_per_count=config.canaries)
         names, all_texts, roles = plants.names, plants.texts, plants.roles
-    documents = tokenize(names, all_texts, tokenizer, config.vocabulary, notes=texts.notes)
+    if tokenizer is None:  # of what is planted it knows nothing: words planted often would become tokens of their own
+        tokenizer = trained(texts.texts, config.vocabulary)
+    documents = tokenize(names, all_texts, tokenizer, notes=texts.notes)
     own = documents.take(range(len(texts.texts)))  # what is planted comes last
     found = repeated_spans(own, config.min_tokens) if spans is None else given_spans(own, spans)
     near = near_copies(own, found)
