@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from byheart.language.collate import IGNORED
 from byheart.language.design import Design
-from byheart.language.ensemble import STACK, Batches, EnsembleConfig
+from byheart.language.ensemble import STACK, Batches, EnsembleConfig, answers
 from byheart.language.model import ModelConfig, Transformer, draw
 from byheart.language.stacked import Stack, adamw
 from byheart.language.texts import corpus
@@ -97,7 +97,7 @@ def main() -> None:
         config = EnsembleConfig(n_layers=n_layers)
         sizes = ModelConfig(n_layers, config.width, config.n_heads, design.context)
         difference = _disagreement(design, sizes, config)
-        assert difference < 1e-4, f"the two disagree by {difference}"
+        assert difference < 1e-4, f"the two disagree by {difference} nats"
         ours, theirs = (make(design, sizes, config) for make in (SideBySide, OneByOne))
         speeds = np.array([[_speed(side, turn) for side in (ours, theirs)] for turn in range(given.n_rounds)])
         ratio = speeds[:, 0] / speeds[:, 1]
@@ -127,16 +127,19 @@ def _speed(side: SideBySide | OneByOne, turn: int) -> float:
 
 
 def _disagreement(design: Design, sizes: ModelConfig, config: EnsembleConfig) -> float:
-    """Largest difference of a parameter after a few steps, over the rate of a step."""
+    """Largest difference of a model's mean log-probability after a few steps, in nats."""
     ours, theirs = SideBySide(design, sizes, config), OneByOne(design, sizes, config)
     for side in (ours, theirs):
         side.epoch(0, _STEPS_OF_CHECK)
-    return max(
-        float(torch.quantile((ours.stack.parameters_of(number)[name] - values).abs().flatten(), 0.999)) / _RATE
-        for number, model in enumerate(theirs.models)
-        for name, values in model.weights.items()
-        if name != "tokens"
-    )
+    said, _ = answers(design, ours.stack)
+    batch = next(Batches(design, list(range(STACK)), config.batch_size).epoch(1))
+    differences = []
+    for number, model in enumerate(theirs.models):
+        with torch.no_grad():
+            logits = model(batch.inputs[number]).flatten(0, 1)[batch.where[number]]
+            own = -F.cross_entropy(logits, batch.targets[number])
+        differences.append(abs(float(own) - float(said[number, batch.tokens[number]].mean())))
+    return max(differences)
 
 
 if __name__ == "__main__":
