@@ -281,31 +281,27 @@ def _describe(zeros, state, scales, tiles, first, last):
 
 @serial
 def _run(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants, part, first, last):
-    """Do these units of one part of a step; or all parts of all steps, if none is named.
+    """Do these units of one part of a step; or all units, from 0 on, of all parts of all steps.
 
-    Whole steps and their pieces are one compiled function: in two, the compiler might round in different ways.
+    Each part is called in one place: the compiler may make another copy for every call, each rounding in its own way.
 
     Returns:
         How many whole steps were taken before the gradient stopped being finite.
     """
     n_examples, n_groups, n_blocks = state.h.shape[0], state.shares.shape[0], state.finite.shape[0]
-    if part == _DESCRIBE:
-        _describe(zeros, state, scales, tiles, first, last)
-    elif part == _EXAMPLES:
-        _examples_part(zeros, rows, state, skips, tiles, first, last)
-    elif part == _FEATURES:
-        _features_part(zeros, state, skips, tiles, scale, learning_rates[0], step, constants, first, last)
-    else:
-        n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
-        for s in range(learning_rates.shape[0]):
-            if skips:
-                _describe(zeros, state, scales, tiles, 0, n_blocks)
-            _examples_part(zeros, rows, state, skips, tiles, 0, n_units)
-            _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, 0, n_blocks)
-            if not state.finite.all():
-                return s
-        return learning_rates.shape[0]
-    return 0
+    whole = part == _WHOLE
+    n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
+    for s in range(learning_rates.shape[0] if whole else 1):
+        if part == _DESCRIBE or (whole and skips):
+            _describe(zeros, state, scales, tiles, first, n_blocks if whole else last)
+        if part == _EXAMPLES or whole:
+            _examples_part(zeros, rows, state, skips, tiles, first, n_units if whole else last)
+        if part == _FEATURES or whole:
+            end = n_blocks if whole else last
+            _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, first, end)
+        if whole and not state.finite.all():
+            return s
+    return learning_rates.shape[0] if whole else 0
 
 
 class Training:
