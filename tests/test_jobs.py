@@ -52,6 +52,21 @@ def test_every_job_is_computed_once_and_kept(tmp_path):
     assert sorted((tmp_path / "calls").read_text().split()) == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
+def test_a_worker_that_grows_is_no_leak(tmp_path):
+    """Libraries and results of jobs are large: where psutil is there, the pool would restart the worker, and warn."""
+    pytest.importorskip("psutil")
+
+    def grow(k):
+        sys.kept = [*getattr(sys, "kept", []), np.ones(50_000_000)]  # 400 MB more with every job
+        time.sleep(1.2)  # memory is looked at every second
+        return os.getpid()
+
+    records = Records(tmp_path)
+    assert run(jobs_of(grow, n=3), records, n_workers=1) == []
+    assert len(set(found(records).values())) == 1
+
+
 def test_jobs_that_keep_all_cores_busy_get_them(tmp_path):
     records = Records(tmp_path)
     first, *others = jobs_of(float, all_cores=True)

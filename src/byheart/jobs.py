@@ -321,6 +321,9 @@ def process_pool(size: int, initializer: Callable[..., None], initargs: tuple[An
 
 
 def _start_worker(parent: int) -> None:
+    from loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # where psutil is installed, it restarts workers that grow
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
