@@ -26,6 +26,31 @@ def test_a_design_of_more_models_begins_with_the_same_bits():
     assert np.array_equal(few.span_mask, many.span_mask[:4])
 
 
+@given(st.integers(1, 8), st.integers(0, 5), st.data())
+def test_every_model_has_two_of_four_documents_of_about_the_same_length(n_blocks, seed, data):
+    lengths = data.draw(st.permutations(range(1, 4 * n_blocks + 1)))
+    design = Design(documents_of(["a" * length for length in lengths]), (), 6, seed)
+    of_block = design.document_mask[:, np.argsort(lengths)].reshape(6, n_blocks, 4)
+    assert (of_block.sum(axis=2) == 2).all()
+
+
+def test_every_two_documents_are_in_together_about_as_often_as_apart():
+    mask = Design(random_documents(8), (), 400, 3).document_mask
+    together = (mask[:, :, None] == mask[:, None, :]).mean(axis=0)[~np.eye(8, dtype=bool)]
+    assert abs(together - 1 / 2).max() < 1 / 6 + 0.08  # in a block a third of the others are in; outside, half
+
+
+def test_some_pairs_of_a_design_are_models_of_it():
+    design = design_with_spans(16)
+    part = design.of_pairs([6, 1])
+    assert np.array_equal(part.document_mask, design.document_mask[[12, 13, 2, 3]])
+    assert np.array_equal(part.span_mask, design.span_mask[[12, 13, 2, 3]])
+    assert np.array_equal(part.of_pairs([1]).document_mask, design.document_mask[[2, 3]])
+    for pairs in ([], [8], [-1], [2, 2]):
+        with pytest.raises(ValueError, match="pairs: received .* accepted: "):
+            design.of_pairs(pairs)
+
+
 def test_bits_of_documents_and_spans_are_independent():
     documents = random_documents(200, shortest=5)
     spans = tuple(Span("x", "given", (Place(d, 1, 3),)) for d in range(200))
@@ -67,6 +92,8 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     assert loaded.documents.texts == design.documents.texts
     assert loaded.identity == design.identity
     assert np.array_equal(loaded.carries_loss(1), design.carries_loss(1))
+    part = Design.load(design.of_pairs([1]).save(tmp_path / "part.safetensors"))
+    assert np.array_equal(part.document_mask, design.document_mask[2:4])
     path = tmp_path / "other.safetensors"
     records.write(path, records.Record({"a": np.zeros(1)}, {}))
     with pytest.raises(ValueError, match="accepted: a whole design"):
@@ -89,6 +116,8 @@ def test_other_documents_spans_seeds_and_contexts_have_another_identity():
         ({"n_models": 3}, "received 3"),
         ({"n_models": 0}, "received 0"),
         ({"context": 1}, "received 1"),
+        ({"n_models": 4, "pairs": (1,)}, r"received (1,)"),
+        ({"n_models": 4, "pairs": (1, 1)}, r"received (1, 1)"),
         ({"roles": ("always",)}, "received 1 of always"),
         ({"roles": ("sometimes",) * 2}, "received 2 of sometimes"),
         ({"spans": (Span("x", "given", ()),)}, "without a place"),

@@ -5,11 +5,17 @@ its copies, is on in a random half of the models, independently; where it is off
 context, but as targets they carry no loss, in any copy. Models 2j and 2j + 1 are complements of each other: what is in
 or on for one is out or off for the other. The bits of a pair depend on the seed and its number only, so that a design
 of more models begins with the same ones.
+
+Draws are blocked: of every four documents of about the same length, and of every four spans of about as many tokens in
+all their copies, a model gets two. So all models read and learn about as much: how much a model learns is otherwise
+its largest source of error, and the same for all of its documents.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 Role = Literal["random", "always", "never"]
 _WHAT = "design"
+_BLOCK = 4  # units of about the same size, of which every model gets two
 
 
 @dataclass(frozen=True, order=True)
@@ -75,6 +82,7 @@ class Design:
         roles: For each document "random" (in half of the models), "always" or "never" (in all, in none); default all
             random.
         context: Tokens that a model reads at once, at least 2: a longer document is cut into rows of so many.
+        pairs: Numbers of the pairs of complements that the models are; default the first ones (see ``of_pairs``).
 
     Raises:
         ValueError: If a number is out of range, or a span is outside of its document or overlaps another one.
@@ -86,10 +94,14 @@ class Design:
     seed: int = 0
     roles: tuple[Role, ...] = ()
     context: int = 128
+    pairs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_models < 2 or self.n_models % 2:
             raise ValueError(f"n_models: received {self.n_models}, accepted: an even number >= 2")
+        object.__setattr__(self, "pairs", tuple(self.pairs) or tuple(range(self.n_models // 2)))
+        if 2 * len(self.pairs) != self.n_models or len(set(self.pairs)) < len(self.pairs) or min(self.pairs) < 0:
+            raise ValueError(f"pairs: received {self.pairs}, accepted: {self.n_models // 2} different numbers >= 0")
         if self.context < 2:
             raise ValueError(f"context: received {self.context}, accepted: an integer >= 2")
         object.__setattr__(self, "spans", tuple(self.spans))
@@ -123,24 +135,40 @@ class Design:
     @cached_property
     def document_mask(self) -> Bool[np.ndarray, "n_models n_documents"]:
         """Which model trains on which document."""
-        mask = self._bits(0, len(self.documents))
+        mask = np.zeros((self.n_models, len(self.documents)), dtype=bool)
         roles = np.array(self.roles)
-        mask[:, roles == "always"], mask[:, roles == "never"] = True, False
+        random = np.flatnonzero(roles == "random")
+        mask[:, random] = self._bits(0, np.diff(self.documents.starts)[random])
+        mask[:, roles == "always"] = True
         return mask
 
     @cached_property
     def span_mask(self) -> Bool[np.ndarray, "n_models n_spans"]:
         """In which model which span is on."""
-        return self._bits(1, len(self.spans))
+        sizes = [sum(place.stop - place.start for place in span.copies) for span in self.spans]
+        return self._bits(1, np.array(sizes, dtype=np.int64))
 
-    def _bits(self, stream: int, size: int) -> np.ndarray:
-        """Half of the bits of every model, in complementary pairs; of an odd number, one more or less."""
-        mask = np.zeros((self.n_models, size), dtype=bool)
-        for pair in range(self.n_models // 2):
+    def _bits(self, stream: int, sizes: Int64[np.ndarray, " n_units"]) -> Bool[np.ndarray, "n_models n_units"]:
+        """Half of the units of every block for every model, in complementary pairs; of an odd one, one more or less."""
+        mask = np.zeros((self.n_models, len(sizes)), dtype=bool)
+        block = np.argsort(np.argsort(sizes, kind="stable"), kind="stable") // _BLOCK
+        for row, pair in enumerate(self.pairs):
             rng = np.random.default_rng([self.seed, stream, pair])
-            mask[2 * pair] = rng.permutation(size) < (size + pair % 2) // 2
-            mask[2 * pair + 1] = ~mask[2 * pair]
+            in_blocks = np.lexsort((rng.permutation(len(sizes)), block))
+            mask[2 * row, in_blocks[rng.integers(2) :: 2]] = True
+            mask[2 * row + 1] = ~mask[2 * row]
         return mask
+
+    def of_pairs(self, pairs: Sequence[int] | np.ndarray) -> Design:
+        """Return the design of some of the pairs, by their places in this one; models 2j and 2j + 1 are pair j.
+
+        Raises:
+            ValueError: If there is none of them, or one is not there or is named twice.
+        """
+        chosen = [int(pair) for pair in pairs]
+        if not chosen or min(chosen) < 0 or max(chosen) >= len(self.pairs):
+            raise ValueError(f"pairs: received {chosen}, accepted: some of 0 to {len(self.pairs) - 1}")
+        return dataclasses.replace(self, n_models=2 * len(chosen), pairs=tuple(self.pairs[pair] for pair in chosen))
 
     def tokens_of(self, place: Place) -> slice:
         """Return the numbers of a place's tokens among those of all documents."""
@@ -248,6 +276,7 @@ class Design:
             "n_models": self.n_models,
             "seed": self.seed,
             "context": self.context,
+            "pairs": self.pairs,
         }
         record = Record(arrays, {name: json.dumps(value) for name, value in header.items()})
         return records.write(path, record, _WHAT)
@@ -287,10 +316,11 @@ class Design:
             )
             for span in header["spans"]
         )
-        design = cls(documents, spans, header["n_models"], header["seed"], tuple(header["roles"]), header["context"])
+        roles, pairs = (tuple(header[name]) for name in ("roles", "pairs"))
+        design = cls(documents, spans, header["n_models"], header["seed"], roles, header["context"], pairs)
         if not all(map(np.array_equal, bits, (design.document_mask, design.span_mask))):
             raise records.not_whole(path, "its bits are not those of its seed", _WHAT)
         return design
 
 
-_HEADER = ("names", "texts", "vocabulary", "notes", "spans", "roles", "n_models", "seed", "context")
+_HEADER = ("names", "texts", "vocabulary", "notes", "spans", "roles", "n_models", "seed", "context", "pairs")

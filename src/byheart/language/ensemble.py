@@ -23,7 +23,7 @@ from byheart.jobs import Job, JobsError, Report
 from byheart.language.design import Design
 from byheart.language.logs import Logs
 from byheart.provenance import provenance
-from byheart.records import Record, Records
+from byheart.records import Record, Records, digest
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def train(
             _key(models[0]),
             _train_stack,
             (design, config, list(models)),
-            identity={**identity, "models": [models[0], models[-1]]},
+            identity={**identity, "models": [models[0], models[-1]], "bits": _bits(design, models)},
             cost=float(len(models)),
         )
         for models in stacks
@@ -175,6 +175,11 @@ def train(
     logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
     made_by = tuple(json.loads(record.header["provenance"]) for record in found)
     return Ensemble(design, config, logs, arrays, made_by, Path(store))
+
+
+def _bits(design: Design, models: range) -> str:
+    rows = slice(models.start, models.stop)
+    return digest(design.document_mask[rows], design.span_mask[rows])
 
 
 _PER_TOKEN = ("log_probability", "correct", "first_epoch", "mean_of_epochs")
