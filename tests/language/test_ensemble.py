@@ -14,7 +14,7 @@ from processes import running, wait_until
 
 from byheart.language import ensemble
 from byheart.language.design import Place, Span
-from byheart.language.ensemble import EnsembleConfig, train
+from byheart.language.ensemble import EnsembleConfig, train, train_all
 
 TINY = EnsembleConfig(width=8, n_heads=2, n_epochs=30, batch_size=4)
 
@@ -48,6 +48,23 @@ def test_the_models_that_are_kept_are_those_that_answered(trained):
         assert np.allclose(found, trained.logs.log_probability[number, design.tokens_of(row)], atol=1e-4)
     with pytest.raises(ValueError, match="received 10, accepted: 0 to 9"):
         trained.model(10)
+
+
+def test_several_designs_in_one_store_are_trained_as_each_alone(trained, tmp_path):
+    other = design_with_spans(2, seed=1)
+    heard = []
+    with ThreadPoolExecutor(1) as executor:
+        found = train_all(
+            {"a": (trained.design, TINY), "b": (other, TINY)},
+            store=tmp_path,
+            executor=executor,
+            on_progress=lambda done, total: heard.append((done, total)),
+        )
+    assert np.array_equal(found["a"].logs.log_probability, trained.logs.log_probability)
+    assert found["b"].logs.log_probability.shape == (2, other.documents.n_tokens)
+    for name, value in found["b"].model(1).weights.items():
+        assert not np.array_equal(value.detach(), found["a"].model(1).weights[name].detach()), name
+    assert heard[-1] == (12, 12)
 
 
 def test_what_is_there_is_not_trained_again_and_must_be_the_same(trained, monkeypatch):
@@ -88,7 +105,7 @@ def test_what_a_masked_span_says_changes_nothing(trained, tmp_path):
 PROGRAM = """
 import sys
 from byheart.language.design import Place, Span
-from byheart.language.ensemble import EnsembleConfig, train
+from byheart.language.ensemble import EnsembleConfig, train, train_all
 from language.texts_by_hand import design_with_spans
 if __name__ == "__main__":
     config = EnsembleConfig(width=8, n_heads=2, n_epochs=int(sys.argv[2]), batch_size=4)

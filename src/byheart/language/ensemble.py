@@ -82,6 +82,7 @@ class Ensemble:
             "mean_of_epochs"; NaN where the token carried no loss.
         provenance: What made each stack of models.
         store: Where the models are kept.
+        name: What their files are called by, if the store holds those of several designs.
     """
 
     design: Design
@@ -90,6 +91,7 @@ class Ensemble:
     training: Mapping[str, Float32[np.ndarray, "n_models n_tokens"]]
     provenance: tuple[Mapping[str, Any], ...]
     store: Path
+    name: str = ""
 
     def model(self, number: int) -> Transformer:
         """Return one of the models, as a torch module.
@@ -104,7 +106,7 @@ class Ensemble:
         if not 0 <= number < self.design.n_models:
             raise ValueError(f"model: received {number}, accepted: 0 to {self.design.n_models - 1}")
         first = number // STACK * STACK
-        arrays = Records(self.store).read(_key(first)).arrays
+        arrays = Records(self.store).read(_key(self.name, first)).arrays
         parameters = {
             name.removeprefix("parameters."): torch.from_numpy(values[number - first].copy())
             for name, values in arrays.items()
@@ -142,39 +144,65 @@ def train(
     References:
         Zhang et al. 2021, "Counterfactual memorization in neural language models", section 3.
     """
+    given = {"": (design, config or EnsembleConfig())}
+    return train_all(given, store=store, n_workers=n_workers, executor=executor, on_progress=on_progress)[""]
+
+
+def train_all(
+    given: Mapping[str, tuple[Design, EnsembleConfig]],
+    *,
+    store: str | Path,
+    n_workers: int | None = None,
+    executor: Executor | None = None,
+    on_progress: Callable[[float, float], None] | None = None,
+) -> dict[str, Ensemble]:
+    """Train the models of several designs, by name, all in one go; otherwise as ``train``."""
     from byheart.language.extras import require
 
     require("torch")
-    config = config or EnsembleConfig()
     records = Records(store)
-    identity = design.identity | dataclasses.asdict(config)
-    stacks = [range(first, min(first + STACK, design.n_models)) for first in range(0, design.n_models, STACK)]
-    todo = [
-        Job(
-            _key(models[0]),
-            _train_stack,
-            (design, config, list(models)),
-            identity={**identity, "models": [models[0], models[-1]], "bits": _bits(design, models)},
-            cost=float(len(models)),
-        )
-        for models in stacks
-    ]
+    todo = {name: _jobs(name, design, config) for name, (design, config) in given.items()}
+    work = sum(job.cost for own in todo.values() for job in own)
+    n_models = sum(design.n_models for design, _ in given.values())
 
     def report(progress: jobs.Progress) -> None:
         assert on_progress is not None
-        there = design.n_models - progress.work_total
-        on_progress(there + progress.work_done, design.n_models)
+        on_progress(n_models * (1 - (progress.work_total - progress.work_done) / work), n_models)
 
     failures = jobs.run(
-        todo, records, n_workers=n_workers, executor=executor, on_progress=None if on_progress is None else report
+        [job for own in todo.values() for job in own],
+        records,
+        n_workers=n_workers,
+        executor=executor,
+        on_progress=None if on_progress is None else report,
     )
     if failures:
         raise JobsError(failures)
-    found = [records.read(job.key) for job in todo]
-    arrays = {name: np.concatenate([record.arrays[name] for record in found]) for name in _PER_TOKEN}
-    logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
-    made_by = tuple(json.loads(record.header["provenance"]) for record in found)
-    return Ensemble(design, config, logs, arrays, made_by, Path(store))
+    found = {}
+    for name, (design, config) in given.items():
+        made = [records.read(job.key) for job in todo[name]]
+        arrays = {own: np.concatenate([record.arrays[own] for record in made]) for own in _PER_TOKEN}
+        logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
+        made_by = tuple(json.loads(record.header["provenance"]) for record in made)
+        found[name] = Ensemble(design, config, logs, arrays, made_by, Path(store), name)
+    return found
+
+
+def _jobs(name: str, design: Design, config: EnsembleConfig) -> list[Job]:
+    """A job for each stack of models."""
+    stacks = [range(first, min(first + STACK, design.n_models)) for first in range(0, design.n_models, STACK)]
+    identity = design.identity | dataclasses.asdict(config)
+    weights = design.documents.vocabulary * config.width + 12 * config.n_layers * config.width**2
+    return [
+        Job(
+            _key(name, models[0]),
+            _train_stack,
+            (design, config, list(models)),
+            identity={**identity, "models": [models[0], models[-1]], "bits": _bits(design, models)},
+            cost=float(len(models) * config.n_epochs * design.documents.n_tokens * weights),
+        )
+        for models in stacks
+    ]
 
 
 def _bits(design: Design, models: range) -> str:
@@ -185,8 +213,8 @@ def _bits(design: Design, models: range) -> str:
 _PER_TOKEN = ("log_probability", "correct", "first_epoch", "mean_of_epochs")
 
 
-def _key(first: int) -> str:
-    return f"models-from-{first:04d}"
+def _key(name: str, first: int) -> str:
+    return f"{name}{'-' if name else ''}models-from-{first:04d}"
 
 
 def _sizes(config: EnsembleConfig, design: Design) -> Any:
