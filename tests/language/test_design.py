@@ -26,18 +26,19 @@ def test_a_design_of_more_models_begins_with_the_same_bits():
     assert np.array_equal(few.span_mask, many.span_mask[:4])
 
 
-@given(st.integers(1, 8), st.integers(0, 5), st.data())
-def test_every_model_has_two_of_four_documents_of_about_the_same_length(n_blocks, seed, data):
-    lengths = data.draw(st.permutations(range(1, 4 * n_blocks + 1)))
-    design = Design(documents_of(["a" * length for length in lengths]), (), 6, seed)
-    of_block = design.document_mask[:, np.argsort(lengths)].reshape(6, n_blocks, 4)
-    assert (of_block.sum(axis=2) == 2).all()
+def test_all_models_read_about_as_many_tokens():
+    documents = random_documents(100, longest=40)
+    design = Design(documents, (), 16)
+    shares = design.document_mask @ np.diff(documents.starts) / documents.n_tokens
+    at_random = np.diff(documents.starts).std() / np.diff(documents.starts).mean() / np.sqrt(100) / 2
+    assert abs(shares - 1 / 2).max() < at_random / 5
 
 
-def test_every_two_documents_are_in_together_about_as_often_as_apart():
-    mask = Design(random_documents(8), (), 400, 3).document_mask
-    together = (mask[:, :, None] == mask[:, None, :]).mean(axis=0)[~np.eye(8, dtype=bool)]
-    assert abs(together - 1 / 2).max() < 1 / 6 + 0.08  # in a block a third of the others are in; outside, half
+def test_every_two_documents_are_in_together_in_about_half_of_the_models():
+    documents = documents_of([*["abc"] * 10, *["abcdefgh" * 3] * 10])  # copies, whose lengths are the same, too
+    mask = Design(documents, (), 800, 3).document_mask
+    together = (mask[:, :, None] == mask[:, None, :]).mean(axis=0)[~np.eye(20, dtype=bool)]
+    assert abs(together - 9 / 19).max() < 4 * 0.5 / np.sqrt(400)
 
 
 def test_some_pairs_of_a_design_are_models_of_it():

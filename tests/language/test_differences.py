@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from language.simulate import documents, planted
+from language.simulate import documents, planted, simulated
 
 from byheart.language.design import Design
-from byheart.language.differences import Places, compare
+from byheart.language.differences import Parts, Places, compare
 
 
 @pytest.mark.parametrize("n_models", [8, 16])
@@ -28,6 +28,52 @@ def test_few_units_have_the_errors_of_welch():
     found = compare(scores, on)
     assert found.standard_error[0] == pytest.approx(sum(parts) ** 0.5)
     assert (found.n_on[0], found.n_off[0]) == (4, 4)
+
+
+def test_documents_without_spans_are_compared_by_the_means_of_their_tokens():
+    design = Design(documents([2, 5, 3]), n_models=8)
+    values = np.random.default_rng(0).normal(size=(8, 10))
+    found, parts = Parts.of(design), [slice(0, 2), slice(2, 7), slice(7, 10)]
+    means = np.stack([values[:, part].mean(axis=1) for part in parts], axis=1)
+    expected, own = compare(means, design.document_mask), found.compare(found.sums(values))
+    for name in ("on", "off", "standard_error", "n_on", "n_off"):
+        np.testing.assert_allclose(getattr(own, name), getattr(expected, name), err_msg=name)
+
+
+def test_tokens_of_a_span_count_in_models_with_the_span_on():
+    design = planted(4, [1, 2], n_models=24, seed=1)
+    values = np.random.default_rng(0).normal(size=(24, 24))
+    parts = Parts.of(design)
+    found = parts.compare(parts.sums(values))
+    inside, on = design.document_mask, design.span_mask
+    for document, span in ((0, 0), (1, 1), (2, 1)):
+        own = values[:, 6 * document : 6 * document + 6]
+        for side, rows in (("on", inside[:, document]), ("off", ~inside[:, document])):
+            masked = own[rows & on[:, span]][:, 2:4]
+            expected = (4 * own[rows][:, [0, 1, 4, 5]].mean() + 2 * masked.mean()) / 6
+            assert getattr(found, side)[document] == pytest.approx(expected)
+            assert getattr(found, f"n_{side}")[document] == len(masked)
+    told = parts.means(values)
+    assert np.array_equal(np.isfinite(told), np.stack([on[:, 0], on[:, 1], on[:, 1], on[:, 1] | True], axis=1))
+    assert np.array_equal(parts.means(values[[5]], np.array([5])), told[[5]], equal_nan=True)
+
+
+def test_memorization_of_documents_is_that_of_training_on_all_of_them():
+    stated, wrong = [], []
+    for seed in range(10):
+        design = planted(60, [1, 2, 4] * 8, n_models=16, seed=seed)
+        truth = np.random.default_rng(seed).normal(3, 1, 60)
+        gains = np.linspace(1, 4, 24)
+        parts = Parts.of(design)
+        found = parts.compare(parts.sums(simulated(design, seed, truth, gains, influence=0.5).log_probability))
+        all_of_it = truth + np.bincount(design.documents.document_of, np.append(gains, 0)[design.span_of]) / 6
+        told = np.isfinite(found.standard_error)
+        assert told.mean() > 0.85
+        stated.append(found.standard_error[told])
+        wrong.append((found.difference - all_of_it)[told])
+    stated, wrong = np.concatenate(stated), np.concatenate(wrong)
+    assert abs(wrong.mean()) < 3 * stated.mean() / np.sqrt(len(wrong) / 10)
+    assert 0.93 < (np.square(stated).mean() / np.square(wrong).mean()) ** 0.5 < 1.07
 
 
 def test_difficulty_of_places_cancels():

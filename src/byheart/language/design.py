@@ -6,9 +6,9 @@ context, but as targets they carry no loss, in any copy. Models 2j and 2j + 1 ar
 or on for one is out or off for the other. The bits of a pair depend on the seed and its number only, so that a design
 of more models begins with the same ones.
 
-Draws are blocked: of every four documents of about the same length, and of every four spans of about as many tokens in
-all their copies, a model gets two. So all models read and learn about as much: how much a model learns is otherwise
-its largest source of error, and the same for all of its documents.
+Of many random halves, each pair gets the one whose tokens are most nearly half of all (rerandomisation, Morgan and
+Rubin 2012). So all models read and learn about as much: how much a model learns is otherwise its largest source of
+error, and the same for all of its documents.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Role = Literal["random", "always", "never"]
 _WHAT = "design"
-_BLOCK = 4  # units of about the same size, of which every model gets two
+_DRAWS = 64  # random halves, of which the one is taken that is most nearly half of the tokens
 
 
 @dataclass(frozen=True, order=True)
@@ -149,13 +149,13 @@ class Design:
         return self._bits(1, np.array(sizes, dtype=np.int64))
 
     def _bits(self, stream: int, sizes: Int64[np.ndarray, " n_units"]) -> Bool[np.ndarray, "n_models n_units"]:
-        """Half of the units of every block for every model, in complementary pairs; of an odd one, one more or less."""
+        """Half of the units for every model, in complementary pairs; of an odd number, one more or less."""
         mask = np.zeros((self.n_models, len(sizes)), dtype=bool)
-        block = np.argsort(np.argsort(sizes, kind="stable"), kind="stable") // _BLOCK
         for row, pair in enumerate(self.pairs):
             rng = np.random.default_rng([self.seed, stream, pair])
-            in_blocks = np.lexsort((rng.permutation(len(sizes)), block))
-            mask[2 * row, in_blocks[rng.integers(2) :: 2]] = True
+            n_in = (len(sizes) + int(rng.integers(2))) // 2
+            draws = [rng.permutation(len(sizes)) < n_in for _ in range(_DRAWS)]
+            mask[2 * row] = min(draws, key=lambda draw: abs(2 * int(sizes[draw].sum()) - int(sizes.sum())))
             mask[2 * row + 1] = ~mask[2 * row]
         return mask
 

@@ -1,5 +1,8 @@
 """Scores of documents and of places under every model, and how they differ between models with a bit on and off.
 
+A document's tokens in a span only count in models with the span on: what a document teaches where nothing of it is
+masked is what is asked (Zhang et al. 2021), and a span's bit would be most of the noise of what it covers.
+
 A span is measured at its places. A place only counts in models that train on its document, so that a span's bit is not
 mixed with its document's. Places differ in difficulty, and each model sees others of them: the scores at a place are
 taken less the mean of its two bits, before a model's places are averaged.
@@ -236,15 +239,104 @@ def _by_span(values: np.ndarray, span_of: np.ndarray, n_spans: int) -> Float64[n
     return total
 
 
-def document_means(
-    design: Design, values: np.ndarray, tokens: Bool[np.ndarray, " n_tokens"] | None = None
-) -> Float64[np.ndarray, "n_models n_documents"]:
-    """Return every model's mean over the tokens of each document, or some of them; NaN for a document without any."""
-    starts = design.documents.starts[:-1]
-    chosen = np.ones(design.documents.n_tokens, dtype=bool) if tokens is None else tokens
-    n = np.add.reduceat(chosen, starts, dtype=np.int64)
-    total = np.add.reduceat(np.where(chosen, values, 0), starts, axis=1, dtype=np.float64)
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Documents in parts: the tokens of each document that are in no span, and those in each of its spans.
+
+    Attributes:
+        design: Design of the documents.
+        part_of: Part of each token, or -1 for a token that is left out.
+        document_of: Document of each part.
+        span_of: Span of each part; -1 for none.
+    """
+
+    design: Design
+    part_of: Int64[np.ndarray, " n_tokens"]
+    document_of: Int64[np.ndarray, " n_parts"]
+    span_of: Int64[np.ndarray, " n_parts"]
+
+    @classmethod
+    def of(cls, design: Design, tokens: Bool[np.ndarray, " n_tokens"] | None = None) -> Parts:
+        """Return the parts of all documents, or of some of their tokens."""
+        documents, spans = design.documents.document_of, design.span_of
+        chosen = np.ones(len(spans), dtype=bool) if tokens is None else tokens
+        keys, part_of = np.unique(documents * (len(design.spans) + 1) + spans + 1, return_inverse=True)
+        document_of, span_of = np.divmod(keys, len(design.spans) + 1)
+        return cls(design, np.where(chosen, part_of, -1), document_of, span_of - 1)
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "n_models n_parts"]:
+        """Models whose scores of a part count: all if it is in no span, else those with the span on."""
+        on = np.concatenate([self.design.span_mask, np.ones((self.design.n_models, 1), dtype=bool)], axis=1)
+        found: np.ndarray = on[:, self.span_of]
+        return found
+
+    @cached_property
+    def n_tokens(self) -> Int64[np.ndarray, " n_documents"]:
+        """Number of tokens of each document that are not left out."""
+        chosen = self.design.documents.document_of[self.part_of >= 0]
+        return np.bincount(chosen, minlength=len(self.design.documents)).astype(np.int64)
+
+    def sums(self, values: np.ndarray) -> Float64[np.ndarray, "n_models n_parts"]:
+        """Sum values of tokens over the tokens of each part."""
+        chosen = self.part_of >= 0
+        of, n_parts = self.part_of[chosen], len(self.document_of)
+        return np.stack([np.bincount(of, row[chosen], n_parts) for row in values]).astype(np.float64)
+
+    def means(
+        self, values: np.ndarray, models: np.ndarray | slice = slice(None)
+    ) -> Float64[np.ndarray, "n_models n_documents"]:
+        """Return means over the tokens of each document under some models; NaN if one of them is in a span that is off.
+
+        Args:
+            values: Values of tokens, a row for each of these models.
+            models: Their numbers; default all.
+        """
+        sums = np.where(self.valid[models] | ~self._told, self.sums(values), np.nan)
+        return self._by_document(sums) / np.where(self.n_tokens > 0, self.n_tokens, np.nan)
+
+    def compare(self, sums: np.ndarray, models: np.ndarray | slice = slice(None)) -> Difference:
+        """Compare models that train on each document with those that do not, by their means over its tokens.
+
+        Every part of a document counts as its number of tokens, and is compared among the models in which it counts.
+
+        Args:
+            sums: What ``sums`` returned, of all models.
+            models: Numbers of the models to use; default all.
+        """
+        sums, valid = sums[models], self.valid[models]
+        inside = self.design.document_mask[models]
+        of_part = inside[:, self.document_of]
+        sides = (of_part & valid, ~of_part & valid)
+        residuals, counts = _residuals(sums, *sides), []
+        means = []
+        for rows, of_document in zip(sides, (inside, ~inside), strict=True):
+            n = rows.sum(axis=0)
+            # A part that fewer models tell of weighs more in each of them.
+            weight = of_document.sum(axis=0)[self.document_of] / np.maximum(n, 1)
+            residuals = np.where(rows, residuals * weight, residuals)
+            n_of_part = np.where(self._told, n, len(sums))
+            fewest = np.full(len(self.n_tokens), len(sums))
+            np.minimum.at(fewest, self.document_of, n_of_part)
+            counts.append(np.minimum(fewest, of_document.sum(axis=0)))
+            means.append(self._by_document(mean_where(sums, rows)[None])[0])
+        residuals = self._by_document(np.where(valid, residuals, 0))
+        residuals = np.where(np.minimum(*counts) >= 2, residuals, np.nan)
+        size = np.where(self.n_tokens > 0, self.n_tokens, np.nan)
+        error = standard_error(residuals / size, inside, ~inside)
+        return Difference(means[0] / size, means[1] / size, error, *counts)
+
+    @cached_property
+    def _told(self) -> Bool[np.ndarray, " n_parts"]:
+        """Parts that have a token."""
+        found: np.ndarray = np.bincount(self.part_of[self.part_of >= 0], minlength=len(self.document_of)) > 0
+        return found
+
+    def _by_document(self, of_parts: np.ndarray) -> Float64[np.ndarray, "n_rows n_documents"]:
+        """Sum over the parts of each document that have a token; parts are in the order of their documents."""
+        starts = np.searchsorted(self.document_of, np.arange(len(self.n_tokens)))
+        found: np.ndarray = np.add.reduceat(np.where(self._told, of_parts, 0), starts, axis=1)
+        return found
 
 
 def measures_of(logs: Logs) -> dict[str, np.ndarray]:

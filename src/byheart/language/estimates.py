@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from byheart import records
 from byheart.language.design import Design
-from byheart.language.differences import Difference, Places, compare, compare_places, document_means, measures_of
+from byheart.language.differences import Difference, Parts, Places, compare, compare_places, measures_of
 from byheart.language.doses import chance_table, dose_table
 from byheart.language.logs import Logs, as_logs
 from byheart.language.reliability import reliability_table, underpowered, verdict
@@ -39,8 +39,9 @@ class Estimates:
 
     Attributes:
         n_models: Number of models.
-        documents: A row per document: name, role, n_tokens, n_in, n_out; memorization, and the means ``_in`` and
-            ``_out``. ``_rest`` are the same of its tokens in no span.
+        documents: A row per document: name, role, n_tokens, n_in, n_out (models that tell, of the token that fewest
+            tell of: where a span is off, a model does not tell of its tokens); memorization, and the means ``_in``
+            and ``_out``. ``_rest`` are the same of its tokens in no span.
         spans: A row per span: text, kind, n_copies, n_tokens (of a place, mean), planned and changed (settings),
             n_seen (copies that a measured model with the span on trains on, mean); memorization, and the means ``_on``
             and ``_off``; recited_on and recited_off, the shares of models and places where every token is most
@@ -142,13 +143,13 @@ def estimate(design: Design, logs: Any) -> Estimates:
 
 def _documents(design: Design, logs: Logs) -> pd.DataFrame:
     random = np.array(design.roles) == "random"
-    mask = design.document_mask
     sizes = np.diff(design.documents.starts)
     columns: dict[str, Any] = {"name": list(design.documents.names), "role": list(design.roles), "n_tokens": sizes}
-    columns |= {"n_in": mask.sum(axis=0), "n_out": (~mask).sum(axis=0)}
-    for suffix, chosen in (("", None), ("_rest", design.span_of < 0)):
+    for suffix, parts in (("", Parts.of(design)), ("_rest", Parts.of(design, design.span_of < 0))):
         for name, values in measures_of(logs).items():
-            found = compare(document_means(design, values, chosen), mask)
+            found = parts.compare(parts.sums(values))
+            if not suffix:
+                columns |= {"n_in": found.n_on, "n_out": found.n_off}
             columns |= _columns(name + suffix, found, ("in", "out"), np.where(random, 1.0, np.nan))
     columns |= {f"bits{end}": columns[f"log_probability{end}"] * sizes / _NATS for end in ("", "_se", "_in", "_out")}
     return pd.DataFrame(columns)
@@ -214,7 +215,7 @@ def _rest(design: Design, logs: Logs) -> Difference:
     """What each span's bit does to the tokens of no span in the documents that hold it."""
     pairs = sorted({(number, copy.document) for number, span in enumerate(design.spans) for copy in span.copies})
     span_of, documents = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    scores = document_means(design, logs.log_probability, design.span_of < 0)[:, documents]
+    scores = Parts.of(design, design.span_of < 0).means(logs.log_probability)[:, documents]
     valid = design.document_mask[:, documents] & np.isfinite(scores)
     return compare_places(scores, span_of, valid, design.span_mask)
 
@@ -278,7 +279,9 @@ def influence(design: Design, logs: Any) -> Influence:
     References:
         Feldman and Zhang 2020; Zhang et al. 2021.
     """
-    scores = document_means(design, as_logs(logs, design).log_probability)
+    values, parts = as_logs(logs, design).log_probability, Parts.of(design)
+    sizes = np.diff(design.documents.starts)
+    scores = np.add.reduceat(values, design.documents.starts[:-1], axis=1, dtype=np.float64) / sizes
     random = np.flatnonzero(np.array(design.roles) == "random")
     mask = design.document_mask
     own = compare(scores, mask)
@@ -288,7 +291,9 @@ def influence(design: Design, logs: Any) -> Influence:
     effects, errors = (np.full((scores.shape[1], scores.shape[1]), np.nan) for _ in range(2))
     if len(random):
         effects[:, random], errors[:, random] = _influence(others, own_bits, mask[:, random])
-        effects[random, random], errors[random, random] = own.difference[random], own.standard_error[random]
+        memorized = parts.compare(parts.sums(values))
+        effects[random, random] = memorized.difference[random]
+        errors[random, random] = memorized.standard_error[random]
     if not design.spans:
         return Influence(effects, errors, *(np.zeros((scores.shape[1], 0)) for _ in range(2)))
     return Influence(effects, errors, *_influence(others, own_bits, design.span_mask))

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64
 from scipy.special import digamma, ndtr, ndtri, polygamma
 
 from byheart.language.design import Design
-from byheart.language.differences import Places, compare, document_means, measures_of
+from byheart.language.differences import Parts, Places, measures_of
 from byheart.language.logs import as_logs
 from byheart.language.regress import checked_scores, cross_fitted, logistic, ridge
 
@@ -42,7 +42,8 @@ def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) ->
         level: Of the intervals.
 
     Returns:
-        name: A row per document; NaN for those in all models or none.
+        name: A row per document; NaN for those in all models or none. What the models alone cannot tell, since a
+            document's spans are off in too many of them, is as the scores say.
         log_probability, accuracy: Posterior mean of memorization (nats per token, share of tokens); ``_se`` its
             standard deviation, ``_low`` and ``_high`` the interval, ``_models`` what the models alone say,
             ``_regression`` what the scores say, and ``_weight`` the models' share.
@@ -61,49 +62,56 @@ def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) ->
     rows = np.flatnonzero(np.array(design.roles) == "random")
     _check_enough(len(rows))
     columns: dict[str, Any] = {"name": list(design.documents.names)}
+    parts = Parts.of(design)
     for name, values in measures_of(as_logs(logs, design)).items():
-        found = compare(document_means(design, values), design.document_mask)
-        parts = _posterior(found.difference, found.standard_error**2, features, rows, design.n_models - 2, level)
-        columns |= {name + suffix: values for suffix, values in parts.items()}
+        found = parts.compare(parts.sums(values))
+        degrees = found.n_on + found.n_off - 2
+        posterior = _posterior(found.difference, found.standard_error**2, features, rows, degrees, level)
+        columns |= {name + suffix: values for suffix, values in posterior.items()}
     return pd.DataFrame(columns)
 
 
 def _posterior(
-    given: np.ndarray, variances: np.ndarray, features: np.ndarray, rows: np.ndarray, degrees: int, level: float
+    given: np.ndarray, variances: np.ndarray, features: np.ndarray, rows: np.ndarray, degrees: np.ndarray, level: float
 ) -> dict[str, Float64[np.ndarray, " n_documents"]]:
     suffixes = ("", "_se", "_low", "_high", "_models", "_regression", "_weight")
     columns = {suffix: np.full(len(given), np.nan) for suffix in suffixes}
-    if not np.isfinite(given[rows]).all():
+    told = rows[np.isfinite(variances[rows])]
+    if not len(told):
         return columns
-    regression = cross_fitted(features, given, ridge, rows)
-    estimates, variance = given[rows], _moderated(variances[rows], degrees)
-    apart = estimates - regression[rows]
-    variance = np.maximum(variance, 1e-12 * np.mean(apart**2) + np.finfo(float).tiny)
-    deviations = np.linspace(0, 2 * np.sqrt(np.mean(apart**2)), _DEVIATIONS)
-    total = deviations[:, None] ** 2 + variance
-    likelihood = -(np.log(total) + apart**2 / total).sum(axis=1) / 2
+    _check_enough(len(told))
+    regression = cross_fitted(features, given, ridge, told)
+    apart = np.zeros(len(given))
+    apart[told] = given[told] - regression[told]
+    variance = np.full(len(given), _LARGE * np.mean(apart[told] ** 2) + 1)  # of those that the models cannot tell
+    variance[told] = _moderated(variances[told], degrees[told])
+    variance[told] = np.maximum(variance[told], 1e-12 * np.mean(apart[told] ** 2) + np.finfo(float).tiny)
+    deviations = np.linspace(0, 2 * np.sqrt(np.mean(apart[told] ** 2)), _DEVIATIONS)
+    total = deviations[:, None] ** 2 + variance[told]
+    likelihood = -(np.log(total) + apart[told] ** 2 / total).sum(axis=1) / 2
     chance = deviations * np.exp(likelihood - likelihood.max())  # flat in the variance
     chance /= chance.sum()
-    weights = deviations[:, None] ** 2 / total
+    weights = deviations[:, None] ** 2 / (deviations[:, None] ** 2 + variance)
     weight = chance @ weights
-    mean = regression[rows] + weight * apart
+    mean = regression + weight * apart
     error = np.sqrt(weight * variance + chance @ (weights - weight) ** 2 * apart**2)
     half = float(ndtri((1 + level) / 2)) * error
-    parts = (mean, error, mean - half, mean + half, estimates, regression[rows], weight)
+    parts = (mean, error, mean - half, mean + half, given, regression, weight)
     for suffix, values in zip(suffixes, parts, strict=True):
-        columns[suffix][rows] = values
+        columns[suffix][rows] = values[rows]
     return columns
 
 
-def _moderated(variances: np.ndarray, degrees: int) -> Float64[np.ndarray, " n_units"]:
+def _moderated(variances: np.ndarray, degrees: np.ndarray) -> Float64[np.ndarray, " n_units"]:
     """Draw variances of few degrees of freedom to their common level, by how much they scatter more than by chance."""
     from scipy.optimize import brentq  # slow to import
 
-    positive = variances[variances > 0]
-    if len(positive) < 2:
+    positive = variances > 0
+    if positive.sum() < 2:
         return variances
-    logs = np.log(positive) - digamma(degrees / 2) + np.log(degrees / 2)
-    excess = float(logs.var(ddof=1) - polygamma(1, degrees / 2))
+    half = degrees[positive] / 2
+    logs = np.log(variances[positive]) - digamma(half) + np.log(half)
+    excess = float(logs.var(ddof=1) - polygamma(1, half).mean())
     prior = _LARGE
     if excess > polygamma(1, _LARGE / 2):
         prior = 2 * brentq(lambda half: float(polygamma(1, half)) - excess, 1e-6, _LARGE)
@@ -172,14 +180,14 @@ def single(
         Neyman 1923 (intervals by the random draw). The regressions follow ``byheart.network.calibration``.
     """
     values, models = _checked(design, log_probability, model)
-    told, inside, of_models = _units(design, values, models, unit)
+    told, inside, of_models, weights = _units(design, values, models, unit)
     labels = pd.Series(["all"] * len(told) if groups is None else list(groups), dtype=object)
     if len(labels) != len(told):
         raise ValueError(f"groups: received {len(labels)}, accepted: {len(told)}, a label for each of the {unit}")
     pair = len(models) == 2
     measured = (of_models[0] - of_models[1]) / 2 if pair else of_models[0]
     rows = [
-        {"group": label, **_compared(measured[of_group], inside[of_group])}
+        {"group": label, **_compared(measured[of_group], inside[of_group], weights[of_group])}
         for label in labels.unique()
         for of_group in [told & (labels == label).to_numpy()]
     ]
@@ -207,27 +215,43 @@ def _checked(design: Design, log_probability: Any, model: int) -> tuple[np.ndarr
 
 def _units(
     design: Design, values: np.ndarray, models: list[int], unit: str
-) -> tuple[Bool[np.ndarray, " n_units"], Bool[np.ndarray, " n_units"], Float64[np.ndarray, "n_models n_units"]]:
-    """Which units can be compared, which the first model was trained on, and each model's mean log-probability."""
+) -> tuple[
+    Bool[np.ndarray, " n_units"],
+    Bool[np.ndarray, " n_units"],
+    Float64[np.ndarray, "n_models n_units"],
+    Float64[np.ndarray, " n_units"],
+]:
+    """Which units can be compared, which the first model was trained on, their mean log-probability, and weights.
+
+    A document is compared if all of its spans are on; it then stands for those of its group whose spans are not.
+    """
     if unit == "documents":
-        return np.array(design.roles) == "random", design.document_mask[models[0]], document_means(design, values)
+        parts = Parts.of(design)
+        found = parts.means(values, np.array(models))
+        n_spans = np.bincount(parts.document_of, parts.span_of >= 0, len(design.documents))
+        told = (np.array(design.roles) == "random") & np.isfinite(found).all(axis=0)
+        return told, design.document_mask[models[0]], found, 2.0**n_spans
     if unit != "spans":
         raise ValueError(f"unit: received {unit!r}, accepted: documents, spans")
     places = Places.of(design)
     found = places.per_span(np.where(places.valid[models], places.sums(values) / places.n_tokens, np.nan))
-    return np.isfinite(found).all(axis=0), design.span_mask[models[0]], found
+    return np.isfinite(found).all(axis=0), design.span_mask[models[0]], found, np.ones(len(design.spans))
 
 
-def _compared(measured: np.ndarray, inside: np.ndarray) -> dict[str, float]:
+def _compared(measured: np.ndarray, inside: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     from scipy.stats import t  # slow to import
 
     n_in, n_out = int(inside.sum()), int((~inside).sum())
     found = {"n_in": n_in, "n_out": n_out, "memorization": np.nan, "standard_error": np.nan, "low": np.nan}
     found["high"] = np.nan
     if n_in and n_out:
-        found["memorization"] = float(measured[inside].mean() - measured[~inside].mean())
+        means = [np.average(measured[rows], weights=weights[rows]) for rows in (inside, ~inside)]
+        found["memorization"] = float(means[0] - means[1])
     if min(n_in, n_out) >= 2:
-        variances = [measured[rows].var(ddof=1) / rows.sum() for rows in (inside, ~inside)]
+        variances = []
+        for rows, mean in zip((inside, ~inside), means, strict=True):
+            n, shares = rows.sum(), weights[rows] / weights[rows].sum()
+            variances.append((shares**2 * (measured[rows] - mean) ** 2).sum() * n / (n - 1))
         found["standard_error"] = float(np.sqrt(sum(variances)))
         if found["standard_error"] > 0:
             smaller = variances[0] ** 2 / (n_in - 1) + variances[1] ** 2 / (n_out - 1)

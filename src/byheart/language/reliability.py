@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from byheart.language.design import Design
-from byheart.language.differences import Difference, Places, compare, document_means, measures_of
+from byheart.language.differences import Difference, Parts, Places, measures_of
 from byheart.language.logs import Logs
 
 _SPLITS = 10
@@ -30,15 +30,13 @@ def reliability_table(design: Design, logs: Logs, places: Places, seed: int = 0)
             Brown 1910), mean over ten splits.
         error_ratio: Stated standard error over the one that the halves show (root mean squares): near 1 if it holds.
     """
-    random = np.array(design.roles) == "random"
-    mask = design.document_mask[:, random]
+    parts = Parts.of(design)
     share = 2 * (design.n_models // 4) / design.n_models
     rows = []
     for name, values in measures_of(logs).items():
-        means = document_means(design, values)[:, random]
-        whole = compare(means, mask)
-        halves = [[compare(means[h], mask[h]) for h in split] for split in _splits(design.n_models, seed)]
-        rows.append({"unit": "documents", "score": name, **_agreement(whole, halves, share)})
+        sums = parts.sums(values)
+        halves = [[parts.compare(sums, h) for h in split] for split in _splits(design.n_models, seed)]
+        rows.append({"unit": "documents", "score": name, **_agreement(parts.compare(sums), halves, share)})
         if design.spans:
             scores = places.sums(values) / places.n_tokens
             halves = [[places.compare(scores, h) for h in split] for split in _splits(design.n_models, seed)]
