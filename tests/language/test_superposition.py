@@ -135,6 +135,15 @@ def test_the_difference_between_on_and_off_is_recovered():
     assert (found.n_models, found.n_contexts, found.width) == (12, len(contexts.tokens), 5)
 
 
+def test_documents_without_spans_have_ordinary_contexts_only():
+    design = dataclasses.replace(planted([1], [1]), spans=())
+    contexts = Contexts.of(design)
+    found = compared(contexts, built(contexts), simulated(design, 0, np.zeros(7), np.zeros(0)))
+    assert found.dimensionality["kind"].tolist() == ["ordinary"]
+    assert (found.correlation["n_spans"] == 0).all()
+    assert found.correlation.filter(like="rank").isna().all(axis=None)
+
+
 def test_rank_correlation_with_bits():
     lengths = [1, 2, 3, 4]
     design = planted(lengths, [1] * 4)

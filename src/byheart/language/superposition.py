@@ -7,9 +7,12 @@ D_i = |h_i|^2 / sum_j (h_i/|h_i| . h_j)^2, and since each span is on in half of 
 and off is caused by its own copies.
 
 The sum runs over a population of contexts, and D depends on it: it is the same for all models and spans, and holds each
-context once. A passage of 32 copies would otherwise share its directions with its own copies, and seem to hold 1/32 of
-what it holds. So every span enters with its first place alone, and copies elsewhere, which differ only in what stands
-before the passage, do not enter. Equal beginnings of rows, such as the empty one, are one context.
+context once. A passage of 32 copies would otherwise share its directions with its own copies, and seem to hold as
+little as 1/32 of what it holds. So every span enters with its first place alone, and copies elsewhere, which differ
+only in what stands before the passage, do not enter. Equal beginnings of rows, such as the empty one, are one context.
+
+A longer vector holds more, and so does one in a direction of its own. The last layer is normalised, so that vectors
+differ in direction there; before it, both count.
 
 Source: Henighan et al. 2023, "Superposition, Memorization, and Double Descent", section "Experiment setup"
 (dimensionality of training examples). Contexts, and the comparison of on and off, are ours.
@@ -48,7 +51,8 @@ class Superposition:
     models: a jackknife over the pairs of complements.
 
     Attributes:
-        dimensionality: A row per layer, kind of span, number of copies (planned) and share of words changed: n_spans;
+        dimensionality: A row per layer, kind of span, number of copies (planned) and share of words changed: n_spans,
+            without those that models of fewer than two pairs tell of with the span on, or with it off;
             dimensionality_on and dimensionality_off, mean D of their contexts over models with the span on and off, in
             [0, 1]; difference and difference_se; spread, the standard deviation over models of a model's mean, on or
             off (NaN where models measure different spans). A probe's bit does nothing: its difference is what chance
@@ -56,7 +60,8 @@ class Superposition:
             the model trains on the document.
         correlation: A row per layer and kind ("canary"; "repeat", which are all that was not planted; "both"): n_spans;
             rank_correlation of memorization in bits with D of the span's contexts while it is on, in [-1, 1], and its
-            error ``_se``; rank_correlation_difference and ``_se``, the same with on less off in place of D.
+            error ``_se``; rank_correlation_difference and ``_se``, the same with on less off in place of D. NaN for
+            fewer than three spans. Bits are those of all models, D is that of the measured ones.
         n_models: Number of models that were measured.
         n_contexts: Number of contexts of the population.
         width: Entries of a hidden vector. All D of a model together are at most that.
@@ -139,7 +144,7 @@ class Contexts:
         place = np.full(len(first), -1)
         place[kept] = np.arange(len(kept))
         alone = np.flatnonzero(ordinary & (counts[number] == 1) & (place[number] >= 0))
-        unit_of = np.repeat(np.arange(len(own)), [len(tokens) for tokens in own])
+        unit_of = np.repeat(np.arange(len(own)), np.array([len(tokens) for tokens in own], dtype=np.int64))
         return cls(
             design,
             first[kept],
