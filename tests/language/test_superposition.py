@@ -144,6 +144,25 @@ def test_documents_without_spans_have_ordinary_contexts_only():
     assert found.correlation.filter(like="rank").isna().all(axis=None)
 
 
+def test_a_span_is_measured_in_models_that_train_on_its_document():
+    design = dataclasses.replace(planted([2], [1], n_models=24), roles=("random",) * 6 + ("never",))
+    contexts = Contexts.of(design)
+    states = built(contexts)
+    for vectors, inside in zip(states, design.document_mask[:, 0], strict=True):
+        vectors[:] = vectors if inside else vectors[..., :1] * 0 + np.eye(3, dtype=np.float32)[0]
+    table = compared(contexts, states, simulated(design, 0, np.zeros(7), np.zeros(2))).dimensionality
+    assert table.set_index("kind").loc["canary", "dimensionality_on"] == pytest.approx(1 / 2)
+
+
+def test_where_a_span_is_measured_is_not_ordinary():
+    design = planted([2], [1])
+    probe = dataclasses.replace(design.spans[1], measured=(Place(2, 1, 4),))  # a document of half of the models
+    contexts = Contexts.of(dataclasses.replace(design, spans=(design.spans[0], probe)))
+    of_probe, of_document = (contexts.members[contexts.unit_of == unit] for unit in (1, 2 + 2))
+    assert len(of_probe) == 3
+    assert len(of_document) == 0  # its first token stands after nothing, as those of all
+
+
 def test_rank_correlation_with_bits():
     lengths = [1, 2, 3, 4]
     design = planted(lengths, [1] * 4)
