@@ -15,6 +15,8 @@ from byheart.language.ensemble import train as train
 from byheart.language.estimates import Estimates as Estimates
 from byheart.language.extraction import extraction as extraction
 from byheart.language.logs import Logs as Logs
+from byheart.language.superposition import Superposition as Superposition
+from byheart.language.superposition import superposition as superposition
 from byheart.language.texts import Texts as Texts
 from byheart.language.texts import corpus as corpus
 from byheart.language.texts import read_texts as read_texts
