@@ -18,7 +18,7 @@ def test_reproduce_lists_its_studies(run):
     ("arguments", "message"),
     [
         (("mnist", "--max-examples", 3), "max_examples: received 3 with mnist, accepted: with other studies"),
-        (("polygons", "--images", "x"), "images: received 'x' with polygons, accepted: with mnist"),
+        (("polygons", "--folder", "x"), "folder: received 'x' with polygons, accepted: with mnist, text"),
         (("moons",), "study: received 'moons', accepted: double-descent, "),
         (("all", "--max-examples", 2), "max_examples: received 2, accepted: at least the smallest T"),
     ],
@@ -33,14 +33,14 @@ def test_each_study_of_all_gets_the_options_that_it_takes(run, tmp_path, monkeyp
     chosen = {name: STUDIES[name] for name in ("double-descent", "mnist")}
     made = []
 
-    def reproduce(study, scale, out, *, max_examples, images, **_):
-        made.append((study.name, max_examples, images))
+    def reproduce(study, scale, out, *, max_examples, folder, **_):
+        made.append((study.name, max_examples, folder))
 
     monkeypatch.setattr("byheart.studies.catalogue.STUDIES", chosen)
     monkeypatch.setattr("byheart.studies.reproduce", reproduce)
     monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
     (tmp_path / "folder").mkdir()
-    run("reproduce", "all", "--out", tmp_path, "--images", tmp_path / "folder")
+    run("reproduce", "all", "--out", tmp_path, "--folder", tmp_path / "folder")
     run("reproduce", "all", "--out", tmp_path, "--max-examples", 10)
     assert made == [("double-descent", None, None), ("mnist", None, tmp_path / "folder"), ("double-descent", 10, None)]
 
@@ -69,7 +69,7 @@ def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatc
         "byheart.studies.catalogue.STUDIES", {name: STUDIES[name] for name in ("double-descent", "variants", "mnist")}
     )
     made = []
-    monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out, images: made.append((study.name, out)))
+    monkeypatch.setattr(ReproduceCommand, "_reproduce", lambda self, study, out, folder: made.append((study.name, out)))
     monkeypatch.setattr("byheart.studies.write_summary", lambda out: pd.DataFrame(columns=["verdict"]))
     status, _, err = run("reproduce", "all", "--out", tmp_path)
     assert (status, made) == (0, [("double-descent", tmp_path / "double-descent")])
@@ -77,8 +77,8 @@ def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatc
     assert 'pip install "byheart[audit]"' in err
 
 
-def test_images_that_are_not_there_are_noticed_before_anything_is_trained(run, tmp_path):
-    status, _, err = run("reproduce", "all", "--images", tmp_path / "nowhere", "--out", tmp_path / "out")
+def test_a_folder_that_is_not_there_is_noticed_before_anything_is_trained(run, tmp_path):
+    status, _, err = run("reproduce", "all", "--folder", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert status == 2
-    assert "nowhere' accepted: a folder of IDX files" in err.replace(",", "")
+    assert "nowhere' accepted: a folder of data" in err.replace(",", "")
     assert not (tmp_path / "out").exists()

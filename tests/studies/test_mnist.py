@@ -29,10 +29,10 @@ def idx(tmp_path):
     return folder
 
 
-def few(scale: str, images=None) -> dict[str, list[Network]]:
+def few(scale: str, folder=None) -> dict[str, list[Network]]:
     """Two hundred images, few networks, and the folder."""
     own = [Network("MNIST", N, seed, n_models=5) for seed in (0, 1)]
-    asked = mnist._groups(scale, images)
+    asked = mnist._groups(scale, folder)
     folder = "folder sixty, 60"
     return {f"MNIST, {N}": own, folder: asked[folder], mnist._BY_SIZE: [Network("MNIST", 50, 0), *own]}
 
@@ -41,7 +41,7 @@ def few(scale: str, images=None) -> dict[str, list[Network]]:
 def test_the_study_runs_small_judges_every_claim_and_goes_on(idx, tmp_path):
     calls, out = [], tmp_path / "results" / "mnist"
     study = dataclasses.replace(STUDY, groups=few)
-    verdicts = reproduce(study, "quick", str(out), images=str(idx), n_workers=2, on_progress=calls.append)
+    verdicts = reproduce(study, "quick", str(out), folder=str(idx), n_workers=2, on_progress=calls.append)
     assert list(verdicts["claim"]) == [claim.id for claim in STUDY.claims]
     assert (calls[-1].n_finished, calls[-1].n_runs) == (9, 9)
     tables = read_tables(out.glob("*.csv"))
@@ -53,13 +53,13 @@ def test_the_study_runs_small_judges_every_claim_and_goes_on(idx, tmp_path):
     assert tables["cost"]["n_runs"].sum() == 9
     assert tables["cost"]["wall_hours"].min() > 0
     page = (out / "README.md").read_text(encoding="utf-8").split(MARK)[1]
-    assert f"byheart reproduce mnist --scale quick --images {idx}" in page
+    assert f"byheart reproduce mnist --scale quick --folder {idx}" in page
     assert f"2 on MNIST, {N}, 1 on folder sixty, 60; truth: 5 networks" in page
     for name in ("sorted", "images"):
         assert (out / f"{name}.png").stat().st_size > 10_000
     assert len(write_summary(tmp_path / "results")) == len(STUDY.claims)  # of a study without runs of the toy model
     records = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    pd.testing.assert_frame_equal(reproduce(study, "quick", out, images=idx, n_workers=2), verdicts)
+    pd.testing.assert_frame_equal(reproduce(study, "quick", out, folder=idx, n_workers=2), verdicts)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == records
 
 
@@ -68,7 +68,7 @@ def test_scales_differ_and_a_folder_is_a_dataset_of_its_own(idx):
     assert list(quick) == ["MNIST, 5,000", "by size"]
     assert list(medium) == ["MNIST, 5,000", "Fashion-MNIST, 5,000", "by size"]
     assert list(paper) == ["MNIST, 5,000", "Fashion-MNIST, 5,000", "Fashion-MNIST, 60,000", "by size"]
-    assert STUDY.groups_up_to("quick", images=idx)["folder sixty, 60"] == [Network(idx, 60, 0)]
+    assert STUDY.groups_up_to("quick", folder=idx)["folder sixty, 60"] == [Network(idx, 60, 0)]
     assert {network.n_models for network in medium["MNIST, 5,000"]} == {48}
     assert {network.n_examples for network in medium["by size"]} == {500, 1_000, 2_000, 5_000}
 
@@ -76,8 +76,10 @@ def test_scales_differ_and_a_folder_is_a_dataset_of_its_own(idx):
 def test_what_a_study_does_not_take_or_lacks_is_said(idx, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="max_examples: received 100 with mnist, accepted: with other studies"):
         reproduce("mnist", "quick", tmp_path, max_examples=100)
-    with pytest.raises(ValueError, match="images: received '.*sixty' with polygons, accepted: with mnist$"):
-        reproduce("polygons", "quick", tmp_path, images=idx)
+    with pytest.raises(
+        ValueError, match="folder: received '.*sixty' with polygons, accepted: with mnist, text-memorization$"
+    ):
+        reproduce("polygons", "quick", tmp_path, folder=idx)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'mnist needs torch: pip install "byheart\[audit\]"'):
         reproduce("mnist", "quick", tmp_path)

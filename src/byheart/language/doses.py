@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from byheart.language.design import Design
+from byheart.language.design import Design, models_of
 from byheart.language.differences import Places, mean_where, measures_of
 from byheart.language.logs import Logs
 
@@ -76,7 +76,7 @@ def _worth(
     rng, draws = np.random.default_rng(seed), []
     for _ in range(_DRAWS):
         pairs = rng.integers(design.n_models // 2, size=design.n_models // 2)
-        of_span = places.compare(scores, np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()).difference
+        of_span = places.compare(scores, models_of(pairs)).difference
         drawn = [of_span[rng.choice(rows, len(rows))] for rows in members]
         means = np.array(
             [values[np.isfinite(values)].mean() if np.isfinite(values).any() else np.nan for values in drawn]

@@ -49,7 +49,7 @@ class EnsembleConfig:
     """Entries of the vector that stands for a token; a multiple of n_heads."""
     n_heads: int = 4
     """Heads of the attention, at least 1."""
-    n_epochs: int = 12
+    n_epochs: int = 16
     """Times that each model reads its documents, at least 1."""
     batch_size: int = 16
     """Rows per step, at least 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from byheart.language.design import Design
+from byheart.language.design import Design, models_of
 from byheart.language.differences import Difference, Parts, Places, measures_of
 from byheart.language.logs import Logs
 
@@ -27,8 +27,9 @@ def reliability_table(design: Design, logs: Logs, places: Places, seed: int = 0)
         unit, score: A row per unit and score, in nats per token and in tokens right.
         n_units: Units with an estimate in both halves, median over splits.
         reliability: Squared correlation with what many models would say: of the halves, stepped up (Spearman 1910,
-            Brown 1910), mean over ten splits.
-        error_ratio: Stated standard error over the one that the halves show (root mean squares): near 1 if it holds.
+            Brown 1910), mean over ten splits; ``reliability_sd`` its standard deviation over the splits.
+        error_ratio: Stated standard error over the one that the halves show (root mean squares): near 1 if it holds;
+            ``error_ratio_sd`` its standard deviation over the splits.
     """
     parts = Parts.of(design)
     share = 2 * (design.n_models // 4) / design.n_models
@@ -49,27 +50,27 @@ def _splits(n_models: int, seed: int) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     n = n_models // 4
     orders = [rng.permutation(n_models // 2) for _ in range(_SPLITS)]
-    return [[np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel() for pairs in (o[:n], o[n : 2 * n])] for o in orders]
+    return [[models_of(pairs) for pairs in (order[:n], order[n : 2 * n])] for order in orders]
 
 
 def _agreement(whole: Difference, halves: list[list[Difference]], share: float) -> dict[str, float]:
-    correlations, squares, counts = [], [], []
     told = np.isfinite(whole.standard_error)
+    stated = np.sqrt(np.mean(whole.standard_error[told] ** 2)) if told.any() else np.nan
+    counts, reliabilities, ratios = [], [], []
     for first, second in halves:
         a, b = first.difference, second.difference
         both = told & np.isfinite(a) & np.isfinite(b)
         counts.append(int(both.sum()))
-        if both.sum() >= 3 and a[both].std() > 0 and b[both].std() > 0:
-            correlations.append(np.corrcoef(a[both], b[both])[0, 1])
-        squares.append((a - b)[both] ** 2)
-    r = float(np.mean(correlations)) if correlations else np.nan
-    pooled = np.concatenate(squares)
-    from_halves = np.sqrt(pooled.mean()) * np.sqrt(share / 2) if len(pooled) else np.nan
-    stated = np.sqrt(np.mean(whole.standard_error[told] ** 2)) if told.any() else np.nan
+        r = np.corrcoef(a[both], b[both])[0, 1] if both.sum() >= 3 and a[both].std() * b[both].std() > 0 else np.nan
+        reliabilities.append(r / (share + (1 - share) * r) if r > -1 else np.nan)
+        apart = np.sqrt(np.mean((a - b)[both] ** 2)) * np.sqrt(share / 2) if both.any() else np.nan
+        ratios.append(stated / apart if apart > 0 else np.nan)
     return {
         "n_units": float(np.median(counts)),
-        "reliability": r / (share + (1 - share) * r) if r > -1 else np.nan,
-        "error_ratio": float(stated / from_halves) if from_halves > 0 else np.nan,
+        "reliability": float(np.mean(reliabilities)),
+        "reliability_sd": float(np.std(reliabilities, ddof=1)),
+        "error_ratio": float(np.mean(ratios)),
+        "error_ratio_sd": float(np.std(ratios, ddof=1)),
     }
 
 

