@@ -33,6 +33,7 @@ ASKED_FOR = {
     "analytic",
     "mnist",
     "text-memorization",
+    "text-double-descent",
 }
 
 

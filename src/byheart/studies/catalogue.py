@@ -13,6 +13,7 @@ from byheart.studies import (
     phase_map,
     polygons,
     repeats,
+    text_double_descent,
     text_memorization,
     two_views,
     variants,
@@ -37,5 +38,6 @@ STUDIES = {
         analytic.STUDY,
         mnist.STUDY,
         text_memorization.STUDY,
+        text_double_descent.STUDY,
     )
 }
