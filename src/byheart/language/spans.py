@@ -45,7 +45,7 @@ def given_spans(documents: Documents, spans: Sequence[Any]) -> tuple[Span, ...]:
     Raises:
         ValueError: If one occurs nowhere, is empty, or names no document, several, or no characters of one.
     """
-    return tuple(_given(documents, span) for span in spans)
+    return tuple(_given(documents, span) for span in ([spans] if isinstance(spans, str) else spans))
 
 
 def spans_from_json(path: str | Path) -> list[Any]:
@@ -223,6 +223,8 @@ def _given(documents: Documents, span: Any) -> Span:
     named: Place | None = None
     if isinstance(span, str):
         text = span.strip()
+    elif not isinstance(span, tuple | list) or [type(part) for part in span] != [str, int, int]:
+        raise ValueError(f"spans: received {span!r:.80}, accepted: strings, or (document, first, last character)")
     else:
         name, start, stop = span
         if (several := documents.names.count(name)) != 1:
