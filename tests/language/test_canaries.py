@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from byheart.language.canaries import CHANGED, COUNTS, NEAR_COUNTS, planted, planted_spans
@@ -42,6 +43,28 @@ def test_near_copies_differ_in_so_many_words_and_the_original_is_only_measured()
             assert PLANTED.roles[document] == "always"
 
 
+def test_as_many_words_are_changed_as_it_says_on_average():
+    found = {changed: [] for changed in CHANGED}
+    plants = planted(NAMES, TEXTS, seed=1, n_per_count=40)
+    for mark in plants.marks:
+        if mark.kind == "near-copies":
+            original = mark.text.split()
+            for document, start, stop in mark.copies:
+                words = plants.texts[document][start:stop].split()
+                found[mark.settings["changed"]].append(sum(map(str.__ne__, words, original)) / len(original))
+    for changed, shares in found.items():
+        assert np.mean(shares) == pytest.approx(changed, abs=0.01)  # four standard errors of 560 copies are 0.0085
+    assert set(found[0.25]) == {0.2, 0.3}
+    assert set(found[0.1]) == {0.1}
+
+
+def test_every_copy_has_a_context_of_its_own_even_among_words_that_are_nearly_all_the_same():
+    texts = [*TEXTS, "the " * 5_000]
+    plants = planted([*NAMES, "the"], texts)
+    contexts = [plants.texts[d][:start] for mark in plants.marks for d, start, _ in (*mark.copies, *mark.measured)]
+    assert len(set(contexts)) == len(contexts) == len(plants.texts) - len(texts)
+
+
 def test_probes_are_planted_nowhere():
     for mark in PLANTED.marks:
         if mark.kind == "probe":
@@ -68,5 +91,7 @@ def test_the_same_seed_plants_the_same():
 def test_too_few_words_or_canaries_are_refused():
     with pytest.raises(ValueError, match="received texts of 2 different words"):
         planted("a", ["one two"])
+    with pytest.raises(ValueError, match="received texts of 12 different words"):
+        planted(NAMES, [text.replace(" ", ",") for text in TEXTS])
     with pytest.raises(ValueError, match="received 0, accepted: an integer >= 1"):
         planted(NAMES, TEXTS, n_per_count=0)

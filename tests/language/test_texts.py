@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from byheart.language import texts
-from byheart.language.texts import corpus, read_texts
+from byheart.language.texts import Texts, corpus, read_texts
 
 
 @pytest.fixture
@@ -41,12 +44,58 @@ def test_files_are_cut_where_they_should_be(file, split, expected):
 def test_encodings(file):
     assert read_texts([file(b"\xef\xbb\xbfcaf\xc3\xa9")]).texts == ("café",)
     latin = file(b"caf\xe9", "latin.txt")
-    with pytest.raises(ValueError, match="byte 3 is not UTF-8.*--encoding"):
+    with pytest.raises(ValueError, match="is not utf-8 .* position 3: .*--encoding"):
         read_texts([latin])
     found = read_texts([latin], encoding="latin-1")
     assert found.texts == ("café",)
     assert "latin-1" in found.notes[0]
-    assert read_texts([file("héllo".encode("utf-16"), "wide.txt")], encoding="utf-16").texts == ("héllo",)
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-7", "gb18030"):
+        marked = file("\ufeffhéllo\r\n".encode(encoding), "marked.txt")
+        assert read_texts(marked, encoding=encoding).texts == ("héllo",)
+
+
+@pytest.mark.parametrize(
+    ("written", "named", "said"),
+    [
+        ("utf-16", None, "utf-16"),
+        ("utf-32", None, "utf-32"),
+        ("utf-32", "utf-16", "utf-32"),
+        ("utf-8-sig", "latin-1", "utf-8"),
+        ("utf-16", "cp1252", "utf-16"),
+    ],
+)
+def test_a_byte_order_mark_that_says_otherwise_is_refused(file, written, named, said):
+    with pytest.raises(ValueError, match=f"byte order mark of {said}, accepted: .*--encoding {said}"):
+        read_texts([file("日本".encode(written) if said != "utf-8" else "é".encode(written))], encoding=named)
+
+
+@given(st.text(alphabet="ab \n\r\x0b\x0c\x1c\x85\u2028", max_size=20))
+def test_lines_are_those_that_editors_count(content):
+    lines = io.StringIO(content, newline=None).read().split("\n")
+    found = list(texts._cut(content, "lines"))
+    assert found == [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    joined = " ".join(text for _, text in texts._cut(content, "paragraphs"))
+    assert joined == " ".join(text for _, text in found)
+    assert all(
+        lines[number - 1].strip() and (number == 1 or not lines[number - 2].strip())
+        for number, _ in texts._cut(content, "paragraphs")
+    )
+
+
+def test_names_that_are_no_text_are_written_as_one(file, tmp_path):
+    path = file("x", os.fsdecode(b"caf\xe9.txt"))
+    assert read_texts(path).names == ("caf\\xe9.txt:1",)
+    assert read_texts(file("x", "a \N{GRINNING FACE}:1.txt"), split="files").names == ("a \N{GRINNING FACE}:1.txt",)
+
+
+def test_texts_are_checked_however_they_are_made():
+    with pytest.raises(ValueError, match="received 2 names of 1"):
+        Texts(("a", "b"), ("x",))
+    with pytest.raises(ValueError, match="received 'b', which is blank"):
+        Texts(("a", "b"), ("x", " \n"))
+    with pytest.raises(ValueError, match=r"received 'b' with '\\ud800', accepted: Unicode") as error:
+        Texts(("a", "b"), ("x", "y\ud800"))
+    str(error.value).encode()  # may be printed
 
 
 def test_files_of_one_name_keep_their_folders(file):
@@ -56,12 +105,18 @@ def test_files_of_one_name_keep_their_folders(file):
 
 
 def test_lines_of_json(file):
-    found = read_texts([file('{"text": "a b"}\n\n{"text": "c\\nd"}\n', "a.jsonl")])
-    assert found.names == ("a.jsonl:1", "a.jsonl:3")
-    assert found.texts == ("a b", "c\nd")
+    for name, end in (("a.jsonl", "\n"), ("b.JSONL", "\r\n"), ("c.jsonl", "\r")):
+        found = read_texts([file(f'{{"text": "a\u2028b"}}{end}{end}{{"text": "c\\nd"}}{end}', name)])
+        assert found.names == (f"{name}:1", f"{name}:3")
+        assert found.texts == ("a\u2028b", "c\nd")
+    with pytest.raises(ValueError, match="received 'a.jsonl:1' with"):
+        read_texts(file('{"text": "\\ud800"}', "a.jsonl"))
 
 
-@pytest.mark.parametrize("line", ["{", '"x"', "[1]", '{"words": "x"}', '{"text": 3}', '{"text": " "}'])
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[" * 100_000, '{"n": ' + "1" * 5_000 + "}", '"x"', "[1]", '{"words": "x"}', '{"text": 3}', '{"text": " "}'],
+)
 def test_lines_of_json_without_a_text_are_refused(file, line):
     with pytest.raises(ValueError, match="line 2, accepted"):
         read_texts([file(f'{{"text": "a"}}\n{line}', "a.jsonl")])
@@ -75,6 +130,12 @@ def test_lines_of_json_without_a_text_are_refused(file, line):
         (b"a\0b", {}, "which is binary"),
         (b"a", {"split": "words"}, "received 'words'"),
         (b"a", {"encoding": "no-such"}, "received 'no-such'"),
+        (b"a", {"encoding": "rot13"}, "received 'rot13'"),
+        (b"a", {"encoding": "undefined"}, "received 'undefined'"),
+        (b"a", {"encoding": ""}, "received ''"),
+        (b"a", {"encoding": "a\0"}, "received 'a"),
+        ("a\0b".encode("utf-16"), {"encoding": "utf-16"}, "which is binary"),
+        (b"\xff\xfea", {"encoding": "utf-16"}, "which is not utf-16"),
     ],
 )
 def test_what_is_no_text_is_refused(file, content, settings, received):
@@ -85,6 +146,9 @@ def test_what_is_no_text_is_refused(file, content, settings, received):
 
 def test_missing_files_and_files_given_twice_are_refused(file, tmp_path):
     path = file("a")
+    (tmp_path / "link.txt").symlink_to(path)
+    with pytest.raises(ValueError, match="twice"):
+        read_texts([path, tmp_path / "link.txt"])
     with pytest.raises(ValueError, match="twice"):
         read_texts([path, tmp_path / "." / "a.txt"])
     with pytest.raises(ValueError, match="no file"):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from byheart.language import tokens
 from byheart.language.tokens import tokenize, trained
 
 CORPUS = [
@@ -99,6 +100,78 @@ def test_spaces_that_decoders_drop_are_found():
     documents = tokenize("a", ["a a aa"], tokenizer)
     check(documents)
     assert [documents.text_of(0, i, i + 1) for i in range(4)] == ["a", " a", " a", "a"]
+
+
+def test_several_spaces_are_found_that_a_decoder_drops_at_the_beginning():
+    tokenizer = Tokenizer(models.BPE({"▁": 0, "a": 1, "▁a": 2, "\n": 3}, [("▁", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    documents = tokenize("a", ["a  a\n   aa"], tokenizer)
+    check(documents)
+    assert [documents.text_of(0, i, i + 1) for i in range(3)] == ["a", " ", " a"]
+
+
+def test_pieces_of_words_are_found():
+    tokenizer = Tokenizer(
+        models.WordPiece({"[UNK]": 0, "cat": 1, "##s": 2, "the": 3, ".": 4, "##e": 5}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    documents = tokenize("a", ["the catse cat."], tokenizer)
+    check(documents)
+    assert [documents.text_of(0, i, i + 1) for i in range(6)] == ["the", " cat", "s", "e", " cat", "."]
+    with pytest.raises(ValueError, match="does not give back ' dog"):
+        tokenize("a", ["the dog"], tokenizer)
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_texts_are_neither_cut_nor_filled_up(tmp_path, from_file):
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=400)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    given_one = tmp_path / "tokenizer.json" if from_file else tokenizer
+    assert np.array_equal(tokenize("abc", CORPUS, given_one).flat, tokenize("abc", CORPUS, TOKENIZER).flat)
+    assert tokenizer.truncation["max_length"] == 3  # as it was
+
+
+def test_special_tokens_are_not_added_but_found_in_the_text():
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    tokenizer.add_special_tokens(["[CLS]"])
+    number = tokenizer.token_to_id("[CLS]")
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", number)])
+    documents = tokenize("ab", ["the cat", "the[CLS]cat"], tokenizer)
+    check(documents)
+    assert [number in row for row in documents.tokens] == [False, True]
+    assert documents.vocabulary == number + 1
+
+
+def test_a_tokenizer_that_fails_or_leaves_numbers_out():
+    tokenizer = Tokenizer(models.WordLevel({"the": 0, "cat": 9}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert tokenize("a", ["the cat"], tokenizer).vocabulary == 10
+    with pytest.raises(ValueError, match="received texts that it cannot cut .*UNK"):
+        tokenize("a", ["the dog"], tokenizer)
+    with pytest.raises(ValueError, match="received texts that it cannot cut"):
+        tokenize("a", ["\ud800"], TOKENIZER)
+
+
+def test_a_long_text_that_is_not_given_back_is_refused_at_once(monkeypatch):
+    lowered = Tokenizer.from_str(TOKENIZER.to_str())
+    lowered.normalizer = normalizers.Lowercase()
+    longest = []
+    monkeypatch.setattr(tokens, "_opened", lambda _: Spy())
+
+    class Spy:
+        encode_batch = lowered.encode_batch
+
+        def decode(self, ids, **settings):
+            longest.append(len(ids))
+            return lowered.decode(ids, **settings)
+
+    with pytest.raises(ValueError, match="does not give back ' The cat"):
+        tokenize("a", ["the mat. The cat " * 200], lowered)
+    assert max(longest) < 30
 
 
 @pytest.mark.parametrize("vocabulary", [0, 256])

