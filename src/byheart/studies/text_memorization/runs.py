@@ -15,7 +15,7 @@ from byheart.language.counterfactual import CounterfactualConfig, design_of
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train_all
 from byheart.language.estimates import estimate
 from byheart.language.superposition import superposition
-from byheart.language.texts import corpus
+from byheart.language.texts import corpus, has_archive
 from byheart.language.validation import (
     eight_against_many,
     one_against_many,
@@ -65,11 +65,20 @@ class TextConfig:
 
 
 def groups(scale: Scale, folder: Path | None = None) -> dict[str, list[TextConfig]]:
-    """Return the ensembles of a scale: on the King James Bible, and on the corpora of a folder, if one is given."""
+    """Return the ensembles of a scale: on the King James Bible, and on the corpora whose archives a folder holds.
+
+    Raises:
+        FileNotFoundError: If a folder is given that holds none of them.
+    """
     n_documents, n_models, canaries = _SIZES[scale]
     found = {"kjv": [TextConfig("kjv", n_documents, n_models, canaries)]}
     if folder is not None:
-        for name, most in _OTHERS.items():
+        there = {name: most for name, most in _OTHERS.items() if has_archive(name, folder)}
+        if not there:
+            raise FileNotFoundError(
+                f"folder: received {folder}, accepted: one with an archive of {' or '.join(_OTHERS)} (see corpus)"
+            )
+        for name, most in there.items():
             config = TextConfig(name, min(n_documents, most), n_models, canaries, folder=folder)
             found[name] = [config]
     return found
