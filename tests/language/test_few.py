@@ -133,3 +133,34 @@ def test_mistakes():
     ):
         with pytest.raises(ValueError, match=says):
             call()
+
+
+def test_one_model_tells_of_documents_whose_spans_are_on_in_place_of_those_whose_spans_are_off():
+    covered, estimates = [], []
+    for seed in range(100):
+        design = planted(80, [1] * 40, n_models=2, seed=seed)
+        gains = np.full(40, 6.0)  # of two of six tokens
+        logs = simulated(design, seed, np.ones(80), gains, noise=0.5)
+        groups = single(design, logs.log_probability[0]).groups
+        covered.append(groups.loc[0, "low"] <= 2 <= groups.loc[0, "high"])  # 1, and 2 more in half of the documents
+        estimates.append(groups.loc[0, "memorization"])
+        assert groups.loc[0, ["n_in", "n_out"]].sum() == 40 + design.span_mask[0].sum()
+    assert abs(np.mean(estimates) - 2) < 3 * np.std(estimates) / 10
+    assert 0.88 < np.mean(covered) < 0.99
+    pair = single(design, logs.log_probability[:2]).groups
+    assert pair.loc[0, ["n_in", "n_out"]].sum() == 40  # of two complements only those without spans are told
+
+
+def test_what_eight_models_cannot_tell_is_as_the_scores_say():
+    design = planted(80, [40], n_models=8, seed=0)
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=80)
+    logs = simulated(design, 1, 3 + scores, np.zeros(1), noise=0.5)
+    table = shrunk(design, logs, scores)
+    untold = table["log_probability_models"].isna()
+    assert 0 < untold.sum() < 40
+    np.testing.assert_allclose(table["log_probability"][untold], table["log_probability_regression"][untold])
+    assert (table["log_probability_weight"][untold] < 1e-3).all()
+    truth = 3 + scores
+    held = (table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"])
+    assert held[untold].mean() > 0.8

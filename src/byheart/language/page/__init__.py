@@ -110,8 +110,8 @@ _ABOUT_TEXT = (
     " underline marks places where a span is measured but not trained on.",
 )
 _ABOUT_DOCUMENTS = (
-    "Memorization in bits over the whole document: how much more probable its text is under models that read it. The"
-    " interval covers the value that very many models would give in about 95 of 100 cases; the thin line in the drawing"
+    "Memorization in bits over the whole document: how much more probable its text is under models that read it. Where"
+    " a span is off, a model does not count for the span's words. The interval covers the value that very many models would give in about 95 of 100 cases; the thin line in the drawing"
     " is 0. “Right” is the share of tokens that are the model's first guess. Click a heading to sort."
 )
 _ABOUT_SPANS = (
