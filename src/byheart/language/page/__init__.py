@@ -112,8 +112,8 @@ _ABOUT_TEXT = (
 _ABOUT_DOCUMENTS = (
     "Memorization in bits over the whole document: how much more probable its text is under models that read it. Where"
     " a span is off, a model does not count for the span's words. The interval covers the value that very many models"
-    " would give in about 95 of 100 cases; the thin line in the drawing is 0. “Right” is the share of tokens that are the"
-    " model's first guess. Click a heading to sort."
+    " would give in about 95 of 100 cases; the thin line in the drawing is 0. “Right” is the share of tokens that are"
+    " the model's first guess. Click a heading to sort."
 )
 _ABOUT_SPANS = (
     "Memorization in bits over one copy of the span: how much more probable it is under models in which it is on, in"
