@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from byheart.studies.study import Tables
@@ -30,13 +31,13 @@ def _draw_doses(dose: pd.DataFrame, repeats: pd.DataFrame) -> Figure:
         lines.append((rows, "s--", f"{100 * float(str(changed)):.0f} % of the words changed"))
     for rows, form, label in lines:
         error = 2 * rows["log_probability_se"]
-        left.errorbar(rows["planned"], rows["log_probability"], error, fmt=form, label=label)
+        left.errorbar(rows["planned"], rows["log_probability"], error, fmt=form, ms=4, label=label)
     for column, form, label in (("bits", "o", "all copies together"), ("document_bits", "s", "one copy's document")):
         right.plot(repeats["n_copies"], repeats[column] / repeats["n_tokens"], form, ms=3, label=label)
     left.set(xlabel="copies", ylabel="memorization (nats per token)")
     right.set(xlabel="copies of a natural repeat", ylabel="memorization (bits per token)")
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
+        _in_powers_of_2(ax, 32)
         ax.legend(fontsize=7)
     return figure
 
@@ -46,7 +47,7 @@ def _draw_reliability(table: pd.DataFrame) -> Figure:
     for (label, score), rows in table.query("unit == 'documents'").groupby(["corpus", "score"], sort=False):
         name = f"{label}, {str(score).replace('_', '-')}"
         ax.errorbar(rows["n_models"], rows["reliability"], rows["reliability_sd"], fmt="o-", ms=3, label=name)
-    ax.set_xscale("log", base=2)
+    _in_powers_of_2(ax, 128, 8)
     ax.set(xlabel="models", ylabel="reliability, documents", ylim=(0, 1))
     ax.legend(fontsize=7)
     return figure
@@ -69,6 +70,12 @@ def _draw_superposition(table: pd.DataFrame) -> Figure:
     left.set(xlabel="copies", ylabel="dimensionality of a context (%)", title="dashed: probes, never planted")
     right.set(xlabel="copies", ylabel="on less off (%), 2 standard errors", title="because of the copies")
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
+        _in_powers_of_2(ax, 32)
         ax.legend(fontsize=6)
     return figure
+
+
+def _in_powers_of_2(ax: Axes, most: int, least: int = 1) -> None:
+    ax.set_xscale("log", base=2)
+    ticks = [2**k for k in range(least.bit_length() - 1, most.bit_length())]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
