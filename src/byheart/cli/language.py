@@ -116,7 +116,8 @@ def _print(found: Found) -> None:
         (found.estimates.spans, ("text", "kind", "n_copies", "bits", "bits_se", "recited_on", "recited_off")),
     ):
         if len(table):
-            top = table.sort_values("bits", ascending=False).head(10)
+            told = table[table["bits_se"].notna()]
+            top = told.sort_values("bits", ascending=False).head(10)
             short = top.assign(**{columns[0]: [f"{' '.join(text.split()):.48}" for text in top[columns[0]]]})
             what = "documents" if columns[0] == "name" else "spans"
             print_table(columns, short[list(columns)].itertuples(index=False), title=f"most memorized {what}")
