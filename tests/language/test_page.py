@@ -75,9 +75,9 @@ def test_the_page_has_the_estimates(tmp_path):
     data = embedded(page)
     for words in ("A title", "A note.", "<dt>seed</dt><dd>3</dd>", "How many tries", "How many copies", "Controls"):
         assert words in page
-    told = found.documents["bits_se"].notna()
+    told = found.documents["bits"].notna()
     bits = found.documents["bits"][told].sort_values(ascending=False)
-    listed = data["documents"][: len(bits)]  # those without an error come last
+    listed = data["documents"][: len(bits)]  # those without an estimate come last
     assert [row["name"] for row in listed] == [design.documents.names[d] for d in bits.index]
     np.testing.assert_allclose([row["bits"] for row in listed], bits, rtol=1e-3)
     assert {row["name"] for row in data["documents"]} == set(design.documents.names)

@@ -116,7 +116,7 @@ def _print(found: Found) -> None:
         (found.estimates.spans, ("text", "kind", "n_copies", "bits", "bits_se", "recited_on", "recited_off")),
     ):
         if len(table):
-            told = table[table["bits_se"].notna()]
+            told = table[table["bits"].notna()]
             top = told.sort_values("bits", ascending=False).head(10)
             short = top.assign(**{columns[0]: [f"{' '.join(text.split()):.48}" for text in top[columns[0]]]})
             what = "documents" if columns[0] == "name" else "spans"

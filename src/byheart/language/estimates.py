@@ -150,7 +150,8 @@ def _documents(design: Design, logs: Logs) -> pd.DataFrame:
             found = parts.compare(parts.sums(values))
             if not suffix:
                 columns |= {"n_in": found.n_on, "n_out": found.n_off}
-            columns |= _columns(name + suffix, found, ("in", "out"), np.where(random, 1.0, np.nan))
+            told = np.where(random & np.isfinite(found.standard_error), 1.0, np.nan)
+            columns |= _columns(name + suffix, found, ("in", "out"), told)
     columns |= {f"bits{end}": columns[f"log_probability{end}"] * sizes / _NATS for end in ("", "_se", "_in", "_out")}
     return pd.DataFrame(columns)
 

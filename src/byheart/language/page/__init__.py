@@ -184,9 +184,9 @@ def _cut(what: str, shown: int, total: int) -> str:
 
 
 def _by_size(table: pd.DataFrame) -> list[int]:
-    """Rows from the largest memorization in bits on, those without a standard error at the end."""
-    values, errors = (table[name].to_numpy(dtype=float) for name in ("bits", "bits_se"))
-    return [int(row) for row in np.argsort(-np.where(np.isfinite(errors), values, -np.inf), kind="stable")]
+    """Rows from the largest memorization in bits on, those without an estimate at the end."""
+    values = table["bits"].to_numpy(dtype=float)
+    return [int(row) for row in np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")]
 
 
 def _document(table: pd.DataFrame, document: int, row: int) -> dict[str, Any]:
