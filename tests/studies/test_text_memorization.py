@@ -57,11 +57,6 @@ def dimensions(*differences):
     return table.assign(dimensionality_on=table["difference"] + 1, dimensionality_off=1.0)
 
 
-def scores(value):
-    names = ["score", "correlation_log_probability", "correlation_log_probability_se"]
-    return pd.DataFrame([("loss", 0.9, 0.01), ("dimensionality", value, 0.01)], columns=names)
-
-
 @pytest.mark.parametrize(
     ("claim", "table", "good", "bad"),
     [
@@ -78,7 +73,6 @@ def scores(value):
         ("near-copies-50", "dose", worth(0.18), worth(0.5)),
         ("extraction", "extraction", extraction(0.95), extraction(0.9)),
         ("superposition", "superposition", dimensions(1, 5, 9), dimensions(1, 1, 1)),
-        ("dimensionality-of-documents", "scores", scores(0.6), scores(0.3)),
     ],
 )
 def test_a_claim_is_judged_by_its_table(claim, table, good, bad):

@@ -191,18 +191,6 @@ def _dimensions(table: pd.DataFrame) -> tuple[str, bool | None]:
     return words, False if not any(above) else True if all(above) and all(grows) else None
 
 
-def _dimensionality_tells(table: pd.DataFrame) -> tuple[str, bool | None]:
-    by_score = table.set_index("score")
-    names = ("correlation_log_probability", "correlation_log_probability_se")
-    value, error = (
-        float(by_score[name].to_numpy(dtype=float)[by_score.index == "dimensionality"][0]) for name in names
-    )
-    ranked = by_score[names[0]].sort_values(ascending=False).dropna()
-    best = ", ".join(f"{float(ranked[score]):.2f} {str(score).replace('_', ' ')}" for score in ranked.index[:4])
-    words = f"correlation {_with_error(value, error)} with memorization in nats per token; the best are {best}"
-    return words, _lies(value, error, low=0.5)
-
-
 _OWN, _REFUTED = "byheart's own target", "our value, two standard errors either way, lies on the other side"
 _SHILOV = "Shilov, Meeus and de Montjoye 2024, arXiv 2405.15523 (fine-tuned models of 1 B parameters)"
 CLAIMS = (
@@ -302,13 +290,5 @@ CLAIMS = (
         " at one",
         _of_corpora("superposition", _dimensions),
         refuted_if="the difference from 8 copies on is above 0 by two standard errors in no layer",
-    ),
-    Claim(
-        "dimensionality-of-documents",
-        "The dimensionality of its contexts says which document a model memorized",
-        "Henighan et al. 2023 (toy models: each example's dimensionality tells the regime); for text, ours",
-        "as a score by itself: a correlation of at least 0.5",
-        _of_corpora("scores", _dimensionality_tells),
-        refuted_if="the correlation, two standard errors either way, is lower",
     ),
 )
