@@ -25,19 +25,6 @@ def test_scores_of_texts_by_hand():
     assert found["repeated"].tolist() == [0, 0]
 
 
-def test_the_model_of_ngrams_reads_the_other_documents_by_hand():
-    design = Design(documents_of(["ab", "abb", "ba"], "ab"))
-    loss = document_scores(design, names=["ngram_loss"])["ngram_loss"]
-    # "ab" by "abb" and "ba": 2 of 5 tokens are a; 1 of 2 documents begins with a, and a is followed by b in 1 of 1.
-    a = 0.5 * (0.5 * (0.5 * (1 / 2) + 0.5 * (2 / 5)) + 0.5 * (1 / 2)) + 0.5 * (1 / 2)
-    b = 0.5 * (0.5 * (0.5 * (1 / 2) + 0.5 * (3 / 5)) + 0.5 * 1) + 0.5 * 1
-    assert loss[0] == pytest.approx(-(np.log(a) + np.log(b)) / 2)
-    alone = Design(documents_of(["abab", "aaaa"], "ab"))
-    changed = Design(documents_of(["abab", "aaaa", "abab"], "ab"))
-    first = [document_scores(d, names=["ngram_loss"])["ngram_loss"][0] for d in (alone, changed)]
-    assert first[1] < first[0]  # another copy helps; its own counts do not
-
-
 def test_scores_of_models_are_means_over_those_that_were_trained_on_the_document():
     design = design_with_spans()
     given = logs(design)

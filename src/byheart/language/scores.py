@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from byheart.language.design import Design
 from byheart.language.logs import as_logs
 
 Needs = Literal["texts", "logs", "training"]
-_MIX = 0.5  # share of the shorter contexts in a model of n-grams
 _LEAST_PROBABLE = 0.2  # share of the tokens that Min-K % averages
 
 
@@ -87,32 +85,6 @@ def _unigram(design: Design, _: Mapping[str, np.ndarray]) -> np.ndarray:
     return result
 
 
-def _ngram(design: Design, _: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Each document by the triples of tokens of all others, mixed with pairs and single ones (Jelinek, Mercer 1980)."""
-    documents = design.documents
-    begin = documents.vocabulary  # stands before every document, twice
-    texts = [[begin, begin, *tokens.tolist()] for tokens in documents.tokens]
-    of_all, of_own = Counter[tuple[int, ...]](), [Counter[tuple[int, ...]]() for _ in texts]
-    for text, own in zip(texts, of_own, strict=True):
-        for at in range(2, len(text)):
-            own.update(tuple(text[at - n : at + 1]) for n in range(3))
-            own.update((-1 - n, *text[at - n : at]) for n in range(3))  # the contexts of these
-        of_all.update(own)
-    result = np.empty(len(texts))
-    for number, (text, own) in enumerate(zip(texts, of_own, strict=True)):
-        total = 0.0
-        for at in range(2, len(text)):
-            share = 1 / documents.vocabulary
-            for n in range(3):
-                context, whole = (-1 - n, *text[at - n : at]), tuple(text[at - n : at + 1])
-                before = of_all[context] - own[context]
-                if before:
-                    share = _MIX * share + (1 - _MIX) * (of_all[whole] - own[whole]) / before
-            total -= np.log(share)
-        result[number] = total / (len(text) - 2)
-    return result
-
-
 def _n_tokens(design: Design, _: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.diff(design.documents.starts).astype(float)
 
@@ -137,20 +109,13 @@ def _loss_over_zlib(design: Design, given: Mapping[str, np.ndarray]) -> np.ndarr
     return ratio
 
 
-def least_probable(
-    values: np.ndarray, starts: Int64[np.ndarray, " n_documents_and_1"]
-) -> Float64[np.ndarray, "n_rows n_documents"]:
-    """Return means over the fifth of each document's tokens with the smallest values, at least one (Min-K %)."""
-    means = np.empty((len(values), len(starts) - 1))
+def _min_k(design: Design, given: Mapping[str, np.ndarray]) -> np.ndarray:
+    values, starts = given["log_probability"].astype(np.float64), design.documents.starts
+    means = np.empty((len(values), len(design.documents)))
     for number, (start, stop) in enumerate(itertools.pairwise(starts)):
         least = max(1, round(_LEAST_PROBABLE * (stop - start)))
         means[:, number] = np.sort(values[:, start:stop], axis=1)[:, :least].mean(axis=1)
-    return means
-
-
-def _min_k(design: Design, given: Mapping[str, np.ndarray]) -> np.ndarray:
-    values = given["log_probability"].astype(np.float64)
-    return _of_models_inside(design, least_probable(values, design.documents.starts))
+    return _of_models_inside(design, means)
 
 
 def _mean_loss(design: Design, given: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -169,7 +134,6 @@ SCORES = {
     score.name: score
     for score in (
         Score("unigram_surprisal", "How rare its tokens are in the other documents.", "no model", 1, "texts", _unigram),
-        Score("ngram_loss", "Loss of a model of the others' triples of tokens.", "no model", 1, "texts", _ngram),
         Score("n_tokens", "Its length in tokens.", "no model", -1, "texts", _n_tokens),
         Score("zlib_ratio", "Compressed bytes per byte.", "no model", 1, "texts", _zlib),
         Score("repeated", "The share of its tokens in spans with copies.", "no model", -1, "texts", _repeated),
