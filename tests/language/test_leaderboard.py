@@ -46,7 +46,7 @@ def test_every_score_has_a_row(table):
 @pytest.mark.parametrize("name", ["n_tokens", "loss", "loss_drop", "gradient_norm", "information_gain"])
 @pytest.mark.parametrize("measure", ["log_probability", "accuracy"])
 def test_correlations_with_the_estimates_of_the_models_that_took_no_part(ensemble, table, name, measure):
-    design, found = ensemble.design, []
+    design, found, n_documents = ensemble.design, [], []
     for model in (0, 2, 4):
         pair = model // 2
         others = np.setdiff1d(np.arange(6), [pair, pair + 1])
@@ -59,9 +59,13 @@ def test_correlations_with_the_estimates_of_the_models_that_took_no_part(ensembl
             models=[model],
             names=[name],
         )[name].to_numpy(dtype=float)
-        known = design.document_mask[model] & np.isfinite(truth)
+        off = np.isin(design.span_of, np.flatnonzero(~design.span_mask[model]))
+        masked = np.bincount(design.documents.document_of, off) > 0
+        known = design.document_mask[model] & ~masked & np.isfinite(truth)
+        n_documents.append(known.sum())
         values = SCORES[name].sign * score[known]
         found.append([spearmanr(values, truth[known])[0], pearsonr(values, truth[known])[0]])
+    assert table.loc[name, "n_documents"] == pytest.approx(np.mean(n_documents))
     for kind, of_kind in zip(("correlation", "pearson"), np.transpose(found), strict=True):
         assert table.loc[name, f"{kind}_{measure}"] == pytest.approx(of_kind.mean())
         assert table.loc[name, f"{kind}_{measure}_se"] == pytest.approx(of_kind.std(ddof=1) / np.sqrt(3))

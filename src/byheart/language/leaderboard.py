@@ -20,9 +20,11 @@ _N_MODELS: dict[Needs, int] = {"texts": 0, "reference": 3}  # others take 1
 def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Compare cheap scores of single models with the memorization that other models tell.
 
-    A model's scores are compared over the documents that it was trained on. Memorization is that of ``estimates``, from
-    all models but its own pair of complements and the pair of its references (see ``document_scores``), so that no
-    model is on both sides. It has errors of its own, which lower all correlations alike.
+    A model's scores are compared over the documents that it was trained on with all of their spans on: what is off was
+    never learned, and would count against the scores that are of all tokens. Memorization is that of ``estimates``,
+    which is of documents without masking too, from all models but its own pair of complements and the pair of its
+    references (see ``document_scores``), so that no model is on both sides. It has errors of its own, which lower all
+    correlations alike.
 
     Args:
         ensemble: Trained models, at least 8.
@@ -31,11 +33,12 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
 
     Returns:
         A row per score: score, source, needs, sign; n_models, the models that are trained to score all documents of
-        one: 0, 1, or 3 with references; n_scored, how many models were scored; correlation_log_probability and
-        correlation_accuracy, Spearman's rank correlation of memorization with the score times its sign, so that above
-        0 is as foretold, in [-1, 1]; pearson_log_probability and pearson_accuracy, Pearson's of the same. All are means
-        over models, with ``_se`` the standard errors over these (NaN of one); NaN where a score does not vary. seconds
-        are measured, for the documents of one model, or for all documents if it takes no model (see ``timed_scores``).
+        one: 0, 1, or 3 with references; n_scored, how many models were scored; n_documents, those of a model that are
+        compared in log-probability, mean; correlation_log_probability and correlation_accuracy, Spearman's rank
+        correlation of memorization with the score times its sign, so that above 0 is as foretold, in [-1, 1];
+        pearson_log_probability and pearson_accuracy, Pearson's of the same. All are means over models, with ``_se`` the
+        standard errors over these (NaN of one); NaN where a score does not vary. seconds are measured, for the
+        documents of one model, or for all documents if it takes no model (see ``timed_scores``).
 
     Raises:
         ValueError: If a number is out of range, the ensemble has fewer than 8 models, or there is no such score.
@@ -62,11 +65,13 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
         )
         scores, took = pd.concat([of_texts, scores], axis=1), seconds | took
         truth = _told_by_others(ensemble, number)
+        whole = np.logical_and.reduceat(design.carries_loss(number), design.documents.starts[:-1])
         for name in names:
             row: dict[str, float | str] = {"score": name, "seconds": took[name]}
             for measure, values in truth.items():
-                known = design.document_mask[number] & np.isfinite(values) & scores[name].notna().to_numpy()
+                known = whole & np.isfinite(values) & scores[name].notna().to_numpy()
                 own = SCORES[name].sign * scores[name].to_numpy(dtype=np.float64)
+                row[f"n_{measure}"] = int(known.sum())
                 row[f"correlation_{measure}"] = _correlation(_ranks(own[known]), _ranks(values[known]))
                 row[f"pearson_{measure}"] = _correlation(own[known], values[known])
             rows.append(row)
@@ -81,6 +86,7 @@ def _averaged(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         score = SCORES[name]
         row: dict[str, object] = {"score": name, "source": score.source, "needs": score.needs, "sign": score.sign}
         row |= {"n_models": _N_MODELS.get(score.needs, 1), "n_scored": int(counts[name])}
+        row["n_documents"] = means.loc[name, "n_log_probability"]
         for kind in ("correlation", "pearson"):
             for measure in ("log_probability", "accuracy"):
                 column = f"{kind}_{measure}"
