@@ -64,7 +64,7 @@ def test_too_little_is_inconclusive():
 @pytest.mark.slow
 def test_the_study_runs_in_a_small_form(tmp_path):
     pools = {
-        "verses": [Pool("verses", n, 8, 12) for n in (40, 80, 160)],
+        "verses": [Pool("verses", n, 8, 12, k) for n, k in ((40, 0), (40, 1), (80, 0), (160, 0))],
         "random": [Pool("random", n, 8, 12) for n in (20, 40)],
     }
     small = dataclasses.replace(STUDY, groups=lambda scale: pools)
@@ -72,7 +72,8 @@ def test_the_study_runs_in_a_small_form(tmp_path):
     assert set(verdicts["claim"]) == set(CLAIMS)
     table = pd.read_csv(tmp_path / "verses.csv")
     assert sorted(set(table["n_examples"])) == [20, 40, 80]
-    assert table["n_epochs"].tolist() == [6] * 4 + [4] * 4 + [2] * 4
+    assert table["n_epochs"].tolist() == [6] * 8 + [4] * 4 + [2] * 4
+    assert table["pool"].tolist() == [0] * 4 + [1] * 4 + [0] * 8
     assert (table["train_loss"] < table["test_loss"]).all()
     assert (table["bits"] < table["data_bits"]).all()
     largest = table[table["n_examples"] == 80]
