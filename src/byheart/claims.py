@@ -104,6 +104,13 @@ def compare_curve(
     )
 
 
+def lies_within(value: float, error: float, low: float = -math.inf, high: float = math.inf) -> bool | None:
+    """Return whether a value, two standard errors either way, lies in a range: None if it may or may not."""
+    if low <= value - 2 * error and value + 2 * error <= high:
+        return True
+    return False if value + 2 * error < low or value - 2 * error > high else None
+
+
 def one_digit(error: float) -> str:
     """Return an error with one significant digit: 0.03, 2e-05, 40."""
     return f"{error:.1g}" if error < 10 else f"{float(f'{error:.1g}'):.0f}"

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from byheart.claims import Bump, Claim, Finding, compare, judge_bump, judged, not_run, one_digit
+from byheart.claims import Bump, Claim, Finding, compare, judge_bump, judged, lies_within, not_run, one_digit
 from byheart.language.capacity import bits_held, out_of_training, random_documents
 from byheart.language.design import Design
 from byheart.language.documents import Documents
@@ -243,9 +243,8 @@ def _levels_off(tables: Tables) -> Finding:
     )
     most = shares["mean"].max()
     at = shares["mean"].idxmax()
-    error = shares.loc[at, "sem"]
-    fills, not_so = 0.9 <= most - 2 * error and most + 2 * error <= 1.1, most + 2 * error < 0.9 or most - 2 * error > 1.1
-    return judged(f"in units of the capacity: {words} verses; most at {at:,}", bool(fills), bool(not_so))
+    fills = lies_within(float(most), float(shares.loc[at, "sem"]), 0.9, 1.1)
+    return judged(f"in units of the capacity: {words} verses; most at {at:,}", fills is True, fills is False)
 
 
 def _generalises(tables: Tables) -> Finding:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from byheart.claims import Claim, Finding, judged, one_digit
+from byheart.claims import Claim, Finding, judged, lies_within, one_digit
 from byheart.studies.study import Tables
 
 _MANY_COPIES = 10
@@ -36,13 +36,6 @@ def _of_corpora(name: str, test: _Test) -> Callable[[Tables], Finding]:
         return judged("; ".join(said), all(own is True for own in holds), all(own is False for own in holds))
 
     return of_tables
-
-
-def _lies(value: float, error: float, low: float = -math.inf, high: float = math.inf) -> bool | None:
-    """Whether a value, two standard errors either way, lies in a range: None if it may or may not."""
-    if low <= value - 2 * error and value + 2 * error <= high:
-        return True
-    return False if value + 2 * error < low or value - 2 * error > high else None
 
 
 def _mean(values: pd.Series[float]) -> tuple[float, float]:
@@ -74,7 +67,7 @@ def _documents(score: str, least: float) -> _Test:
         value, error = (float(found[name].iloc[0]) for name in ("reliability", "reliability_sd"))
         by_size = ", ".join(f"{r:.2f} at {k}" for k, r in zip(rows["n_models"], rows["reliability"], strict=True))
         words = f"{_with_error(value, error)} (standard deviation over splits) at 32 models ({by_size})"
-        return words, _lies(value, error / 2, least)
+        return words, lies_within(value, error / 2, least)
 
     return test
 
@@ -84,7 +77,7 @@ def _errors(table: pd.DataFrame) -> tuple[str, bool | None]:
     said, held = [], []
     for score, value, error in zip(*(found[name] for name in ("score", "error_ratio", "error_ratio_sd")), strict=True):
         said.append(f"{_with_error(value, error)} ({score.replace('_', '-')})")
-        held.append(_lies(value, error / 2, 0.97, 1.03))
+        held.append(lies_within(value, error / 2, 0.97, 1.03))
     return f"stated over split-half: {', '.join(said)}", _all_of(held)
 
 
@@ -95,7 +88,7 @@ def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
     value, error = _mean(found["correlation"])
     alone, scores = (float(found[f"correlation_{by}_only"].mean()) for by in ("models", "scores"))
     words = f"{_with_error(value, error)} over {len(found)} sets of eight ({alone:.3f} by the models alone,"
-    return f"{words} {scores:.3f} by the scores alone)", _lies(value, error, 0.92)
+    return f"{words} {scores:.3f} by the scores alone)", lies_within(value, error, 0.92)
 
 
 def _coverage(table: pd.DataFrame) -> tuple[str, bool | None]:
@@ -105,7 +98,7 @@ def _coverage(table: pd.DataFrame) -> tuple[str, bool | None]:
     said, held = [], []
     for score, mean, error in zip(found.index, found["mean"], found["sem"], strict=True):
         said.append(f"{_with_error(100 * mean, 100 * error, '.1f')} % ({score.replace('_', '-')})")
-        held.append(_lies(mean, error, 0.88, 0.92))
+        held.append(lies_within(mean, error, 0.88, 0.92))
     return ", ".join(said), _all_of(held)
 
 
@@ -115,7 +108,7 @@ def _one(table: pd.DataFrame) -> tuple[str, bool | None]:
     scatter, stated = (float(np.sqrt(np.mean(table[name] ** 2))) for name in ("scatter", "stated"))
     _, error = _mean(table["held"])
     words = f"{_with_error(100 * held, 100 * error, '.1f')} % of {n} intervals, of {len(table)} groups"
-    return f"{words} (estimates scatter by {scatter:.3f} nats, {stated:.3f} are stated)", _lies(held, error, 0.93)
+    return f"{words} (estimates scatter by {scatter:.3f} nats, {stated:.3f} are stated)", lies_within(held, error, 0.93)
 
 
 def _masked(table: pd.DataFrame) -> tuple[str, bool | None]:
@@ -141,7 +134,7 @@ def _natural(table: pd.DataFrame) -> tuple[str, bool | None]:
         f" by one copy's document (ratio {_with_error(ratio, error)}); recited by"
         f" {100 * found['recited_on'].mean():.0f} %"
     )
-    return words, _lies(ratio, error, high=0.05)
+    return words, lies_within(ratio, error, high=0.05)
 
 
 def _worth(changed: float, low: float, high: float) -> _Test:
