@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.claims import Bump, Claim, Finding, compare, compare_curve, judge, judge_bump, one_digit, onsets, share
+from byheart.claims import (
+    Bump,
+    Claim,
+    Finding,
+    compare,
+    compare_curve,
+    judge,
+    judge_bump,
+    lies_within,
+    one_digit,
+    onsets,
+    share,
+)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +141,12 @@ def test_claims_of_the_papers_setup_are_judged_only_there():
     verdicts = judge(claims, {"a": "3"})
     assert list(verdicts["claim"]) == ["general", "special"]
     assert set(verdicts["ours"]) == {"3; b"}
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "answer"),
+    [(0.5, 0.1, True), (0.9, 0.1, None), (1.1, 0.1, None), (1.3, 0.1, False), (-0.3, 0.1, False), (0.5, 0.3, None)],
+)
+def test_a_value_lies_within_a_range_with_its_error_or_outside_or_neither(value, error, answer):
+    assert lies_within(value, error, 0, 1) is answer
+    assert lies_within(value, 0, 0, 1) is (0 <= value <= 1)

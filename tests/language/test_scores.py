@@ -8,7 +8,7 @@ from language.texts_by_hand import design_with_spans, documents_of
 
 from byheart.language.design import Design
 from byheart.language.model import ModelConfig, Transformer, draw
-from byheart.language.scores import SCORES, document_scores, timed_scores
+from byheart.language.scores import SCORES, document_scores
 from byheart.language.scores_of_models import gradient_norm, information_gain
 
 
@@ -116,12 +116,11 @@ def test_scores_of_some_models_are_means_over_these():
     assert np.array_equal(both["loss"].isna(), ~design.document_mask[[1, 4]].any(axis=0))
 
 
-def test_every_score_is_timed():
+def test_every_score_is_of_the_documents_that_its_models_were_trained_on():
     design = design_with_spans()
     given = {"log_probability": logs(design), "training": {"first_epoch": logs(design), "mean_of_epochs": logs(design)}}
-    found, seconds = timed_scores(design, **given, model=models_of(design), models=[0])
-    assert list(found) == list(seconds) == list(SCORES)
-    assert min(seconds.values()) > 0
+    found = document_scores(design, **given, model=models_of(design), models=[0])
+    assert list(found) == list(SCORES)
     assert found[design.document_mask[0]].notna().to_numpy().all()
     assert found[["loss", "mean_loss", "self_influence"]][~design.document_mask[0]].isna().to_numpy().all()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from language.simulate import planted, simulated
 
 from byheart.language.ensemble import Ensemble, EnsembleConfig
+from byheart.language.logs import Logs
 from byheart.language.validation import eight_against_many, of_pairs, one_against_many, reliability_by_number
 
 N = 300
@@ -33,8 +35,9 @@ def test_pairs_of_an_ensemble_are_its_models(ensemble):
 def test_more_models_are_more_reliable(ensemble):
     table = reliability_by_number(ensemble)
     of_documents = table[(table["unit"] == "documents") & (table["score"] == "log_probability")]
-    assert of_documents["n_models"].tolist() == [8, 16, 32]
-    assert of_documents["reliability"].is_monotonic_increasing
+    assert of_documents["n_models"].tolist() == [8] * 4 + [16] * 2 + [32]
+    assert of_documents["first_model"].tolist() == [0, 8, 16, 24, 0, 16, 0]
+    assert of_documents.groupby("n_models")["reliability"].mean().is_monotonic_increasing
     assert (of_documents["error_ratio"] - 1).abs().max() < 0.12
 
 
@@ -54,3 +57,18 @@ def test_intervals_of_one_model_hold_what_many_say_of_groups(ensemble):
     assert np.average(table["held"], weights=table["n_models"]) > 0.91
     assert (table["bias"].abs() < 3 * table["scatter"] / np.sqrt(table["n_models"])).all()
     assert 0.8 < np.sqrt((table["stated"] ** 2).mean() / (table["scatter"] ** 2).mean()) < 1.25
+
+
+def test_what_runs_differ_by_is_found(ensemble):
+    """Runs whose memorization of everything differs by three tenths of it."""
+    rng = np.random.default_rng(3)
+    factors = 1 + 0.3 * rng.normal(size=(32, 1))
+    said = ensemble.logs.log_probability * factors.astype(np.float32)
+    differing = dataclasses.replace(ensemble, logs=Logs(said, ensemble.logs.correct))
+    alike, found = (
+        np.sqrt((table["between_runs"] ** 2).mean()) for table in map(one_against_many, (ensemble, differing))
+    )
+    assert alike < 0.1
+    assert 0.2 < found < 0.4
+    table = one_against_many(ensemble)
+    assert (table["stated_of_run"] <= table["stated"]).all()

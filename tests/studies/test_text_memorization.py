@@ -16,10 +16,15 @@ from byheart.studies.text_memorization.runs import TextConfig
 CLAIMS = {claim.id: claim for claim in STUDY.claims}
 
 
-def reliability(value, ratio, sd=0.002):
-    rows = [("documents", score, n, value, sd, ratio, sd) for score in ("log_probability", "accuracy") for n in (8, 32)]
-    columns = ["unit", "score", "n_models", "reliability", "reliability_sd", "error_ratio", "error_ratio_sd"]
-    return pd.DataFrame(rows, columns=columns)
+def reliability(value, ratio, spread=0.002):
+    """Two sets of eight models, and of 32, that lie so far apart."""
+    rows = [
+        ("documents", score, n, value + by, ratio + by)
+        for score in ("log_probability", "accuracy")
+        for n in (8, 32)
+        for by in (-spread / 2, spread / 2)
+    ]
+    return pd.DataFrame(rows, columns=["unit", "score", "n_models", "reliability", "error_ratio"])
 
 
 def few(correlation, coverage, n=4):
@@ -43,7 +48,14 @@ def worth(value):
 
 
 def single(held):
-    return pd.DataFrame({"n_models": [8], "held": [held], "scatter": 0.1, "stated": 0.1})
+    spreads = {"scatter": 0.1, "stated": 0.1, "stated_of_run": 0.08, "truth": 3.0}
+    return pd.DataFrame({"n_models": [8], "held": [held], **spreads})
+
+
+def scores(**correlations):
+    rows = [(name, value, 0.01, value / 2, 0.01) for name, value in correlations.items()]
+    measures = [f"correlation_{name}{suffix}" for name in ("log_probability", "accuracy") for suffix in ("", "_se")]
+    return pd.DataFrame(rows, columns=["score", *measures])
 
 
 def extraction(inside, n=100):
@@ -72,6 +84,13 @@ def dimensions(*differences):
         ("near-copies-10", "dose", worth(0.62), worth(0.9)),
         ("near-copies-50", "dose", worth(0.18), worth(0.5)),
         ("extraction", "extraction", extraction(0.95), extraction(0.9)),
+        (
+            "dimensionality-of-documents",
+            "scores",
+            scores(example_dimensionality=0.6),
+            scores(example_dimensionality=0.3),
+        ),
+        ("prior-aware", "scores", scores(prior_aware=0.6), scores(prior_aware=-0.6)),
         ("superposition", "superposition", dimensions(1, 5, 9), dimensions(1, 1, 1)),
     ],
 )
@@ -90,8 +109,11 @@ def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
     ("claim", "table", "content"),
     [
         ("documents-accuracy", "reliability", reliability(0.9, 1).query("n_models == 8")),
-        ("documents-accuracy", "reliability", reliability(0.81, 1, sd=0.02)),
-        ("standard-errors", "reliability", reliability(0.9, 1.02, sd=0.02)),
+        ("documents-accuracy", "reliability", reliability(0.81, 1, spread=0.02)),
+        ("standard-errors", "reliability", reliability(0.9, 1.02, spread=0.02)),
+        ("standard-errors", "reliability", reliability(0.9, 1).iloc[::2]),
+        ("prior-aware", "scores", scores(prior_aware=0.51)),
+        ("prior-aware", "scores", scores(prior_aware=0.9).assign(correlation_log_probability_se=np.nan)),
         ("eight-models", "few", few(0.99, 0.9, n=2)),
         ("eight-models-intervals", "few", few(0.99, 0.9, n=2)),
         ("natural-repeats", "repeats", repeats(1.0).head(1)),
@@ -105,6 +127,19 @@ def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
 )
 def test_too_little_is_inconclusive(claim, table, content):
     assert CLAIMS[claim].test({table: content.assign(corpus="a")}).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("on_another", "verdict"),
+    [((0.5, 0.9), "reproduced"), ((0.91, 0.9), "reproduced"), ((0.96, 0.9), "inconclusive"), ((1, 0.5), "differs")],
+)
+def test_the_score_that_is_best_on_the_first_corpus_is_judged_on_the_others(on_another, verdict):
+    first = scores(loss=0.1, min_k=0.5).assign(corpus="kjv")
+    other = scores(loss=on_another[0], min_k=on_another[1]).assign(corpus="b")
+    found = CLAIMS["cheap-scores"].test({"scores": pd.concat([first, other])})
+    assert found.verdict == verdict
+    assert found.ours.startswith("chosen on kjv: min_k 0.50")
+    assert CLAIMS["cheap-scores"].test({"scores": first}).verdict == "inconclusive"
 
 
 @pytest.mark.slow

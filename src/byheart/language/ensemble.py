@@ -22,6 +22,7 @@ from byheart import jobs
 from byheart.jobs import Job, JobsError, Report
 from byheart.language.design import Design
 from byheart.language.logs import Logs
+from byheart.language.rows import in_batches
 from byheart.provenance import provenance
 from byheart.records import Record, Records, digest
 
@@ -347,22 +348,10 @@ def answers(design: Design, stack: Any) -> tuple[Float32[np.ndarray, "n_models n
     documents = design.documents
     log_probability = np.empty((stack.n_models, documents.n_tokens), dtype=np.float32)
     correct = np.empty(log_probability.shape, dtype=bool)
-    rows = sorted(design.rows, key=lambda row: row.stop - row.start)
-    for at in range(0, len(rows), _ROWS_PER_BATCH_OF_ANSWERS):
-        batch = rows[at : at + _ROWS_PER_BATCH_OF_ANSWERS]
-        longest = batch[-1].stop - batch[-1].start
-        inputs = np.full((len(batch), longest + 1), documents.vocabulary)
-        for row, values in zip(batch, inputs, strict=True):
-            values[1 : 1 + row.stop - row.start] = documents.tokens[row.document][row.start : row.stop]
-        there = inputs[:, 1:] < documents.vocabulary
-        targets = torch.from_numpy(np.where(there, inputs[:, 1:], 0))
-        found, right = stack.answers(torch.from_numpy(inputs[:, :-1]), targets)
-        numbers = np.concatenate([np.arange(*_range(design, row)) for row in batch])
-        log_probability[:, numbers] = found.numpy()[:, there]
-        correct[:, numbers] = right.numpy()[:, there]
+    for tokens, inputs, there in in_batches(design, design.rows, _ROWS_PER_BATCH_OF_ANSWERS):
+        targets = np.zeros_like(inputs)
+        targets[there] = documents.flat[tokens]
+        found, right = stack.answers(torch.from_numpy(inputs), torch.from_numpy(targets))
+        log_probability[:, tokens] = found.numpy()[:, there]
+        correct[:, tokens] = right.numpy()[:, there]
     return log_probability, correct
-
-
-def _range(design: Design, row: Any) -> tuple[int, int]:
-    tokens = design.tokens_of(row)
-    return tokens.start, tokens.stop

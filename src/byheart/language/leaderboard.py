@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from byheart.language.design import models_of
+from byheart.language.design import Design, models_of
 from byheart.language.differences import Parts, measures_of
 from byheart.language.ensemble import Ensemble
-from byheart.language.scores import SCORES, Needs, reference_models, timed_scores
+from byheart.language.scores import SCORES, Needs, document_scores, reference_models
 
 _FEWEST = 3  # documents that a correlation is told of
 _N_MODELS: dict[Needs, int] = {"texts": 0, "reference": 3}  # others take 1
@@ -38,7 +41,8 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
         correlation of memorization with the score times its sign, so that above 0 is as foretold, in [-1, 1];
         pearson_log_probability and pearson_accuracy, Pearson's of the same. All are means over models, with ``_se`` the
         standard errors over these (NaN of one); NaN where a score does not vary. seconds are measured, for the
-        documents of one model, or for all documents if it takes no model (see ``timed_scores``).
+        documents of one model, or for all documents if it takes no model: of the score alone, beyond training, reading
+        models from disk, and the log-probabilities, but with a check of these.
 
     Raises:
         ValueError: If a number is out of range, the ensemble has fewer than 8 models, or there is no such score.
@@ -50,32 +54,49 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
         raise ValueError(f"n_models: received {n_models}, accepted: an integer >= 1")
     scored = [2 * pair for pair in range(min(n_models, len(design.pairs)))]
     names = list(SCORES) if names is None else list(names)
-    without_model = [name for name in names if name in SCORES and SCORES[name].needs == "texts"]
-    of_texts, seconds = timed_scores(design, names=without_model)
-    of_model = [name for name in names if name not in without_model]
+    of_texts, seconds_of_texts = _timed(design, [name for name in names if name in SCORES and _is_of_texts(name)])
+    model = functools.lru_cache(maxsize=3)(ensemble.model)  # read once, outside of the time that is taken
     rows: list[dict[str, float | str]] = []
     for number in scored:
-        scores, took = timed_scores(
+        for other in (number, *reference_models(design, number)):
+            model(other)
+        of_model, seconds = _timed(
             design,
+            [name for name in names if name not in of_texts],
             log_probability=ensemble.logs.log_probability,
             training=ensemble.training,
-            model=ensemble.model,
+            model=model,
             models=[number],
-            names=of_model,
         )
-        scores, took = pd.concat([of_texts, scores], axis=1), seconds | took
+        scores, seconds = of_texts | of_model, seconds_of_texts | seconds
         truth = _told_by_others(ensemble, number)
         whole = np.logical_and.reduceat(design.carries_loss(number), design.documents.starts[:-1])
         for name in names:
-            row: dict[str, float | str] = {"score": name, "seconds": took[name]}
+            row: dict[str, float | str] = {"score": name, "seconds": seconds[name]}
             for measure, values in truth.items():
-                known = whole & np.isfinite(values) & scores[name].notna().to_numpy()
-                own = SCORES[name].sign * scores[name].to_numpy(dtype=np.float64)
+                known = whole & np.isfinite(values) & np.isfinite(scores[name])
+                own = SCORES[name].sign * scores[name]
                 row[f"n_{measure}"] = int(known.sum())
                 row[f"correlation_{measure}"] = _correlation(_ranks(own[known]), _ranks(values[known]))
                 row[f"pearson_{measure}"] = _correlation(own[known], values[known])
             rows.append(row)
     return _averaged(pd.DataFrame(rows), names)
+
+
+def _is_of_texts(name: str) -> bool:
+    return SCORES[name].needs == "texts"
+
+
+def _timed(
+    design: Design, names: list[str], **given: Any
+) -> tuple[dict[str, Float64[np.ndarray, " n_documents"]], dict[str, float]]:
+    """Scores one by one, and how many seconds each took."""
+    scores, seconds = {}, {}
+    for name in names:
+        began = time.perf_counter()
+        scores[name] = document_scores(design, **given, names=[name])[name].to_numpy(dtype=np.float64)
+        seconds[name] = time.perf_counter() - began
+    return scores, seconds
 
 
 def _averaged(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -5,7 +5,6 @@ A score of a model is the mean over the models that were trained on the document
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,25 +73,6 @@ def document_scores(
     Raises:
         ValueError: If there is no such score or model, or a score needs what is not given.
     """
-    return timed_scores(
-        design, log_probability=log_probability, training=training, model=model, models=models, names=names
-    )[0]
-
-
-def timed_scores(
-    design: Design,
-    *,
-    log_probability: Any = None,
-    training: Mapping[str, np.ndarray] | None = None,
-    model: Callable[[int], Transformer] | None = None,
-    models: Sequence[int] | None = None,
-    names: Sequence[str] | None = None,
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Compute scores as ``document_scores``, and say how many seconds each took.
-
-    Seconds are measured, for all models together, of the score alone: beyond training, reading models from disk, and
-    the log-probabilities that are given. Scores share nothing, so that each costs what it would by itself.
-    """
     rows = (
         np.arange(design.n_models) if models is None else np.array([int(number) for number in models], dtype=np.int64)
     )
@@ -105,16 +85,13 @@ def timed_scores(
         logs = {name: values[rows] for name, values in given.items()}
     inside = design.document_mask[rows]
     columns: dict[str, np.ndarray] = {name: np.full(inside.shape, np.nan) for name in chosen}
-    seconds = dict.fromkeys(chosen, 0.0)
     for name, score in ((name, SCORES[name]) for name in chosen):
-        began = time.perf_counter()
         if score.needs == "texts":
             columns[name] = score.of(design)
         elif score.needs == "logs":
             columns[name] = score.of(design, logs["log_probability"])
         elif score.needs == "training":
             columns[name] = score.of(design, logs)
-        seconds[name] = time.perf_counter() - began
     of_model = [SCORES[name] for name in chosen if SCORES[name].needs in ("model", "reference")]
     for row, number in enumerate(rows if of_model else []):
         assert model is not None
@@ -122,14 +99,12 @@ def timed_scores(
         for documents, others in _compared(design, model, int(number), of_model):
             for score in of_model:
                 if len(documents) and (score.needs == "reference") == bool(others):
-                    began = time.perf_counter()
                     columns[score.name][row, documents] = score.of(design, network, documents, *others)
-                    seconds[score.name] += time.perf_counter() - began
     found = {
         name: values if values.ndim == 1 else mean_where(values, inside & np.isfinite(values))
         for name, values in columns.items()
     }
-    return pd.DataFrame(found), seconds
+    return pd.DataFrame(found)
 
 
 def _chosen(

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from byheart.geometry import example_dimensionality, maximal_dimensionality
 from byheart.language.design import Design
+from byheart.language.rows import in_batches
 from byheart.language.scores_of_texts import compressed_bytes, n_tokens
 
 if TYPE_CHECKING:
@@ -371,24 +372,13 @@ def _passes(
     """Yield numbers of tokens, the normalised vectors that they are predicted from, and the tokens, in batches."""
     import torch
 
-    flat, starts = design.documents.flat, design.documents.starts
-    rows = [
-        (int(at), int(min(at + design.context, starts[d + 1])))
-        for d in documents
-        for at in range(starts[d], starts[d + 1], design.context)
-    ]
-    rows.sort(key=lambda row: row[1] - row[0])
+    chosen = np.isin(np.arange(len(design.documents)), documents)
+    rows = [row for row in design.rows if chosen[row.document]]
     at_once = max(1, _LOGITS // (design.documents.vocabulary * design.context))
-    for first in range(0, len(rows), at_once):
-        batch = rows[first : first + at_once]
-        inputs = np.full((len(batch), batch[-1][1] - batch[-1][0] + 1), design.documents.vocabulary)
-        for values, (start, stop) in zip(inputs, batch, strict=True):
-            values[1 : 1 + stop - start] = flat[start:stop]
-        tokens = np.concatenate([np.arange(*row) for row in batch])
-        there = torch.from_numpy(inputs[:, 1:] < design.documents.vocabulary)
+    for tokens, inputs, there in in_batches(design, rows, at_once):
         with torch.no_grad():
-            states = model.hidden(torch.from_numpy(inputs[:, :-1].copy()))[-1]
-        yield tokens, states[there], torch.from_numpy(flat[tokens])
+            states = model.hidden(torch.from_numpy(inputs))[-1]
+        yield tokens, states[torch.from_numpy(there)], torch.from_numpy(design.documents.flat[tokens])
 
 
 def _of_tokens(

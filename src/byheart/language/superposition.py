@@ -20,7 +20,7 @@ Source: Henighan et al. 2023, "Superposition, Memorization, and Double Descent",
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from byheart.language.design import Design
 from byheart.language.differences import Places, mean_where
 from byheart.language.ensemble import Ensemble
 from byheart.language.logs import Logs
+from byheart.language.rows import in_batches
 
 if TYPE_CHECKING:
     from byheart.language.model import Transformer
@@ -169,13 +170,17 @@ class Contexts:
         """Return a model's hidden vectors of all contexts, after the embeddings and after each layer."""
         import torch
 
+        place = np.full(self.design.documents.n_tokens, -1)
+        place[self.tokens] = np.arange(len(self.tokens))
+        rows = [row for row in self.design.rows if (place[self.design.tokens_of(row)] >= 0).any()]
         found = None
-        for inputs, where, contexts in self._batches():
+        for tokens, inputs, there in in_batches(self.design, rows, _ROWS_PER_BATCH):
+            chosen = place[tokens] >= 0
             with torch.no_grad():
-                layers = [layer[where].numpy() for layer in model.hidden(torch.from_numpy(inputs))]
+                layers = [layer[there][chosen].numpy() for layer in model.hidden(torch.from_numpy(inputs))]
             if found is None:
                 found = np.empty((len(layers), len(self.tokens), layers[0].shape[1]), dtype=np.float32)
-            found[:, contexts] = layers
+            found[:, place[tokens[chosen]]] = layers
         assert found is not None
         return found
 
@@ -190,25 +195,6 @@ class Contexts:
             for layer in states
         ]
         return np.where(counts > 0, np.stack(sums) / np.maximum(counts, 1), np.nan)
-
-    def _batches(self) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]]:
-        """Yield rows as a model reads them, where in them the contexts end, and which contexts those are."""
-        design, documents = self.design, self.design.documents
-        starts = np.array([design.tokens_of(row).start for row in design.rows])
-        row_of = np.searchsorted(starts, self.tokens, side="right") - 1
-        sizes = np.array([row.stop - row.start for row in design.rows])
-        rows = np.unique(row_of)
-        rows = rows[np.argsort(sizes[rows], kind="stable")]
-        for at in range(0, len(rows), _ROWS_PER_BATCH):
-            batch = rows[at : at + _ROWS_PER_BATCH]
-            inputs = np.full((len(batch), int(sizes[batch].max())), documents.vocabulary)
-            for values, row in zip(inputs, batch, strict=True):
-                values[1 : sizes[row]] = documents.flat[starts[row] : starts[row] + sizes[row] - 1]
-            line = np.full(len(starts), -1)
-            line[batch] = np.arange(len(batch))
-            contexts = np.flatnonzero(line[row_of] >= 0)
-            own = row_of[contexts]
-            yield inputs, (line[own], self.tokens[contexts] - starts[own]), contexts
 
 
 def _numbered(design: Design) -> Int64[np.ndarray, " n_tokens"]:

@@ -34,12 +34,18 @@ def of_pairs(ensemble: Ensemble, pairs: np.ndarray) -> tuple[Design, Logs]:
 
 
 def reliability_by_number(ensemble: Ensemble) -> pd.DataFrame:
-    """Return the reliability table (see ``reliability_table``) of the first 8, 16, 32 ... models, by ``n_models``."""
-    sizes = [2**k for k in range(3, 12) if 2**k <= ensemble.design.n_models]
-    return pd.concat(
-        [estimate(*of_pairs(ensemble, np.arange(size // 2))).reliability.assign(n_models=size) for size in sizes],
-        ignore_index=True,
-    )
+    """Return the reliability table (see ``reliability_table``) of 8, 16, 32 ... models.
+
+    Returns:
+        Its rows for every set of so many models that shares none with the others: n_models, first_model.
+    """
+    n_all, rows = ensemble.design.n_models, []
+    for size in (2**k for k in range(3, 12) if 2**k <= n_all):
+        for first in range(0, n_all - size + 1, size):
+            pairs = np.arange(first // 2, (first + size) // 2)
+            found = estimate(*of_pairs(ensemble, pairs)).reliability
+            rows.append(found.assign(n_models=size, first_model=first))
+    return pd.concat(rows, ignore_index=True)
 
 
 def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
@@ -95,7 +101,9 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
     Returns:
         A row per group: group, n_models (those with an interval), n_in (documents trained on, mean), truth (nats per
         token), held (share of the models), bias (mean estimate less truth), scatter (standard deviation of the
-        estimates), stated (root mean square of their standard errors).
+        estimates), stated (root mean square of their standard errors), stated_of_run (the same for intervals of the one
+        run, without what runs differ by), between_runs (what they differ by over the truth, so that the scatter is
+        explained; 0 if ``stated_of_run`` is all of it).
     """
     design = ensemble.design
     truth = estimate(design, ensemble.logs).documents
@@ -109,8 +117,11 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
     means = truth.assign(group=labels)[known].groupby("group")["log_probability"].mean()
     rows = []
     for model in range(design.n_models):
-        found = single(design, ensemble.logs.log_probability[model], labels, model=model).groups
-        rows.append(found[found["group"].isin(means.index) & found["standard_error"].notna()])
+        said = ensemble.logs.log_probability[model]
+        found = single(design, said, labels, model=model).groups
+        of_run = single(design, said, labels, model=model, between_runs=0).groups["standard_error"]
+        told = found["group"].isin(means.index) & found["standard_error"].notna()
+        rows.append(found.assign(squared_of_run=of_run**2)[told])
     table = pd.concat(rows, ignore_index=True)
     table["truth"] = means[table["group"]].to_numpy()
     table["held"] = (table["low"] <= table["truth"]) & (table["truth"] <= table["high"])
@@ -124,8 +135,11 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
         bias=("bias", "mean"),
         scatter=("memorization", "std"),
         stated=("squared", "mean"),
+        stated_of_run=("squared_of_run", "mean"),
     )
-    return found.assign(stated=np.sqrt(found["stated"])).reset_index()
+    unexplained = (found["scatter"] ** 2 - found["stated_of_run"]).clip(lower=0)
+    found["between_runs"] = np.sqrt(unexplained) / found["truth"]
+    return found.assign(**{name: np.sqrt(found[name]) for name in ("stated", "stated_of_run")}).reset_index()
 
 
 def samples_against_one_pass(

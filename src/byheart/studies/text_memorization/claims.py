@@ -16,6 +16,7 @@ from byheart.claims import Claim, Finding, judged, lies_within, one_digit
 from byheart.studies.study import Tables
 
 _MANY_COPIES = 10
+_MANY_MODELS = 32
 _FEWEST_SAMPLED = 50
 _FEWEST_EIGHTS = 3
 _MANY_TO_HOLD = 8  # copies from which a canary's contexts should hold more
@@ -61,24 +62,27 @@ def _all_of(held: list[bool | None]) -> bool | None:
 def _documents(score: str, least: float) -> _Test:
     def test(table: pd.DataFrame) -> tuple[str, bool | None]:
         rows = table[(table["unit"] == "documents") & (table["score"] == score)]
-        found = rows.query("n_models == 32")
-        if not len(found):
-            return "no 32 models", None
-        value, error = (float(found[name].iloc[0]) for name in ("reliability", "reliability_sd"))
-        by_size = ", ".join(f"{r:.2f} at {k}" for k, r in zip(rows["n_models"], rows["reliability"], strict=True))
-        words = f"{_with_error(value, error)} (standard deviation over splits) at 32 models ({by_size})"
-        return words, lies_within(value, error / 2, least)
+        found = rows.loc[rows["n_models"] == _MANY_MODELS, "reliability"]
+        if len(found) < 2:
+            return f"fewer than two sets of {_MANY_MODELS} models", None
+        value, error = _mean(found)
+        by_size = ", ".join(f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().items())
+        words = f"{_with_error(value, error)} over {len(found)} sets of {_MANY_MODELS} models ({by_size})"
+        return words, lies_within(value, error, least)
 
     return test
 
 
 def _errors(table: pd.DataFrame) -> tuple[str, bool | None]:
-    found = table.query("n_models == n_models.max() and unit == 'documents'")
+    rows = table[(table["unit"] == "documents") & (table["n_models"] == _MANY_MODELS)]
     said, held = [], []
-    for score, value, error in zip(*(found[name] for name in ("score", "error_ratio", "error_ratio_sd")), strict=True):
-        said.append(f"{_with_error(value, error)} ({score.replace('_', '-')})")
-        held.append(lies_within(value, error / 2, 0.97, 1.03))
-    return f"stated over split-half: {', '.join(said)}", _all_of(held)
+    for score, ratios in rows.groupby("score")["error_ratio"]:
+        value, error = _mean(ratios)
+        said.append(f"{_with_error(value, error)} ({str(score).replace('_', '-')})")
+        held.append(lies_within(value, error, 0.97, 1.03) if len(ratios) > 1 else None)
+    if not said:
+        return f"no {_MANY_MODELS} models", None
+    return f"stated over split-half: {', '.join(said)}, sets of {_MANY_MODELS} models", _all_of(held)
 
 
 def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
@@ -107,8 +111,13 @@ def _one(table: pd.DataFrame) -> tuple[str, bool | None]:
     held = float(np.average(table["held"], weights=table["n_models"]))
     scatter, stated = (float(np.sqrt(np.mean(table[name] ** 2))) for name in ("scatter", "stated"))
     _, error = _mean(table["held"])
+    unexplained = (table["scatter"] ** 2 - table["stated_of_run"] ** 2).sum()
+    between = 100 * math.sqrt(max(unexplained, 0) / (table["truth"] ** 2).sum())
     words = f"{_with_error(100 * held, 100 * error, '.1f')} % of {n} intervals, of {len(table)} groups"
-    return f"{words} (estimates scatter by {scatter:.3f} nats, {stated:.3f} are stated)", lies_within(held, error, 0.93)
+    words = (
+        f"{words} (estimates scatter by {scatter:.3f} nats, {stated:.3f} are stated; runs differ by {between:.1f} %)"
+    )
+    return words, lies_within(held, error, 0.93)
 
 
 def _masked(table: pd.DataFrame) -> tuple[str, bool | None]:
@@ -147,6 +156,41 @@ def _worth(changed: float, low: float, high: float) -> _Test:
         words = f"{value:.2f} exact copies each ({by_count}; interval {ends[0]:.2f} to {ends[1]:.2f})"
         outside = ends[0] > high or ends[1] < low
         return words, True if low <= value <= high else False if outside else None
+
+    return test
+
+
+def _chosen_on_first(tables: Tables) -> Finding:
+    """How well the score that is best on the first corpus does on the others, beside the best of each."""
+    found = {str(corpus): _correlations(rows) for corpus, rows in tables["scores"].groupby("corpus", sort=False)}
+    (first, own_scores), *others = found.items()
+    chosen = max(own_scores, key=lambda name: own_scores[name][0])
+    said, held = [], []
+    for corpus, scores in others:
+        best = max(scores, key=lambda name: scores[name][0])
+        (value, error), (own, own_error) = scores[best], scores[chosen]
+        said.append(
+            f"{corpus}: {_with_error(own, own_error, '.2f')}, best is {best} {_with_error(value, error, '.2f')}"
+        )
+        held.append(lies_within(value - own, 0 if best == chosen else math.hypot(error, own_error), high=0.05))
+    words = f"chosen on {first}: {chosen} {_with_error(*own_scores[chosen], '.2f')}"
+    holds, fails = (bool(held) and all(own is answer for own in held) for answer in (True, False))
+    return judged("; ".join([words, *said]), holds, fails)
+
+
+def _correlations(rows: pd.DataFrame, measure: str = "log_probability") -> dict[str, tuple[float, float]]:
+    """Rank correlations with memorization, and their standard errors, of the scores that have them."""
+    columns = rows[["score", f"correlation_{measure}", f"correlation_{measure}_se"]].dropna()
+    return {str(name): (float(value), float(error)) for name, value, error in columns.itertuples(index=False)}
+
+
+def _correlates(score: str) -> _Test:
+    def test(table: pd.DataFrame) -> tuple[str, bool | None]:
+        found, of_accuracy = _correlations(table), _correlations(table, "accuracy")
+        if score not in found or score not in of_accuracy:
+            return "not measured with two models or more", None
+        words = f"{_with_error(*found[score], '.2f')} (accuracy {_with_error(*of_accuracy[score], '.2f')})"
+        return words, lies_within(*found[score], 0.5)
 
     return test
 
@@ -193,7 +237,7 @@ CLAIMS = (
         _OWN,
         "reliability at least 0.94",
         _of_corpora("reliability", _documents("log_probability", 0.94)),
-        refuted_if="reliability is lower by more than a standard deviation over splits",
+        refuted_if=_REFUTED,
     ),
     Claim(
         "documents-accuracy",
@@ -201,7 +245,7 @@ CLAIMS = (
         _OWN,
         "reliability at least 0.80",
         _of_corpora("reliability", _documents("accuracy", 0.80)),
-        refuted_if="reliability is lower by more than a standard deviation over splits",
+        refuted_if=_REFUTED,
     ),
     Claim(
         "standard-errors",
@@ -209,7 +253,7 @@ CLAIMS = (
         _OWN,
         "within 3 %",
         _of_corpora("reliability", _errors),
-        refuted_if="a ratio is further off by more than a standard deviation over splits",
+        refuted_if="a ratio is further off by two standard errors",
     ),
     Claim(
         "eight-models",
@@ -233,6 +277,30 @@ CLAIMS = (
         _OWN,
         "at least 93 % of groups",
         _of_corpora("single", _one),
+        refuted_if=_REFUTED,
+    ),
+    Claim(
+        "cheap-scores",
+        "The cheap score that tells most of documents on one corpus does so on others",
+        _OWN,
+        "rank correlation at most 0.05 below that of the best score there",
+        _chosen_on_first,
+        refuted_if="on every other corpus, another score is better by more than 0.05, by two standard errors",
+    ),
+    Claim(
+        "dimensionality-of-documents",
+        "The contexts of memorized documents hold larger fractions of a dimension",
+        "Henighan et al. 2023 (toy models)",
+        "rank correlation of D_X and log-probability memorization of at least 0.5",
+        _of_corpora("scores", _correlates("example_dimensionality")),
+        refuted_if=_REFUTED,
+    ),
+    Claim(
+        "prior-aware",
+        "That a document's end is likelier after its own beginning than after others' tells how memorized it is",
+        "Tiwari et al. 2026, arXiv 2602.18733 (no counterfactual truth there)",
+        "rank correlation with log-probability memorization of at least 0.5",
+        _of_corpora("scores", _correlates("prior_aware")),
         refuted_if=_REFUTED,
     ),
     Claim(

@@ -11,7 +11,7 @@ from byheart.toy.figures import figure_of
 
 
 def figures(tables: Tables) -> dict[str, Figure]:
-    """Draw the doses and dimensions of the first corpus, and the reliability of all."""
+    """Draw the doses and dimensions of the first corpus, and the reliability and scores of all."""
     first = tables["corpora"]["corpus"].iloc[0]
     doses, repeats, dimensions = (
         tables[name][tables[name]["corpus"] == first] for name in ("dose", "repeats", "superposition")
@@ -19,6 +19,7 @@ def figures(tables: Tables) -> dict[str, Figure]:
     return {
         "dose-response": _draw_doses(doses, repeats),
         "reliability": _draw_reliability(tables["reliability"]),
+        "scores": _draw_scores(tables["scores"]),
         "superposition": _draw_superposition(dimensions),
     }
 
@@ -45,12 +46,38 @@ def _draw_doses(dose: pd.DataFrame, repeats: pd.DataFrame) -> Figure:
 def _draw_reliability(table: pd.DataFrame) -> Figure:
     figure, ax = figure_of(size=(4.2, 3.2))
     for (label, score), rows in table.query("unit == 'documents'").groupby(["corpus", "score"], sort=False):
+        of_size = rows.groupby("n_models")["reliability"]
+        error = 2 * of_size.sem().fillna(0)  # of one set of so many models, none is known
         name = f"{label}, {str(score).replace('_', '-')}"
-        ax.errorbar(rows["n_models"], rows["reliability"], rows["reliability_sd"], fmt="o-", ms=3, label=name)
+        ax.errorbar(of_size.mean().index, of_size.mean(), error, fmt="o-", ms=3, label=name)
     _in_powers_of_2(ax, 128, 8)
     ax.set(xlabel="models", ylabel="reliability, documents", ylim=(0, 1))
     ax.legend(fontsize=7)
     return figure
+
+
+def _draw_scores(table: pd.DataFrame) -> Figure:
+    """Rank correlations of cheap scores with memorization, a row for each; the best of the first corpus on top."""
+    figure, axes = figure_of(1, 2, size=(7.2, 4.2))
+    first = table[table["corpus"] == table["corpus"].iloc[0]]
+    order = first.sort_values("correlation_log_probability")["score"].tolist()
+    labels = [f"{name.replace('_', ' ')}{' (no model)' if name in _of_text(table) else ''}" for name in order]
+    for ax, measure in zip(axes, ("log_probability", "accuracy"), strict=True):
+        for label, rows in table.groupby("corpus", sort=False):
+            own = rows.set_index("score").loc[order]
+            error = 2 * own[f"correlation_{measure}_se"].fillna(0)
+            ax.errorbar(
+                own[f"correlation_{measure}"], range(len(order)), xerr=error, fmt="o", ms=3, label=str(label), alpha=0.8
+            )
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(xlabel="rank correlation", title=f"memorization in {measure.replace('_', '-')}")
+        ax.set_yticks(range(len(order)), labels if ax is axes[0] else [""] * len(order), fontsize=7)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def _of_text(table: pd.DataFrame) -> set[str]:
+    return set(table.loc[table["needs"] == "texts", "score"])
 
 
 def _draw_superposition(table: pd.DataFrame) -> Figure:

@@ -14,6 +14,7 @@ import pandas as pd
 from byheart.language.counterfactual import CounterfactualConfig, design_of
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train_all
 from byheart.language.estimates import estimate
+from byheart.language.leaderboard import leaderboard
 from byheart.language.superposition import superposition
 from byheart.language.texts import corpus, has_archive
 from byheart.language.validation import (
@@ -123,6 +124,7 @@ def tables(ensembles: Mapping[str, Ensemble]) -> dict[str, pd.DataFrame]:
             "repeats": natural[["n_copies", "n_tokens", "bits", "bits_se", "document_bits", "recited_on"]],
             "few": eight_against_many(ensemble, _CHEAP),
             "single": one_against_many(ensemble),
+            "scores": leaderboard(ensemble),
             "extraction": samples_against_one_pass(ensemble, np.flatnonzero(spans["recited_on"] > 0)),
             "superposition": dimensions.dimensionality,
             "superposition-correlation": dimensions.correlation,
