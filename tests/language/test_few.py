@@ -6,6 +6,7 @@ import pytest
 from language.simulate import documents, planted, simulated
 
 from byheart.language.design import Design
+from byheart.language.differences import Parts
 from byheart.language.few import shrunk, single
 from byheart.language.regress import cross_fitted, logistic, ridge
 
@@ -32,6 +33,40 @@ def test_shrinking_covers_and_correlates_better(noise, low, high):
         gains.append(correlation[0] - max(correlation[1:]))
     assert low < np.concatenate(covered).mean() < high
     assert min(gains) > 0.02
+
+
+@pytest.mark.parametrize("of_pairs", [True, False])
+def test_shrinking_allows_for_scores_that_share_the_errors_of_the_models(of_pairs):
+    """The score is what each pair says itself, with more errors of its own: useless, but like the estimates."""
+    covered = []
+    for seed in range(12):
+        design, logs, _, truth = with_scores(seed, noise=1.5)
+        sums = Parts.of(design).sums(logs.log_probability)
+        pairs = [Parts.of(design).compare(sums, np.array([k, k + 1])).difference for k in (0, 2, 4, 6)]
+        scores = np.stack(pairs) + np.random.default_rng(seed).normal(0, 1, (4, 300))
+        scores = scores[..., None] if of_pairs else scores.mean(axis=0)
+        table = shrunk(design, logs, scores)
+        covered.append((table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"]))
+    held = np.concatenate(covered).mean()
+    assert (0.86 < held < 0.94) if of_pairs else held < 0.75
+
+
+def test_intervals_hold_for_short_documents_and_for_long_ones():
+    held = {3: [], 48: []}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        sizes = np.repeat([3, 12, 48], 100)
+        scores = rng.normal(size=(300, 2))
+        truth = 3 + scores @ [0.6, 0.3] + rng.normal(0, 1, 300) / np.sqrt(sizes / 3)
+        design = Design(documents(sizes), n_models=8, seed=seed)
+        noise = rng.normal(0, 1, (8, 300)) / np.sqrt(sizes / 3)
+        of_models = np.where(design.document_mask, truth, 0) + noise - 30
+        table = shrunk(design, of_models[:, design.documents.document_of], scores)
+        inside = (table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"])
+        for size, own in held.items():
+            own.append(inside[sizes == size])
+    for own in held.values():
+        assert 0.86 < np.concatenate(own).mean() < 0.94
 
 
 def test_shrinking_with_useless_scores_does_no_harm():
@@ -122,6 +157,7 @@ def test_mistakes():
         (lambda: shrunk(Design(documents([3]), n_models=2), logs[:2, :3], scores[:1]), "n_models: received 2"),
         (lambda: shrunk(design, logs, scores[:3]), r"scores: received shape \(3, 2\)"),
         (lambda: shrunk(design, logs, scores + np.nan), "not finite"),
+        (lambda: shrunk(design, logs, np.stack([scores] * 3)), "scores: received 3 matrices, accepted: 4"),
         (lambda: shrunk(design, logs, scores, 1.0), "level: received 1.0"),
         (lambda: shrunk(Design(documents([3] * 3), n_models=8), logs[:, :9], scores[:3]), "at least 10"),
         (lambda: single(design, logs), "log_probability: received shape"),

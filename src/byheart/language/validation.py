@@ -69,8 +69,9 @@ def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
         part, logs = of_pairs(ensemble, own)
         truth = estimate(*of_pairs(ensemble, others)).documents
         training = {name: values[models_of(own)] for name, values in ensemble.training.items()}
-        cheap = document_scores(part, log_probability=logs.log_probability, training=training, names=scores)
-        found = shrunk(part, logs, cheap.fillna(cheap.mean()).to_numpy())
+        given: dict[str, Any] = {"log_probability": logs.log_probability, "training": training, "names": scores}
+        cheap = [document_scores(part, **given, models=[2 * pair, 2 * pair + 1]) for pair in range(_FEW // 2)]
+        found = shrunk(part, logs, np.stack([table.fillna(table.mean()).to_numpy() for table in cheap]))
         for measure in ("log_probability", "accuracy"):
             known = (truth[f"{measure}_se"].notna() & found[measure].notna()).to_numpy()
             both = known & found[f"{measure}_models"].notna().to_numpy()
