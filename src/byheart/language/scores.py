@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from byheart.language import scores_of_models as of_models
 from byheart.language import scores_of_texts as of_texts
@@ -105,6 +106,17 @@ def document_scores(
         for name, values in columns.items()
     }
     return pd.DataFrame(found)
+
+
+def scores_by_pair(design: Design, **given: Any) -> Float64[np.ndarray, "n_pairs n_documents n_scores"]:
+    """Compute scores of pairs of complements, of which one was trained on each document, as ``shrunk`` takes them.
+
+    Args:
+        design: Who was trained on what.
+        given: As ``document_scores`` takes it, without ``models``. Where a score is not known, it is the pair's mean.
+    """
+    tables = [document_scores(design, **given, models=[2 * pair, 2 * pair + 1]) for pair in range(len(design.pairs))]
+    return np.stack([table.fillna(table.mean()).to_numpy(dtype=np.float64) for table in tables])
 
 
 def _chosen(

@@ -17,7 +17,7 @@ from byheart.language.extraction import band
 from byheart.language.few import shrunk, single
 from byheart.language.logs import Logs
 from byheart.language.sampling import predicted, sampled_count
-from byheart.language.scores import document_scores
+from byheart.language.scores import scores_by_pair
 
 _FEW = 8
 _QUARTERS = 4
@@ -69,9 +69,8 @@ def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
         part, logs = of_pairs(ensemble, own)
         truth = estimate(*of_pairs(ensemble, others)).documents
         training = {name: values[models_of(own)] for name, values in ensemble.training.items()}
-        given: dict[str, Any] = {"log_probability": logs.log_probability, "training": training, "names": scores}
-        cheap = [document_scores(part, **given, models=[2 * pair, 2 * pair + 1]) for pair in range(_FEW // 2)]
-        found = shrunk(part, logs, np.stack([table.fillna(table.mean()).to_numpy() for table in cheap]))
+        cheap = scores_by_pair(part, log_probability=logs.log_probability, training=training, names=scores)
+        found = shrunk(part, logs, cheap)
         for measure in ("log_probability", "accuracy"):
             known = (truth[f"{measure}_se"].notna() & found[measure].notna()).to_numpy()
             both = known & found[f"{measure}_models"].notna().to_numpy()
