@@ -35,20 +35,27 @@ def test_shrinking_covers_and_correlates_better(noise, low, high):
     assert min(gains) > 0.02
 
 
-@pytest.mark.parametrize("of_pairs", [True, False])
-def test_shrinking_allows_for_scores_that_share_the_errors_of_the_models(of_pairs):
+def of_each_pair(design, logs):
+    sums = Parts.of(design).sums(logs.log_probability)
+    return np.stack([Parts.of(design).compare(sums, np.array([k, k + 1])).difference for k in (0, 2, 4, 6)])
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.3, 1.0, 3.0])
+def test_shrinking_allows_for_scores_that_share_the_errors_of_the_models(noise):
     """The score is what each pair says itself, with more errors of its own: useless, but like the estimates."""
-    covered = []
+    held, held_without, better = [], [], []
     for seed in range(12):
         design, logs, _, truth = with_scores(seed, noise=1.5)
-        sums = Parts.of(design).sums(logs.log_probability)
-        pairs = [Parts.of(design).compare(sums, np.array([k, k + 1])).difference for k in (0, 2, 4, 6)]
-        scores = np.stack(pairs) + np.random.default_rng(seed).normal(0, 1, (4, 300))
-        scores = scores[..., None] if of_pairs else scores.mean(axis=0)
-        table = shrunk(design, logs, scores)
-        covered.append((table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"]))
-    held = np.concatenate(covered).mean()
-    assert (0.86 < held < 0.94) if of_pairs else held < 0.75
+        pairs = of_each_pair(design, logs)
+        scores = pairs + np.random.default_rng(seed).normal(0, noise, pairs.shape)
+        table, without = shrunk(design, logs, scores[..., None]), shrunk(design, logs, scores.mean(axis=0))
+        for found, inside in ((table, held), (without, held_without)):
+            inside.append((found["log_probability_low"] <= truth) & (truth <= found["log_probability_high"]))
+        errors = [np.square(table[f"log_probability{end}"] - truth).mean() for end in ("", "_models")]
+        better.append(errors[0] < errors[1])
+    assert 0.85 < np.concatenate(held).mean() < 0.95
+    assert np.concatenate(held_without).mean() < 0.8
+    assert all(better)
 
 
 def test_intervals_hold_for_short_documents_and_for_long_ones():

@@ -66,7 +66,8 @@ def test_what_runs_differ_by_is_found(ensemble):
     said = ensemble.logs.log_probability * factors.astype(np.float32)
     differing = dataclasses.replace(ensemble, logs=Logs(said, ensemble.logs.correct))
     alike, found = (
-        np.sqrt((table["between_runs"] ** 2).mean()) for table in map(one_against_many, (ensemble, differing))
+        np.sqrt(max(0, (table["scatter"] ** 2 - table["stated_of_run"] ** 2).sum()) / (table["truth"] ** 2).sum())
+        for table in map(one_against_many, (ensemble, differing))
     )
     assert alike < 0.1
     assert 0.2 < found < 0.4

@@ -102,8 +102,7 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
         A row per group: group, n_models (those with an interval), n_in (documents trained on, mean), truth (nats per
         token), held (share of the models), bias (mean estimate less truth), scatter (standard deviation of the
         estimates), stated (root mean square of their standard errors), stated_of_run (the same for intervals of the one
-        run, without what runs differ by), between_runs (what they differ by over the truth, so that the scatter is
-        explained; 0 if ``stated_of_run`` is all of it).
+        run, without what runs differ by: what it is less than the scatter).
     """
     design = ensemble.design
     truth = estimate(design, ensemble.logs).documents
@@ -137,8 +136,6 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
         stated=("squared", "mean"),
         stated_of_run=("squared_of_run", "mean"),
     )
-    unexplained = (found["scatter"] ** 2 - found["stated_of_run"]).clip(lower=0)
-    found["between_runs"] = np.sqrt(unexplained) / found["truth"]
     return found.assign(**{name: np.sqrt(found[name]) for name in ("stated", "stated_of_run")}).reset_index()
 
 
