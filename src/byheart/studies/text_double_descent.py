@@ -4,7 +4,7 @@ One small transformer is trained for one number of steps on ever more verses. Wh
 against a reference that never saw them, and the yardstick is its capacity: the bits that it holds of random tokens.
 
 Each pool of verses is split at random between the models, so that a model is trained on half of its pool and tested on
-the other half. The pools of one size are successive parts of one random order, as many as there are, at most three. The
+the other half. The pools of one size are successive parts of one random order, as many as there are, at most two. The
 reference for every verse are the models of the largest pool that were not trained on it: of all, they know the language
 best.
 
@@ -46,7 +46,7 @@ _WIDTHS: dict[Scale, tuple[int, ...]] = {"quick": (16, 32), "medium": (16, 32, 6
 _BITS_OFFERED = (1, 2, 4)  # of random tokens, per parameter
 _RANDOM_TOKENS = 32  # of a document
 _N_MODELS = {"verses": 4, "random": 2}
-_N_POOLS: dict[Scale, int] = {"quick": 1, "medium": 1, "paper": 3}  # of a number of verses, at most
+_N_POOLS: dict[Scale, int] = {"quick": 1, "medium": 1, "paper": 2}  # of a number of verses, at most
 _MORRIS = "Morris et al. 2025, arXiv 2505.24832 (models of 0.5 M to 1.5 B parameters, trained far longer)"
 
 
