@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.cli.targets import FailOn, built_in, compared, loaded, read_table
+from byheart.cli.targets import OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
 
 SCRIPT = """
 import torch
@@ -140,6 +140,18 @@ def test_a_missing_column_is_named_with_those_there_are():
             FailOn.parse(text).failing(TABLE)
     with pytest.raises(ValueError, match="needs a held-out run"):
         FailOn.parse("probability>1").failing(TABLE[["loss"]])
+
+
+def test_a_condition_on_no_column_is_refused_before_anything_is_computed():
+    for text, columns in (
+        ("probability>0.9 loss<1", OF_AUDITS),
+        ("loss:fc>1", OF_AUDITS),
+        ("score_after>1", OF_CHANGES),
+    ):
+        FailOn.parse(text).check(columns)
+    for text, columns in (("probabilty>0.9", OF_AUDITS), ("loss>1", OF_CHANGES)):
+        with pytest.raises(ValueError, match=r"fail_on: received '\w+', accepted: (score|probability_before), "):
+            FailOn.parse(text).check(columns)
 
 
 def test_two_audits_are_compared():

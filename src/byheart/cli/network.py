@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byheart.cli.console import bar, print_table
-from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, loaded, read_table
+from byheart.cli.targets import BUILT_IN, OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
 from byheart.network.audit import audit
+from byheart.network.score_table import SCORES
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class AuditCommand:
     def run(self) -> None:
         """Audit or compare, and print what was found."""
         fail_on = None if self.fail_on is None else FailOn.parse(self.fail_on)
-        if self.target[:1] == ("diff",):
+        is_diff = self.target[:1] == ("diff",)
+        if fail_on is not None:
+            fail_on.check(OF_CHANGES if is_diff else (*OF_AUDITS, *SCORES))
+        if is_diff:
             self._compare(fail_on)
             return
         if len(self.target) != 1:

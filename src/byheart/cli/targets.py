@@ -8,7 +8,7 @@ import operator
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,10 @@ BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
     "fashion-mnist": partial(fashion_mnist, 5_000),
     "digits": digits,
 }
+OF_AUDITS = ("score", "probability", "estimate", "low", "high", "loss", "margin", "flagged", "label", "prediction")
+"""Columns of an audit's table, beside the scores by name."""
+OF_CHANGES = tuple(f"{name}_{when}" for name in ("probability", "score", "loss") for when in ("before", "after"))
+"""Columns of numbers of what ``compared`` returns."""
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
@@ -191,6 +195,16 @@ class FailOn:
                 f'fail_on: received {text!r}, accepted: a condition on a column, "probability>0.9 count>10"'
             )
         return cls(text, tuple(conditions), count)
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse conditions on what can be no column, before anything is computed; ``NAME:layer`` is one if NAME is.
+
+        Raises:
+            ValueError: If there is such a condition.
+        """
+        for column, _, _ in self.conditions:
+            if column.split(":")[0] not in columns:
+                raise ValueError(f"fail_on: received {column!r}, accepted: {', '.join(columns)}")
 
     def failing(self, table: pd.DataFrame) -> int | None:
         """Return how many examples meet the conditions, or None if that is not a failure.
