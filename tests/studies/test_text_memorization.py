@@ -28,8 +28,8 @@ def reliability(value, ratio, spread=0.002):
 
 
 def few(correlation, coverage, n=4):
-    rows = [(s, correlation, 0.5, 0.4, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
-    names = ["correlation", "correlation_models_only", "correlation_scores_only", "coverage"]
+    rows = [(s, 300, correlation, 0.5, 0.4, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
+    names = ["n_told", "correlation", "correlation_models_only", "correlation_scores_only", "coverage"]
     return pd.DataFrame(rows, columns=["score", *names])
 
 
@@ -116,6 +116,8 @@ def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
         ("prior-aware", "scores", scores(prior_aware=0.9).assign(correlation_log_probability_se=np.nan)),
         ("eight-models", "few", few(0.99, 0.9, n=2)),
         ("eight-models-intervals", "few", few(0.99, 0.9, n=2)),
+        ("eight-models", "few", few(np.nan, np.nan)),
+        ("eight-models-intervals", "few", few(np.nan, np.nan)),
         ("natural-repeats", "repeats", repeats(1.0).head(1)),
         ("near-copies-10", "dose", worth(0.6).assign(beyond=True)),
         ("near-copies-50", "dose", worth(0.25)),

@@ -24,7 +24,8 @@ from byheart.language.regress import checked_scores, cross_fitted, logistic, rid
 _LARGE = 1e6  # degrees of freedom that are as good as infinite
 _DEVIATIONS = 200  # of documents from the regression, that are weighed against each other
 _MOST_SHARED = 0.9  # of the models' errors: scores that follow them more say nothing else
-_FEWEST = 10  # units that a regression takes
+FEWEST = 10
+"""Units that a regression takes."""
 
 
 def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) -> pd.DataFrame:
@@ -116,7 +117,7 @@ def _posterior(
     expected = regression.copy()
     alone = every[np.isfinite(by_pair[:, every]).all(axis=0) & told[every]]
     expected[alone] = _freed(features, of_pairs[:, alone], given[alone], by_pair[:, alone], regression, alone)
-    for rows in kinds if min(told[own].sum() for own in kinds) >= _FEWEST else [every]:
+    for rows in kinds if min(told[own].sum() for own in kinds) >= FEWEST else [every]:
         apart = np.where(told, given - expected, 0)[rows]
         unit = _unit(variances[rows], lengths[rows])
         weight, error, of_error = _weighed(apart / unit, variances[rows] / unit**2, degrees[rows])
@@ -151,7 +152,7 @@ def _freed(
         rows: Numbers of those documents.
     """
     predicted: Float64[np.ndarray, " n_rows"] = regression[rows]
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST:
         return predicted
     centred = features - features.mean(axis=0)
     slopes = np.linalg.lstsq(centred, regression - regression.mean(), rcond=None)[0]
@@ -172,7 +173,7 @@ def _unit(variances: np.ndarray, lengths: np.ndarray) -> Float64[np.ndarray, " n
     """How far estimates scatter by the length of their document: a power of it, fitted, that is 1 at the median."""
     x = np.log(lengths / np.median(lengths))
     known = np.isfinite(variances) & (variances > 0)
-    if known.sum() < _FEWEST or np.ptp(x[known]) == 0:
+    if known.sum() < FEWEST or np.ptp(x[known]) == 0:
         return np.ones(len(lengths))
     power = float(np.polyfit(x[known], np.log(variances[known]), 1)[0])
     unit: Float64[np.ndarray, " n_documents"] = np.exp(np.clip(power, -1, 0) / 2 * x)
@@ -426,5 +427,5 @@ def _probabilities(
 
 
 def _check_enough(n_units: int) -> None:
-    if n_units < _FEWEST:
-        raise ValueError(f"scores: received {n_units} units to fit to, accepted: at least {_FEWEST}")
+    if n_units < FEWEST:
+        raise ValueError(f"scores: received {n_units} units to fit to, accepted: at least {FEWEST}")

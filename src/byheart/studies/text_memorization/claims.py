@@ -86,9 +86,9 @@ def _errors(table: pd.DataFrame) -> tuple[str, bool | None]:
 
 
 def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
-    found = table.query("score == 'log_probability'")
+    found = table[table["score"] == "log_probability"].dropna(subset=["correlation"])
     if len(found) < _FEWEST_SETS:
-        return f"fewer than {_FEWEST_SETS} sets of eight models", None
+        return _too_few_eights(table), None
     value, error = _mean(found["correlation"])
     alone, scores = (float(found[f"correlation_{by}_only"].mean()) for by in ("models", "scores"))
     words = f"{_with_error(value, error)} over {len(found)} sets of eight ({alone:.3f} by the models alone,"
@@ -96,14 +96,19 @@ def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
 
 
 def _coverage(table: pd.DataFrame) -> tuple[str, bool | None]:
-    found = table.groupby("score")["coverage"].agg(["mean", "sem", "size"])
-    if found["size"].min() < _FEWEST_SETS:
-        return f"fewer than {_FEWEST_SETS} sets of eight models", None
+    found = table.groupby("score")["coverage"].agg(["mean", "sem", "count"])
+    if found["count"].min() < _FEWEST_SETS:
+        return _too_few_eights(table), None
     said, held = [], []
     for score, mean, error in zip(found.index, found["mean"], found["sem"], strict=True):
         said.append(f"{_with_error(100 * mean, 100 * error, '.1f')} % ({score.replace('_', '-')})")
         held.append(lies_within(mean, error, 0.88, 0.92))
     return ", ".join(said), _all_of(held)
+
+
+def _too_few_eights(table: pd.DataFrame) -> str:
+    words = f"fewer than {_FEWEST_SETS} sets of eight models that tell of enough documents"
+    return f"{words} (of {table['n_told'].median():.0f}, in the median of {len(table) // 2} sets)"
 
 
 def _one(table: pd.DataFrame) -> tuple[str, bool | None]:
