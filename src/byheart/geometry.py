@@ -5,7 +5,7 @@ j runs over all vectors, i included. With M = sum_j v_j v_j^T (n_hidden x n_hidd
 million vectors cost O(T m^2) time and O(m^2) memory beyond them.
 
 Known values: 1 for a vector orthogonal to all others, 1/2 in an antipodal pair, 2/T in a regular T-gon, 0 if absent.
-The values of a set sum to at most its rank.
+The values of a set sum to at most its rank. Vectors may be in any container that ``byheart.arrays`` takes.
 
 Source: Elhage et al. 2022, "Toy Models of Superposition" (features); Henighan et al. 2023, section "Experiment setup"
 (examples) and C. Olah's MNIST comment there (maximal dimensionality).
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Float64, Int64
+
+from byheart.arrays import as_array, finite_array
 
 _ROWS_PER_BLOCK = 65_536
 
@@ -39,6 +41,7 @@ def example_dimensionality(
     References:
         Henighan et al. 2023, "Superposition, Memorization, and Double Descent".
     """
+    repeats = None if repeats is None else as_array(repeats, "repeats")
     hidden = _checked(hidden, "hidden", repeats)
     second_moment = np.zeros((hidden.shape[1], hidden.shape[1]))
     for rows, weights in _blocks(hidden, repeats):
@@ -77,6 +80,7 @@ def maximal_dimensionality(
     References:
         C. Olah, MNIST comment in Henighan et al. 2023.
     """
+    repeats = None if repeats is None else as_array(repeats, "repeats")
     hidden = _checked(hidden, "hidden", repeats)
     R: Float64[np.ndarray, "n_kept n_hidden"] = np.zeros((0, hidden.shape[1]))
     for rows, weights in _blocks(hidden, repeats):
@@ -188,13 +192,11 @@ def neighbour_overlap(hidden: Float[np.ndarray, "n_examples 2"], rows: Any) -> f
 def _checked(
     matrix: Float[np.ndarray, "rows columns"], name: str, repeats: Int64[np.ndarray, " counts"] | None = None
 ) -> Float[np.ndarray, "rows columns"]:
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"{name}: received shape {matrix.shape}, accepted: a matrix with at least one row and column")
-    if matrix.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: received dtype {matrix.dtype}, accepted: real numbers")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name}: received NaN or infinite values, accepted: finite values only")
-    if repeats is not None and (np.shape(repeats) != matrix.shape[:1] or np.min(repeats) < 1):
-        raise ValueError(f"repeats: received {repeats!r}, accepted: a count >= 1 for each of {len(matrix)} rows")
-    return matrix
+    found = finite_array(matrix, name)
+    if found.ndim != 2 or found.size == 0:
+        raise ValueError(f"{name}: received shape {found.shape}, accepted: a matrix with at least one row and column")
+    if repeats is not None:
+        counts = as_array(repeats, "repeats")
+        if counts.shape != found.shape[:1] or counts.min() < 1:
+            raise ValueError(f"repeats: received {repeats!r}, accepted: a count >= 1 for each of {len(found)} rows")
+    return found

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.special import ndtr, ndtri
 
+from byheart.arrays import as_array
+
 _ENOUGH_POWER = 0.8  # below this an estimate is called underpowered
 
 
@@ -253,7 +255,7 @@ def _checked(scores: np.ndarray, train_mask: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _checked_scores(scores: np.ndarray, n_models: int, columns: str) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64)
+    scores = as_array(scores, "scores").astype(np.float64)
     if scores.ndim != 2 or len(scores) != n_models:
         raise ValueError(f"scores: received shape {scores.shape}, accepted: ({n_models} models, {columns})")
     if not np.isfinite(scores).all():
@@ -265,7 +267,7 @@ def _checked_scores(scores: np.ndarray, n_models: int, columns: str) -> np.ndarr
 
 
 def _checked_mask(train_mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(train_mask)
+    mask = as_array(train_mask, "train_mask")
     if mask.ndim != 2 or mask.size == 0 or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"train_mask: received shape {mask.shape}, accepted: a matrix (models, examples) of bools")
     inside = mask.astype(bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,17 @@ from byheart.network.listed import Picture, Show, largest, picture_or_text
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
     FirstPass,
-    LossName,
     OnProgress,
     Plan,
     first_pass,
     looking_at,
-    losses_of,
     over_checkpoints,
+    plan_losses,
     second_pass,
     third_pass,
 )
 from byheart.network.ranking import best_score
+from byheart.network.reading import LossName, check_order_of_words
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
 from byheart.network.scores import MOST_CLASS_BYTES, RIDGE
@@ -250,12 +251,16 @@ def audit(
         first = first_pass(model, inputs, plan, on_progress)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
+        if inputs.are_words and plan.n_classes is not None:
+            answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
+            check_order_of_words(*answers, inputs.label_names or ())
         scores, losses_again = second_pass(model, inputs, plan, first, on_progress)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
             table["input_curvature"] = np.concatenate(
-                [input_curvature(model, batch, lambda out, y: losses_of(out, y, plan.loss)) for batch in inputs]
+                [input_curvature(model, batch, partial(plan_losses, batch, plan)) for batch in inputs]
             )
+            table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
     for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
         table[name] = values
     if log is not None:
@@ -286,7 +291,9 @@ def audit(
     kept = carrying(table, evidence) if with_carriers else np.zeros(0, dtype=np.int64)
     with looking_at(model):
         neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, on_progress)
-        shown = {i: picture_or_text(inputs.item(i), show) for i in np.union1d(listed, neighbours).tolist()}
+        chosen = np.union1d(listed, neighbours)
+        items = zip(chosen.tolist(), inputs.items(chosen), strict=True)
+        shown = {index: picture_or_text(item, show) for index, item in items}
     carriers = None
     if with_carriers:
         assert plan.head is not None

@@ -11,6 +11,8 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64, Int64
 
+from byheart.arrays import as_labels, finite_array
+
 _MOST_EXAMPLES = 20_000  # a kernel matrix of 3.2 GB
 _WIDTHS = (0.1, 0.2, 0.4, 0.8)  # of the kernel, times the median distance
 _RIDGES = (1e-3, 1e-2, 1e-1)
@@ -27,6 +29,7 @@ def neighbour_disagreement(
     Raises:
         ValueError: If there are not more examples than neighbours, or too many for all their distances.
     """
+    labels = _labels(labels)
     if not 1 <= n_neighbours < len(labels):
         raise ValueError(f"n_neighbours: received {n_neighbours}, accepted: 1 to {len(labels) - 1}")
     squares = _squared_distances(inputs)
@@ -53,6 +56,7 @@ def kernel_leave_one_out(
     References:
         Allen 1974 (PRESS); Rifkin and Lippert 2007, "Notes on regularized least squares" (kernel form).
     """
+    labels = _labels(labels)
     n_classes = int(labels.max()) + 1
     if len(labels) < 2 or len(set(labels.tolist())) < 2:
         raise ValueError(f"labels: received {len(labels)} of one class, accepted: two classes or more")
@@ -82,10 +86,18 @@ def kernel_leave_one_out(
     return margins
 
 
+def _labels(labels: Int64[np.ndarray, " n_examples"]) -> Int64[np.ndarray, " n_examples"]:
+    """Labels in any container, words too, as whole numbers."""
+    values, _ = as_labels(labels, "labels")
+    if values.ndim != 1 or values.dtype.kind != "i":
+        raise ValueError(f"labels: received {values.dtype} of shape {values.shape}, accepted: one class per example")
+    return values
+
+
 def _squared_distances(inputs: Float[np.ndarray, "n_examples ..."]) -> Float64[np.ndarray, "n_examples n_examples"]:
     if len(inputs) > _MOST_EXAMPLES:
         raise ValueError(f"inputs: received {len(inputs)} examples, accepted: at most {_MOST_EXAMPLES}")
-    rows = np.asarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
+    rows = finite_array(inputs, "inputs").astype(np.float64).reshape(len(inputs), -1)
     squares = np.square(rows).sum(axis=1)
     found: Float64[np.ndarray, "n_examples n_examples"] = squares[:, None] + squares - 2 * rows @ rows.T
     np.maximum(found, 0, out=found)

@@ -7,7 +7,7 @@ Source: Feldman and Zhang 2020, "What neural networks memorize and why".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from byheart import jobs
+from byheart.arrays import as_array, as_labels
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.fit import Fit, margins_of, recorded
@@ -58,7 +59,9 @@ class Counterfactual:
     margins: Float[np.ndarray, "n_models n_examples"]
 
     def __post_init__(self) -> None:
-        mask, margins = np.asarray(self.train_mask), np.asarray(self.margins)
+        mask, margins = as_array(self.train_mask, "train_mask"), as_array(self.margins, "margins")
+        object.__setattr__(self, "train_mask", mask)
+        object.__setattr__(self, "margins", margins)
         if mask.ndim != 2 or mask.dtype != bool or not mask.size:
             raise ValueError(
                 f"train_mask: received {mask.dtype} of shape {mask.shape}, accepted: bools, (n_models, n_examples)"
@@ -164,7 +167,7 @@ def _fit_one(
     with recorded(n_threads) as header:
         result = fit(indices, seed)
         is_model = hasattr(result, "named_modules")
-        margins = margins_of(result, dataset) if is_model else np.asarray(result, dtype=np.float64)
+        margins = margins_of(result, dataset) if is_model else as_array(result, "fit").astype(np.float64)
     n_examples = _size(dataset)
     if margins.shape != (n_examples,):
         raise ValueError(
@@ -179,11 +182,19 @@ def _fit_one(
 def _digest_targets(dataset: Any) -> str:
     """Digest of all targets, one by one, so that batches do not matter; of a dataset that has none, nothing."""
     if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
-        return digest(*map(np.asarray, np.asarray(dataset[1])))
+        values, words = as_labels(dataset[1], "targets")
+        return digest(*map(np.asarray, values if words else as_array(dataset[1], "targets")), *_bytes_of(words or ()))
     try:
-        return digest(*(np.asarray(target) for batch in as_inputs(dataset) for target in batch.targets.cpu()))
+        data = as_inputs(dataset)
+        targets = [np.asarray(target) for batch in data for target in batch.targets.cpu()]
+        words = data.label_names if data.are_words else ()
+        return digest(*(targets[i] for i in data.in_order(np.arange(len(targets)))), *_bytes_of(words or ()))
     except (ValueError, TypeError):
         return ""
+
+
+def _bytes_of(words: Sequence[str]) -> list[np.ndarray]:
+    return [np.frombuffer(word.encode(), np.uint8) for word in words]
 
 
 def _size(dataset: Any) -> int:

@@ -24,7 +24,7 @@ _N_DIRECTIONS = 4
 
 
 def input_curvature(
-    model: nn.Module, batch: Batch, losses_of: Callable[[Any, torch.Tensor], torch.Tensor]
+    model: nn.Module, batch: Batch, losses_of: Callable[[Any], torch.Tensor]
 ) -> Float64[np.ndarray, " n_examples"]:
     """Return the mean of |H v|^2 over four random directions v of ones and minus ones, H the Hessian in the input.
 
@@ -33,7 +33,7 @@ def input_curvature(
     Args:
         model: In evaluation mode.
         batch: Its inputs are one floating-point tensor.
-        losses_of: One loss per example, of outputs and targets.
+        losses_of: One loss per example of the batch, of its outputs.
 
     Raises:
         ValueError: If the inputs are not.
@@ -44,14 +44,14 @@ def input_curvature(
     if not torch.is_tensor(batch.inputs) or not batch.inputs.is_floating_point():
         raise ValueError(f"curvature: received inputs of {kind}, accepted: one floating-point tensor")
     device = device_of(model)
-    inputs, targets = to_device(batch.inputs, device), to_device(batch.targets, device)
+    inputs = to_device(batch.inputs, device)
     generator = torch.Generator().manual_seed(batch.first)
     step = _STEP * float(inputs.square().mean().sqrt()) or _STEP
 
     def gradient(at: torch.Tensor) -> torch.Tensor:
         at = at.detach().requires_grad_()
         with torch.enable_grad():
-            losses = losses_of(call(model, at), targets)
+            losses = losses_of(call(model, at))
             (found,) = torch.autograd.grad(losses.sum(), at)
         return found
 

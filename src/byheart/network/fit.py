@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
+from byheart.arrays import as_array, as_labels
 from byheart.network.inputs import as_inputs, call, require_torch, tensor_of
 from byheart.network.layers import left_as_found
 from byheart.network.log import TrainingLog
@@ -34,9 +35,9 @@ class Fit:
     model: nn.Module
     """What is trained, on a copy; every submodule with parameters needs ``reset_parameters``, as torch's own have."""
     inputs: np.ndarray
-    """One per example of the whole dataset."""
+    """One per example of the whole dataset: an array, or what ``byheart.arrays`` makes one of."""
     labels: np.ndarray
-    """Their classes, from 0 on."""
+    """Their classes, from 0 on, or words, which are numbered in alphabetical order."""
     n_epochs: int = 30
     """At least 1."""
     batch_size: int = 100
@@ -51,13 +52,18 @@ class Fit:
     def __post_init__(self) -> None:
         if not hasattr(self.model, "named_modules") or isinstance(self.model, type):
             raise ValueError(f"model: received {self.model!r:.60}, accepted: a torch module (an instance)")
+        object.__setattr__(self, "inputs", as_array(self.inputs, "inputs"))
+        object.__setattr__(self, "labels", as_labels(self.labels, "labels")[0])
         if len(self.inputs) != len(self.labels) or not len(self.labels):
             raise ValueError(
                 f"inputs, labels: received {len(self.inputs)} and {len(self.labels)}, accepted: as many, at least one"
             )
-        if not np.issubdtype(np.asarray(self.labels).dtype, np.integer):
+        if not np.issubdtype(self.labels.dtype, np.integer):
+            raise ValueError(f"labels: received {self.labels.dtype}, accepted: integers, the classes from 0 on")
+        if self.labels.ndim != 1 or self.labels.min() < 0:
             raise ValueError(
-                f"labels: received {np.asarray(self.labels).dtype}, accepted: integers, the classes from 0 on"
+                f"labels: received shape {self.labels.shape}, from {self.labels.min()} on, accepted: one class per"
+                " example, from 0 on"
             )
         for name in ("n_epochs", "batch_size"):
             if getattr(self, name) < 1:
@@ -114,7 +120,7 @@ class Fit:
             if on_epoch is not None:
                 on_epoch(model)
             chosen = torch.as_tensor(np.asarray(indices))
-            inputs, labels = tensor_of(self.inputs)[chosen], tensor_of(self.labels)[chosen]
+            inputs, labels = tensor_of(self.inputs, "inputs")[chosen], tensor_of(self.labels, "labels")[chosen]
             for _ in range(self.n_epochs):
                 for rows in torch.randperm(len(chosen)).split(self.batch_size):
                     batch = inputs[rows] if self.augment is None else self.augment(inputs[rows])
@@ -169,8 +175,9 @@ def margins_of(model: Any, dataset: Any) -> np.ndarray:
     import torch
 
     found = []
+    data = as_inputs(dataset)
     with left_as_found(model):
-        for batch in as_inputs(dataset):
+        for batch in data:
             logits = call(model, batch.inputs)
             labels = batch.targets
             if not torch.is_tensor(logits) or logits.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
@@ -181,4 +188,4 @@ def margins_of(model: Any, dataset: Any) -> np.ndarray:
             logits = logits.double().cpu()
             own = logits.gather(1, labels.long()[:, None])[:, 0]
             found.append((own - logits.scatter(1, labels.long()[:, None], -torch.inf).max(dim=1).values).numpy())
-    return np.concatenate(found)
+    return data.in_order(np.concatenate(found))

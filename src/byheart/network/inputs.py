@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse
+from jaxtyping import Int64, Shaped
 
+from byheart.arrays import as_array, as_labels, whole_numbers
 from byheart.datasets import Labelled
+from byheart.network.layers import left_as_found
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +34,9 @@ class Batch:
     """Some examples: what the model is called with, and what it should answer."""
 
     first: int
-    """Index of the first of them in the dataset."""
+    """How many examples came before."""
+    indices: Int64[np.ndarray, " n_examples"]
+    """Of these in the dataset."""
     inputs: Any
     targets: torch.Tensor
 
@@ -40,59 +47,157 @@ class Batch:
 
 @dataclass
 class Inputs:
-    """The batches of a dataset, in its own order.
+    """The batches of a dataset, in its own order, or in that of a sampler of batches.
 
     Attributes:
+        loader: Draws the batches; its ``dataset`` is the user's own.
         notes: What a reader of the results must know of the data.
-        label_names: Of the classes, where the data say them.
+        label_names: Of the classes, where the data say them; labels that are words are numbered by them.
+        order: Indices of the examples as they are drawn, if that is not the dataset's order.
+        are_words: Whether labels are words.
     """
 
     loader: Any
     notes: list[str] = field(default_factory=list)
     label_names: tuple[str, ...] | None = None
+    order: Int64[np.ndarray, " n_examples"] | None = None
+    are_words: bool = False
 
-    def item(self, index: int) -> Any:
-        """Return the input of one example, as the dataset has it."""
-        item = self.loader.dataset[index]
-        return item[0] if len(item) == 2 else tuple(item[:-1])
+    def items(self, indices: Int64[np.ndarray, " n_chosen"]) -> list[Any]:
+        """Return the inputs of some examples, as the dataset has them."""
+        items = self._drawn(indices)
+        return [_input_of(item) if isinstance(item, (tuple, list)) and len(item) > 1 else item for item in items]
 
-    def take(self, indices: np.ndarray) -> Inputs:
+    def take(self, indices: Int64[np.ndarray, " n_chosen"]) -> Inputs:
         """Return the batches of these examples, in this order."""
-        from torch.utils.data import DataLoader, Subset
+        from torch.utils.data import DataLoader, IterableDataset
 
-        chosen = Subset(self.loader.dataset, indices.tolist())
-        return Inputs(DataLoader(chosen, self.loader.batch_size, collate_fn=self.loader.collate_fn))
+        loader, order = self.loader, np.asarray(indices)
+        if isinstance(loader.dataset, IterableDataset):
+            chosen = DataLoader(self._drawn(order), loader.batch_size, collate_fn=loader.collate_fn)
+        else:  # what a sampler of batches puts together may be all that fits together
+            chosen = _rebuilt(
+                loader, sampler=order.tolist(), batch_size=loader.batch_size or 1, persistent_workers=False
+            )
+        return Inputs(chosen, label_names=self.label_names, order=order)
+
+    def in_order(self, values: Shaped[np.ndarray, "n_examples ..."]) -> Shaped[np.ndarray, "n_examples ..."]:
+        """Return what was found of the examples as they are drawn in the order of the dataset."""
+        return values if self.order is None else values[np.argsort(self.order)]
+
+    def _drawn(self, indices: Int64[np.ndarray, " n_chosen"]) -> list[Any]:
+        """The dataset's items, which workers fetch where the data are opened in workers."""
+        from torch.utils.data import IterableDataset
+
+        if isinstance(self.loader.dataset, IterableDataset):
+            wanted = set(indices.tolist())
+            found = {i: item for i, item in enumerate(self.loader.dataset) if i in wanted}
+            return [found[i] for i in indices.tolist()]
+        if not self.loader.num_workers:
+            return [self.loader.dataset[i] for i in indices.tolist()]
+        once = {"sampler": indices.tolist(), "batch_size": _BATCH_SIZE, "collate_fn": list, "persistent_workers": False}
+        rebuilt = _rebuilt(self.loader, **once)
+        return [item for items in rebuilt for item in items]
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through the dataset once.
 
         Raises:
-            ValueError: If a batch is no pair of inputs and targets.
+            ValueError: If a batch is no pair of inputs and targets, or there are more or fewer examples than the
+                dataset says.
         """
         import torch
 
+        n_examples = len(self.loader.dataset) if self.order is None else len(self.order)
         first = 0
+        words: set[str] = set()
         for item in self.loader:
             if not isinstance(item, (tuple, list)) or len(item) < 2:
                 raise ValueError(
                     f"dataset: received items of type {type(item).__name__}, accepted: (input, target), where the input"
                     " may be a dict of tensors, or several inputs and a target last"
                 )
-            targets = torch.as_tensor(item[-1])
-            if targets.dtype == torch.bool:
-                targets = targets.long()
-            batch = Batch(first, item[0] if len(item) == 2 else tuple(item[:-1]), targets)
-            yield batch
-            first += len(targets)
+            if self.label_names is None and _are_words(item[-1]):
+                words |= set(item[-1])
+                continue
+            targets = torch.as_tensor(numbered(item[-1], self.label_names))
+            stop = first + (len(targets) if targets.ndim else 1)
+            indices = np.arange(first, stop) if self.order is None else self.order[first:stop]
+            if not targets.ndim or stop > n_examples:
+                received = "a batch with one target for all" if not targets.ndim else f"{stop} examples or more"
+                raise ValueError(
+                    f"dataset: received {received}, accepted: one target per example, of the {n_examples} that its"
+                    " length says"
+                )
+            yield Batch(first, indices, _input_of(item), targets)
+            first = stop
+        if words and not first:  # the classes are known only once all labels are
+            self.label_names, self.are_words = tuple(sorted(words)), True
+            self.notes.append(_of_words(self.label_names))
+            yield from self
+        elif first != n_examples:
+            raise ValueError(f"dataset: received {first} examples, accepted: the {n_examples} that its length says")
+
+
+def _are_words(targets: Any) -> bool:
+    return isinstance(targets, (tuple, list)) and all(isinstance(word, str) for word in targets)
+
+
+def _input_of(item: Any) -> Any:
+    """The input of (input, target), or the several inputs before the target; a mapping of inputs is a dict."""
+    if len(item) > 2:
+        return tuple(item[:-1])
+    return dict(item[0]) if isinstance(item[0], Mapping) else item[0]
+
+
+def numbered(targets: Any, label_names: Sequence[str] | None) -> np.ndarray | torch.Tensor:
+    """Return targets as numbers, whole ones as int64; words by their place among the names of the classes.
+
+    Raises:
+        ValueError: If they are neither, or a word is not among the names.
+    """
+    import torch
+
+    if torch.is_tensor(targets) and targets.layout == torch.strided and targets.is_floating_point():
+        return targets.detach()
+    values, words = as_labels(targets, "targets")
+    if words is None:
+        return values
+    unknown = [word for word in words if word not in (label_names or ())]
+    if unknown:
+        raise ValueError(f"targets: received {unknown[0]!r}, accepted: {', '.join(label_names or ()) or 'numbers'}")
+    places: np.ndarray = np.array([list(label_names or ()).index(word) for word in words])[values]
+    return places
+
+
+class _Pairs:
+    """Inputs and targets, row by row; inputs are a tensor, a sparse matrix of scipy, or a dict of tensors."""
+
+    def __init__(self, inputs: Any, targets: torch.Tensor) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, torch.Tensor]:
+        import torch
+
+        if isinstance(self.inputs, dict):
+            return {name: values[index] for name, values in self.inputs.items()}, self.targets[index]
+        if scipy.sparse.issparse(self.inputs):
+            return torch.as_tensor(self.inputs[[index]].toarray()[0]), self.targets[index]
+        return self.inputs[index], self.targets[index]
 
 
 def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
     """Return the batches of a dataset.
 
     Args:
-        data: A torch ``Dataset`` or ``DataLoader`` of (input, target), a pair of arrays or tensors, or a ``Labelled``.
-            A loader that shuffles is gone through in the order of its dataset; one that draws a part of it, or some
-            examples more often than others, is refused.
+        data: A torch ``Dataset`` or ``DataLoader`` of (input, target), a list of such pairs, a pair of arrays (of
+            anything that ``byheart.arrays`` takes; inputs may be a dict of arrays), or a ``Labelled``. A loader that
+            shuffles is gone through in the order of its dataset, one with a sampler of batches batch by batch as that
+            puts them together; one that draws a part of the data, or some examples more often than others, is refused.
+            Of an ``IterableDataset`` the length must be known, and every pass give the same.
         batch_size: Of data that do not come in batches.
 
     Raises:
@@ -100,70 +205,178 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
-    from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset
 
-    notes: list[str] = []
     label_names = None
     if isinstance(data, Labelled):
         label_names, data = data.label_names, (data.inputs, data.labels)
     if isinstance(data, DataLoader):
-        in_order = isinstance(data.sampler, SequentialSampler) and not data.drop_last
-        if data.batch_size is None or (not in_order and not hasattr(data.dataset, "__len__")):
-            raise ValueError(
-                "dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset"
-            )
-        if not (
-            isinstance(data.sampler, SequentialSampler)
-            or (type(data.sampler) is RandomSampler and len(data.sampler) == len(data.dataset))
-        ):
-            raise ValueError(
-                f"dataset: received a DataLoader with a {type(data.sampler).__name__}, accepted: one that shuffles or"
-                " not; for a part of the data a torch.utils.data.Subset"
-            )
-        if not in_order:
-            notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
-            data = DataLoader(data.dataset, data.batch_size, collate_fn=data.collate_fn, num_workers=data.num_workers)
-        return Inputs(_not_empty(data, data.dataset), notes)
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        inputs, targets = (tensor_of(part) for part in data)
-        if len(inputs) != len(targets):
-            raise ValueError(
-                f"dataset: received {len(inputs)} inputs and {len(targets)} targets, accepted: one target per input"
-            )
-        data = TensorDataset(inputs, targets)
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, (str, dict, np.ndarray)):
+        return _of_loader(data)
+    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if is_pair and isinstance(data, list) and all(isinstance(item, tuple) for item in data):
+        raise ValueError(
+            "dataset: received a list of two tuples, accepted: a tuple (inputs, targets) of arrays, or pairs of more"
+            " examples"
+        )
+    if is_pair:
+        data, words = _pairs(*data)
+        notes = [] if words is None else [_of_words(words)]
+        return Inputs(
+            _not_empty(DataLoader(data, batch_size), data), notes, words or label_names, are_words=words is not None
+        )
+    is_dataset = hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, IterableDataset))
+    is_array = torch.is_tensor(data) or any(hasattr(data, name) for name in ("to_numpy", "__array__", "toarray"))
+    if not is_dataset or is_array or isinstance(data, (str, bytes, Mapping)):
         raise ValueError(
             f"dataset: received {type(data).__name__}, accepted: a torch Dataset or DataLoader, or a pair of arrays"
             " (inputs, targets)"
         )
-    return Inputs(_not_empty(DataLoader(data, batch_size), data), notes, label_names)
+    return Inputs(_not_empty(DataLoader(data, batch_size), data))
+
+
+def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
+    """A dataset of inputs and targets, and the names of the classes if targets are words."""
+    if isinstance(inputs, Mapping):
+        inputs = {str(name): tensor_of(values, f"inputs[{name!r}]") for name, values in inputs.items()}
+        lengths = {len(values) for values in inputs.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"inputs: received arrays of {sorted(lengths)} rows, accepted: as many rows in each")
+        n_inputs = lengths.pop()
+    else:
+        inputs = scipy.sparse.csr_array(inputs) if scipy.sparse.issparse(inputs) else tensor_of(inputs, "inputs")
+        if not inputs.ndim:
+            raise ValueError("inputs: received a single number, accepted: one input per example")
+        n_inputs = inputs.shape[0]
+    values, words = as_labels(targets, "targets")
+    if not values.ndim or n_inputs != len(values):
+        received = f"{len(values)} targets" if values.ndim else "a single target"
+        raise ValueError(f"dataset: received {n_inputs} inputs and {received}, accepted: one target per input")
+    return _Pairs(inputs, _shared(values)), words
+
+
+def _of_words(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:10])) + (", ..." if names[10:] else "")
+    return f"Labels are words: the network's outputs are taken to be in the order {shown}."
+
+
+def _of_loader(loader: Any) -> Inputs:
+    """The batches of a user's loader, in the order of its dataset if its batches do not say another."""
+    from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler
+
+    dataset, sampler, notes = loader.dataset, loader.sampler, []
+    if isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and loader.batch_size is not None:
+        in_order = not loader.num_workers and not loader.drop_last  # each worker would give all of it
+        return Inputs(_not_empty(loader if in_order else _rebuilt(loader, num_workers=0), dataset))
+    own_batches = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    if (loader.batch_size is None and not own_batches) or not hasattr(dataset, "__len__"):
+        raise ValueError("dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset")
+    _not_empty(loader, dataset)
+    if loader.batch_size is None:
+        batches = _draws(loader.batch_sampler, dataset, "batch_sampler")
+        order = np.array([index for batch in batches for index in batch])
+        rebuilt = _rebuilt(loader, batch_sampler=batches)
+        return Inputs(rebuilt, order=None if (np.diff(order) == 1).all() else order)
+    if type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(dataset):
+        shuffles = True
+    elif isinstance(sampler, SequentialSampler):
+        shuffles = False
+    else:
+        shuffles = (np.diff(_draws(sampler, dataset, "sampler")) != 1).any()
+    if shuffles or loader.drop_last:
+        notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
+    if shuffles or loader.drop_last or loader.generator is not None:
+        loader = _rebuilt(loader)
+    return Inputs(loader, notes)
+
+
+def _draws(sampler: Any, dataset: Any, what: str) -> list[Any]:
+    """What a sampler draws, which must be each example once; random states are left as found."""
+    import torch
+
+    generator = getattr(sampler, "generator", None)
+    own = generator if isinstance(generator, torch.Generator) else torch.default_generator
+    state = own.get_state()
+    with left_as_found(torch.nn.Identity()):
+        draws = list(itertools.islice(sampler, len(dataset) + 1))
+    own.set_state(state)
+    flat = [int(index) for batch in draws for index in batch] if what == "batch_sampler" else [int(i) for i in draws]
+    if sorted(flat) != list(range(len(dataset))):
+        with_what = f"a {type(sampler).__name__}" if what == "sampler" else "a batch_sampler"
+        raise ValueError(
+            f"dataset: received a DataLoader with {with_what}, accepted: one that draws each example once, in any order;"
+            " for a part of the data a torch.utils.data.Subset"
+        )
+    return [[int(index) for index in batch] for batch in draws] if what == "batch_sampler" else flat
+
+
+def _rebuilt(loader: Any, **changes: Any) -> Any:
+    """A loader with the options of another one, in the order of its dataset unless the changes say otherwise."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    names = ["collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
+    names += [] if "batch_sampler" in changes else ["batch_size"]
+    options = {name: getattr(loader, name) for name in names}
+    if loader.num_workers:
+        options |= {name: getattr(loader, name) for name in ("prefetch_factor", "persistent_workers")}
+    options |= changes
+    if not options["num_workers"]:
+        options |= {"multiprocessing_context": None, "timeout": 0}
+        options = {
+            name: value for name, value in options.items() if name not in ("prefetch_factor", "persistent_workers")
+        }
+    if loader.generator is not None:  # the user's own stays as it is
+        options["generator"] = torch.Generator(loader.generator.device)
+        options["generator"].set_state(loader.generator.get_state())
+    return DataLoader(loader.dataset, **options)
 
 
 def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
     """Yield batches of inputs of a dataset, whose targets are not looked at, or of an array or tensor of inputs."""
     import torch
 
-    if isinstance(data, np.ndarray) or torch.is_tensor(data):
-        if not data.ndim or not len(data):
+    if torch.is_tensor(data) or any(hasattr(data, name) for name in ("to_numpy", "__array__", "toarray")):
+        tensor = tensor_of(data, "inputs")
+        if not tensor.ndim or not len(tensor):
             raise ValueError(
                 "inputs: received none, accepted: at least one, in a dataset or along an array's first axis"
             )
-        yield from tensor_of(data).split(batch_size)
-    else:
-        yield from (batch.inputs for batch in as_inputs(data, batch_size))
+        yield from tensor.split(batch_size)
+        return
+    inputs = as_inputs(data, batch_size)
+    if inputs.order is not None:
+        raise ValueError("inputs: received a DataLoader in another order than its dataset's, accepted: the dataset")
+    yield from (batch.inputs for batch in inputs)
 
 
-def tensor_of(values: Any) -> torch.Tensor:
-    """A tensor that shares an array's memory where it can; nothing is written to it, so that it may be read-only."""
+def tensor_of(values: Any, name: str, *, detached: bool = True) -> torch.Tensor:
+    """Return a dense tensor, without gradient unless asked, which shares memory where it can and is not written to.
+
+    Raises:
+        ValueError: If these are no numbers (see ``byheart.arrays.as_array``).
+    """
+    import torch
+
+    if torch.is_tensor(values) and values.layout == torch.strided and not values.is_nested:
+        return values.detach() if detached else values
+    array = as_array(values, name)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has few operations on these
+        array = whole_numbers(array, name)
+    return _shared(array)
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    """A tensor of an array's memory; nothing is written to it, so that it may be read-only."""
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return values if torch.is_tensor(values) else torch.as_tensor(np.asarray(values))
+        return torch.as_tensor(array)
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Call a model on a batch's inputs, moved to its device; float64, which arrays come in, becomes its own type.
+    """Call a model on a batch's inputs, moved to its device; float64 and half precision become its own type.
 
     Raises:
         ValueError: If the model raises, as of inputs of another shape than it takes.
@@ -192,16 +405,26 @@ def _float_of(model: Any) -> Any:
     return next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
 
 
-def to_device(inputs: Any, device: Any, in_place_of_float64: Any = None) -> Any:
-    """Move tensors, also in tuples, lists and dicts; float64 ones become another type if one is given."""
+def to_device(inputs: Any, device: Any, floats: Any = None) -> Any:
+    """Move tensors, also in tuples, lists and mappings, and what moves itself.
+
+    Args:
+        inputs: Of a batch.
+        device: Where to.
+        floats: The model's own type, if any: float64 becomes it, and so do half-precise numbers if it has more bits.
+    """
     import torch
 
     if torch.is_tensor(inputs):
-        return inputs.to(device, in_place_of_float64 if inputs.dtype == torch.float64 else None)
-    if isinstance(inputs, dict):
-        return {name: to_device(value, device, in_place_of_float64) for name, value in inputs.items()}
+        half = inputs.dtype in (torch.float16, torch.bfloat16) and floats in (torch.float32, torch.float64)
+        return inputs.to(device, floats if half or inputs.dtype == torch.float64 else None)
+    if isinstance(inputs, Mapping):
+        return {name: to_device(value, device, floats) for name, value in inputs.items()}
+    if callable(getattr(inputs, "to", None)):  # such as packed sequences, which are tuples too
+        return inputs.to(device)
     if isinstance(inputs, (tuple, list)):
-        return tuple(to_device(value, device, in_place_of_float64) for value in inputs)
+        moved = tuple(to_device(value, device, floats) for value in inputs)
+        return type(inputs)(*moved) if hasattr(inputs, "_fields") else moved
     return inputs
 
 

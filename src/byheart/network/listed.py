@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64, UInt8
 
+from byheart.arrays import as_array
+
 Show = Callable[[Any], "np.ndarray | str"]
 Picture = UInt8[np.ndarray, "height width *colors"]
+_COLORED = ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB")
 _LONGEST_TEXT = 2_000  # characters of an example that are kept
 
 
@@ -41,23 +44,41 @@ def picture_or_text(item: Any, show: Show | None) -> Picture | str:
             " width) or (height, width, 3)"
         )
     values = values.astype(np.float64)
-    low, high = float(values.min()), float(values.max())
-    return np.rint(255 * (values - low) / (high - low if high > low else 1)).astype(np.uint8)
+    known = values[np.isfinite(values)]
+    low, high = float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))
+    values = np.clip(np.nan_to_num(values, nan=low), low, high) if known.size else np.zeros_like(values)
+    return np.rint(255 * (values - low) / (high - low) if high > low else 0 * values).astype(np.uint8)
 
 
 def _look(item: Any) -> np.ndarray | str:
     """A picture of what has the shape of one, else words."""
     if isinstance(item, str):
         return item
-    if isinstance(item, (tuple, list)):
-        return " | ".join(str(_look(part)) for part in item)
-    values = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+    if isinstance(item, Mapping):
+        return _first_picture([(f"{name}: ", _look(value)) for name, value in item.items()])
+    if isinstance(item, (tuple, list)) and not all(isinstance(value, (int, float)) for value in item):
+        return _first_picture([("", _look(part)) for part in item])
+    if getattr(item, "mode", None) in _COLORED:  # an image of PIL, whose numbers are no shades of grey
+        item = item.convert("RGB")
+    try:
+        values = as_array(item, "inputs")
+    except ValueError:  # some object of the user's own
+        return " ".join(str(item).split())
     if values.ndim == 3 and values.shape[0] in (1, 3) and min(values.shape[1:]) > 3:
         values = values.transpose(1, 2, 0)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
-    if (values.ndim == 2 and min(values.shape) > 3) or (values.ndim == 3 and values.shape[2] == 3):
+    is_picture = (values.ndim == 2 and min(values.shape) > 3) or (values.ndim == 3 and values.shape[2] == 3)
+    if is_picture and values.dtype.kind != "c":
         return values
     flat = values.ravel()
     words = ", ".join(f"{value:.4g}" for value in flat[:12].tolist())
     return f"{words}{', ...' if flat.size > 12 else ''}"
+
+
+def _first_picture(parts: Sequence[tuple[str, np.ndarray | str]]) -> np.ndarray | str:
+    """The first picture among the parts of an input; if there is none, all of them in words."""
+    for _, look in parts:
+        if not isinstance(look, str):
+            return look
+    return " | ".join(f"{name}{look}" for name, look in parts)

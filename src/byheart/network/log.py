@@ -7,12 +7,15 @@ The loss averaged over training tells memorized examples better than the final l
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+
+from byheart.arrays import as_array
 
 
 class TrainingLog:
@@ -51,7 +54,7 @@ class TrainingLog:
         Raises:
             ValueError: If the lengths differ, an index is out of range, or a loss is not finite.
         """
-        index, values = _array(indices), _array(losses).astype(np.float64)
+        index, values = as_array(indices, "indices"), as_array(losses, "losses").astype(np.float64)
         if index.ndim != 1 or index.shape != values.shape or index.dtype.kind not in "iu":
             raise ValueError(
                 f"indices, losses: received shapes {index.shape} ({index.dtype}) and {values.shape}, accepted: one"
@@ -84,7 +87,7 @@ class TrainingLog:
     @classmethod
     def from_losses(cls, losses: Any) -> TrainingLog:
         """Make a log from an array of shape (n_epochs, n_examples), such as losses at saved checkpoints."""
-        values = _array(losses)
+        values = as_array(losses, "losses")
         if values.ndim != 2:
             raise ValueError(f"losses: received shape {values.shape}, accepted: (n_epochs, n_examples)")
         log = cls(values.shape[1])
@@ -119,21 +122,34 @@ class TrainingLog:
 
 
 def _read_epoch(path: Path) -> dict[Any, float]:
-    losses = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    """Each guid's loss. Lines end at a line feed only: texts in JSON may hold other characters that end one."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: received bytes that are no text ({error.reason}), accepted: UTF-8") from error
+    losses: dict[Any, float] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
             logits = np.asarray(next(entry[key] for key in entry if key.startswith("logits_epoch_")), dtype=np.float64)
-            shifted = logits - logits.max()
-            losses[entry["guid"]] = float(np.log(np.exp(shifted).sum()) - shifted[int(entry["gold"])])
-        except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
+            guid, gold = entry["guid"], operator.index(entry["gold"])
+            hash(guid)
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             raise ValueError(
                 f"{path}, line {number}: received {line[:60]!r}, accepted: an object with guid, gold and"
                 " logits_epoch_<k>"
             ) from error
+        if logits.ndim != 1 or not 0 <= gold < len(logits) or not np.isfinite(logits[gold]) or np.isnan(logits).any():
+            raise ValueError(
+                f"{path}, line {number}: received gold {gold} with logits {logits.tolist()!r:.60}, accepted: logits of"
+                " the classes, and the number of one of them from 0 on"
+            )
+        if guid in losses:
+            raise ValueError(f"{path}, line {number}: received guid {guid!r} again, accepted: each once in a file")
+        shifted = logits - logits.max()
+        losses[guid] = float(np.log(np.exp(shifted).sum()) - shifted[gold])
+    if not losses:
+        raise ValueError(f"{path}: received no examples, accepted: an object per line")
     return losses
-
-
-def _array(values: Any) -> np.ndarray:
-    """An array of a sequence, array or tensor on any device."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

@@ -11,15 +11,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
-from byheart.network.inputs import Batch, Inputs, call
+from byheart.network.inputs import Batch, Inputs, call, tensor_of
 from byheart.network.layers import find_head, find_layers, left_as_found, vectors, watched
+from byheart.network.reading import Loss, LossName, Reading, last_operation, read
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-LossName = Literal["cross_entropy", "nll", "mse"]
-Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
 OnProgress = Callable[[int, str], None]
 _N_NEAREST = 3
 
@@ -41,27 +40,33 @@ class Plan:
         layers: Names of the layers that are looked at.
         layer_is_head_input: Whether the layer is what the last linear layer reads.
         head: Name of the linear layer that makes the output, if there is one.
-        n_classes: Number of classes, of a classification.
-        loss: Name of the loss, or the user's own function.
+        reading: How outputs and targets are read.
         notes: What a reader of the results must know.
     """
 
     layers: list[str]
     layer_is_head_input: bool
     head: str | None
-    n_classes: int | None
-    loss: Loss
+    reading: Reading
     notes: list[str]
+
+    @property
+    def n_classes(self) -> int | None:
+        """Number of classes, of a classification."""
+        return self.reading.n_classes
+
+    @property
+    def loss(self) -> Loss:
+        """Name of the loss, or the user's own function."""
+        return self.reading.loss
 
     @classmethod
     def make(cls, model: nn.Module, inputs: Inputs, layer: str | None, loss: Loss | None) -> Plan:
         """Call the model on the first batch, and decide.
 
         Raises:
-            ValueError: If the layer or the loss does not exist.
+            ValueError: If the layer or the loss does not exist, or what the outputs mean stays open.
         """
-        import torch
-
         batch = next(iter(inputs))
         outputs: list[Any] = []
 
@@ -70,27 +75,16 @@ class Plan:
             return outputs[0]
 
         head = find_head(model, forward)
-        whole = not batch.targets.is_floating_point()
-        if loss is None:
-            loss = "cross_entropy" if whole else "mse"
-        if isinstance(loss, str) and loss not in get_args(LossName):
-            raise ValueError(f"loss: received {loss!r}, accepted: {', '.join(get_args(LossName))} or a function")
-        output = outputs[0]
-        classes = torch.is_tensor(output) and output.ndim == 2 and whole and batch.targets.ndim == 1 and loss != "mse"
-        notes = []
+        reading = read(inputs, batch, outputs[0], loss, lambda: last_operation(lambda: call(model, batch.inputs)))
+        notes = list(reading.notes)
         if layer is None and head is None:
             names = [name for name, _ in model.named_modules() if name]
             if not names:
                 raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
             layer = names[-1]
             notes.append(f"No linear layer makes the output; the layer looked at is {layer}.")
-        y = batch.targets
-        if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
-            notes.append(
-                "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
-            )
         layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
-        return cls(layers, layer is None, head, int(output.shape[1]) if classes else None, loss, notes)
+        return cls(layers, layer is None, head, reading, notes)
 
 
 @dataclass(frozen=True)
@@ -126,18 +120,18 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
     for batch, outputs, seen in passes(model, inputs, plan):
+        found = {name: vectors(seen[name], name, batch.first) for name in plan.layers}
         parts.append(_answers(batch, outputs, plan))
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
-        for name in plan.layers:
-            rows = vectors(seen[name], name, batch.first)
+        for name, rows in found.items():
             moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
             z = _head_inputs(seen, plan, batch.first)
             head = head or HeadMoments(z.shape[1], plan.n_classes)
-            head.add(z, _probabilities(outputs, plan), labels)
+            head.add(z, _probabilities(batch, outputs, plan), labels)
         if on_progress is not None:
             on_progress(batch.first + len(batch), "moments")
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts).sort_index()
     by_class = plan.n_classes is not None and all(len(m.by_class) for m in moments.values())
     layer_scores = {name: LayerScores(m) for name, m in moments.items()}
     return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class)
@@ -158,11 +152,11 @@ def second_pass(
             columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
         if first.head_scores is not None and labels is not None:
             z = _head_inputs(seen, plan, batch.first)
-            columns |= first.head_scores(z, _probabilities(outputs, plan), labels)
-        parts.append(pd.DataFrame(columns))
+            columns |= _of_outputs(first.head_scores(z, _probabilities(batch, outputs, plan), labels), plan)
+        parts.append(pd.DataFrame(columns, index=batch.indices))
         if on_progress is not None:
             on_progress(batch.first + len(batch), "scores")
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts).sort_index()
     losses = table.pop("second_loss")
     return table, losses
 
@@ -181,9 +175,9 @@ def third_pass(
     """
     chosen = np.concatenate([_directions(seen, plan, 0) for _, _, seen in passes(model, inputs.take(listed), plan)])
     best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
-    head: list[np.ndarray] = [np.zeros((0, 0), np.float32)]
+    head, read_of = [np.zeros((0, 0), np.float32)], [np.zeros(0, np.int64)]
     for batch, _, seen in passes(model, inputs, plan):
-        places = batch.first + np.arange(len(batch))
+        places = batch.indices
         cosines = chosen @ _directions(seen, plan, batch.first).T
         cosines[listed[:, None] == places] = -np.inf
         values = np.hstack([best, cosines])
@@ -192,10 +186,11 @@ def third_pass(
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
             head.append(_head_inputs(seen, plan, batch.first)[np.isin(places, kept)])
+            read_of.append(places[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
     found = np.take_along_axis(found, np.argsort(-best, axis=1), 1)[:, : batch.first + len(batch) - 1]
-    return found, np.concatenate(head[1:] or head)
+    return found, np.concatenate(head[1:] or head)[np.argsort(np.concatenate(read_of))]
 
 
 def over_checkpoints(
@@ -249,14 +244,11 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
     """Losses of a batch; of classifications also labels, predictions and margins."""
     import torch
 
-    targets = batch.targets.to(outputs.device) if torch.is_tensor(outputs) else batch.targets
-    losses = losses_of(outputs, targets, plan.loss)
-    if losses.shape != (len(batch),):
-        raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
+    losses = plan_losses(batch, plan, outputs)
     columns = {"loss": losses.to("cpu", torch.float64).numpy()}
     if plan.n_classes is not None:
-        logits = outputs.to("cpu", torch.float64).numpy()
-        labels = targets.cpu().numpy()
+        logits = plan.reading.logits(outputs, batch.indices).to("cpu", torch.float64).numpy()
+        labels = plan.reading.numbers(batch.targets, batch.indices).cpu().numpy()
         index = np.arange(len(labels))
         others = logits.copy()
         others[index, labels] = -np.inf
@@ -266,11 +258,34 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
             "margin": logits[index, labels] - others.max(axis=1),
             **columns,
         }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, index=batch.indices)
 
 
-def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
-    """Return one loss per example: a mean over positions, where there are any.
+def plan_losses(batch: Batch, plan: Plan, outputs: Any) -> torch.Tensor:
+    """Return one loss per example of a batch, as the plan reads outputs and targets.
+
+    Raises:
+        ValueError: If targets do not fit the outputs, or the losses are no finite number for each example.
+    """
+    logits = plan.reading.logits(outputs, batch.indices)
+    targets = plan.reading.numbers(batch.targets, batch.indices)
+    device = getattr(logits, "device", targets.device)
+    if callable(plan.loss):
+        losses = tensor_of(plan.loss(outputs, batch.targets.to(device)), "loss", detached=False)
+    else:
+        losses = losses_of(logits, targets.to(device), plan.loss)
+    if losses.shape != (len(batch),):
+        raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
+    if not losses.isfinite().all():
+        wrong = int((~losses.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"loss: received {losses[wrong].item()} for example {batch.indices[wrong]}, accepted: finite losses"
+        )
+    return losses
+
+
+def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tensor:
+    """Return one loss per example, of logits: a mean over positions or labels, where there are any.
 
     Raises:
         ValueError: If the targets do not fit the outputs.
@@ -278,8 +293,6 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
     import torch
     from torch.nn import functional
 
-    if not isinstance(loss, str):
-        return loss(outputs, targets)
     if not torch.is_tensor(outputs):
         raise ValueError(
             f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
@@ -289,27 +302,42 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
         return (outputs.reshape(targets.shape) - targets).square().reshape(len(targets), -1).mean(dim=1)
+    several = targets.shape == outputs.shape and targets.ndim == 2
+    if several and loss not in ("cross_entropy", "nll"):
+        each = functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
+        return each.mean(dim=1)
+    if several and loss == "cross_entropy" and targets.is_floating_point():
+        return functional.cross_entropy(outputs, targets.to(outputs.dtype), reduction="none")
     tokens = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
     if not tokens and targets.ndim != 1:
         raise ValueError(
             f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one class"
             " per example, or per position of outputs (n_examples, n_positions, n_classes)"
         )
+    if targets.is_floating_point():
+        raise ValueError(f"dataset: received targets of {targets.dtype}, accepted: whole numbers, or loss='mse'")
     n_classes = outputs.shape[-1]
     real = targets[targets != -100] if tokens else targets
     if len(real) and not (int(real.min()) >= 0 and int(real.max()) < n_classes):
         raise ValueError(f"dataset: received targets from {real.min()} to {real.max()}, accepted: 0 to {n_classes - 1}")
-    function = functional.cross_entropy if loss == "cross_entropy" else functional.nll_loss
+    function = functional.nll_loss if loss == "nll" else functional.cross_entropy
     if not tokens:
         return function(outputs, targets.long(), reduction="none")
     each = function(outputs.flatten(0, 1), targets.flatten().long(), reduction="none").reshape(targets.shape)
     return each.sum(dim=1) / (targets != -100).sum(dim=1).clamp(min=1)
 
 
-def _probabilities(outputs: torch.Tensor, plan: Plan) -> np.ndarray:
-    p = outputs.double().softmax(dim=1) if plan.loss != "nll" else outputs.double().exp()
-    found: np.ndarray = p.cpu().numpy()
+def _probabilities(batch: Batch, outputs: torch.Tensor, plan: Plan) -> np.ndarray:
+    found: np.ndarray = plan.reading.logits(outputs, batch.indices).double().softmax(dim=1).cpu().numpy()
     return found
+
+
+def _of_outputs(scores: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
+    """Scores of the last linear layer that has one output, which were computed with one for each of the two classes."""
+    if plan.reading.one_output:
+        scores["gradient_norm"] = scores["gradient_norm"] / np.sqrt(2)
+        scores["residual_dimensionality"] = scores["residual_dimensionality"] / 2
+    return scores
 
 
 def _head_inputs(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_inputs"]:

@@ -49,7 +49,7 @@ def write_page(
         )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomically(path, page.encode("utf-8"))
+    return write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
 
 
 def asset(name: str) -> Markup:
