@@ -95,9 +95,10 @@ def _labels(labels: Int64[np.ndarray, " n_examples"]) -> Int64[np.ndarray, " n_e
 
 
 def _squared_distances(inputs: Float[np.ndarray, "n_examples ..."]) -> Float64[np.ndarray, "n_examples n_examples"]:
-    if len(inputs) > _MOST_EXAMPLES:
-        raise ValueError(f"inputs: received {len(inputs)} examples, accepted: at most {_MOST_EXAMPLES}")
-    rows = finite_array(inputs, "inputs").astype(np.float64).reshape(len(inputs), -1)
+    values = finite_array(inputs, "inputs")
+    if len(values) > _MOST_EXAMPLES:
+        raise ValueError(f"inputs: received {len(values)} examples, accepted: at most {_MOST_EXAMPLES}")
+    rows = values.astype(np.float64).reshape(len(values), -1)
     squares = np.square(rows).sum(axis=1)
     found: Float64[np.ndarray, "n_examples n_examples"] = squares[:, None] + squares - 2 * rows @ rows.T
     np.maximum(found, 0, out=found)

@@ -221,5 +221,5 @@ def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
                     " with outputs of shape (n_inputs, n_classes)"
                 )
-            z = vectors(seen[f"{head}.input"], head, 0)[:, 0].astype(np.float64)
+            z = vectors(seen[f"{head}.input"], head, np.arange(len(outputs)))[:, 0].astype(np.float64)
             yield outputs.argmax(dim=1).cpu().numpy(), z

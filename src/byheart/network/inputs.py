@@ -262,14 +262,13 @@ def _of_words(names: Sequence[str]) -> str:
 
 def _of_loader(loader: Any) -> Inputs:
     """The batches of a user's loader, in the order of its dataset if its batches do not say another."""
-    from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler
+    from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
     dataset, sampler, notes = loader.dataset, loader.sampler, []
     if isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and loader.batch_size is not None:
         in_order = not loader.num_workers and not loader.drop_last  # each worker would give all of it
         return Inputs(_not_empty(loader if in_order else _rebuilt(loader, num_workers=0), dataset))
-    own_batches = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-    if (loader.batch_size is None and not own_batches) or not hasattr(dataset, "__len__"):
+    if (loader.batch_size is None and loader.batch_sampler is None) or not hasattr(dataset, "__len__"):
         raise ValueError("dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset")
     _not_empty(loader, dataset)
     if loader.batch_size is None:
@@ -304,8 +303,8 @@ def _draws(sampler: Any, dataset: Any, what: str) -> list[Any]:
     if sorted(flat) != list(range(len(dataset))):
         with_what = f"a {type(sampler).__name__}" if what == "sampler" else "a batch_sampler"
         raise ValueError(
-            f"dataset: received a DataLoader with {with_what}, accepted: one that draws each example once, in any order;"
-            " for a part of the data a torch.utils.data.Subset"
+            f"dataset: received a DataLoader with {with_what}, accepted: one that draws each example once, in any"
+            " order; for a part of the data a torch.utils.data.Subset"
         )
     return [[int(index) for index in batch] for batch in draws] if what == "batch_sampler" else flat
 
@@ -383,7 +382,7 @@ def call(model: Any, inputs: Any) -> Any:
     """
     moved = to_device(inputs, device_of(model), _float_of(model))
     try:
-        if isinstance(moved, tuple):
+        if isinstance(moved, tuple) and not hasattr(moved, "to"):
             return model(*moved)
         return model(**moved) if isinstance(moved, dict) else model(moved)
     except (TypeError, RuntimeError, IndexError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def vectors(activations: Any, layer: str, first: int) -> np.ndarray:
+def vectors(activations: Any, layer: str, indices: Int64[np.ndarray, " n_examples"]) -> np.ndarray:
     """Return a layer's activations as float32 rows of shape (n_examples, n_positions, n_hidden).
 
     A matrix has one row per example. Of a convolution (n_examples, n_channels, height, width, ...) each place is a
@@ -105,7 +106,7 @@ def vectors(activations: Any, layer: str, first: int) -> np.ndarray:
     Args:
         activations: What the layer returned.
         layer: Its name, for messages.
-        first: Index of the batch's first example, for messages.
+        indices: Of the batch's examples in the dataset, for messages.
 
     Raises:
         ValueError: If this is not a tensor of floating point numbers with two axes or more, or not all are finite.
@@ -127,7 +128,7 @@ def vectors(activations: Any, layer: str, first: int) -> np.ndarray:
     finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"layer {layer}: received NaN or infinite activations of example {first + int(finite.argmin())}, accepted:"
+            f"layer {layer}: received NaN or infinite activations of example {indices[int(finite.argmin())]}, accepted:"
             " finite"
         )
     return found

@@ -120,13 +120,13 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
     for batch, outputs, seen in passes(model, inputs, plan):
-        found = {name: vectors(seen[name], name, batch.first) for name in plan.layers}
+        found = {name: vectors(seen[name], name, batch.indices) for name in plan.layers}
         parts.append(_answers(batch, outputs, plan))
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
         for name, rows in found.items():
             moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
-            z = _head_inputs(seen, plan, batch.first)
+            z = _head_inputs(seen, plan, batch.indices)
             head = head or HeadMoments(z.shape[1], plan.n_classes)
             head.add(z, _probabilities(batch, outputs, plan), labels)
         if on_progress is not None:
@@ -147,11 +147,11 @@ def second_pass(
         labels = answers["label"].to_numpy() if plan.n_classes is not None else None
         columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
         for name in plan.layers:
-            rows = vectors(seen[name], name, batch.first)
+            rows = vectors(seen[name], name, batch.indices)
             found = first.layer_scores[name](rows, labels if first.by_class else None)
             columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
         if first.head_scores is not None and labels is not None:
-            z = _head_inputs(seen, plan, batch.first)
+            z = _head_inputs(seen, plan, batch.indices)
             columns |= _of_outputs(first.head_scores(z, _probabilities(batch, outputs, plan), labels), plan)
         parts.append(pd.DataFrame(columns, index=batch.indices))
         if on_progress is not None:
@@ -173,19 +173,21 @@ def third_pass(
 
     Nearest are the three whose vectors in the first layer, means over positions, have the least angle to an example's.
     """
-    chosen = np.concatenate([_directions(seen, plan, 0) for _, _, seen in passes(model, inputs.take(listed), plan)])
+    chosen = np.concatenate(
+        [_directions(seen, plan, batch.indices) for batch, _, seen in passes(model, inputs.take(listed), plan)]
+    )
     best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
     head, read_of = [np.zeros((0, 0), np.float32)], [np.zeros(0, np.int64)]
     for batch, _, seen in passes(model, inputs, plan):
         places = batch.indices
-        cosines = chosen @ _directions(seen, plan, batch.first).T
+        cosines = chosen @ _directions(seen, plan, batch.indices).T
         cosines[listed[:, None] == places] = -np.inf
         values = np.hstack([best, cosines])
         indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
         order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
-            head.append(_head_inputs(seen, plan, batch.first)[np.isin(places, kept)])
+            head.append(_head_inputs(seen, plan, batch.indices)[np.isin(places, kept)])
             read_of.append(places[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
@@ -340,13 +342,13 @@ def _of_outputs(scores: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarr
     return scores
 
 
-def _head_inputs(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_inputs"]:
-    return vectors(seen[f"{plan.head}.input"], str(plan.head), first)[:, 0]
+def _head_inputs(seen: dict[str, Any], plan: Plan, indices: np.ndarray) -> Float32[np.ndarray, "n_examples n_inputs"]:
+    return vectors(seen[f"{plan.head}.input"], str(plan.head), indices)[:, 0]
 
 
-def _directions(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_hidden"]:
+def _directions(seen: dict[str, Any], plan: Plan, indices: np.ndarray) -> Float32[np.ndarray, "n_examples n_hidden"]:
     """Unit vectors of a batch in the first layer, of means over positions."""
-    rows = vectors(seen[plan.layers[0]], plan.layers[0], first).mean(axis=1)
+    rows = vectors(seen[plan.layers[0]], plan.layers[0], indices).mean(axis=1)
     found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     return found
 
