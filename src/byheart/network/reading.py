@@ -25,7 +25,6 @@ Outputs = Literal["logits", "probabilities", "log probabilities", "probabilities
 Targets = Literal["as they are", "column", "whole numbers", "one-hot rows", "labels"]
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _LEAST = 1e-45  # of a probability: the smallest number of float32
-_LEAST_LOG = -100.0  # of the logarithm of one that rounds to 0, as in torch's binary_cross_entropy
 _SUM = {4: 1e-4, 8: 1e-4, 2: 2e-2}  # how far from 1 rows of probabilities may sum, by the bytes of a number
 _OF_SHAPE = ("View", "Reshape", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "ToCopy", "Alias")
 _LINEAR = ("Addmm", "Mm", "Mv", "Add", "Sub", "Bmm", "Baddbmm", "Linear", "Convolution", "Mean", "Sum")
@@ -76,10 +75,11 @@ class Reading:
         if self.outputs == "probabilities":
             outputs = outputs.double().clamp_min(_LEAST).log()
         elif self.outputs == "probabilities of each":
-            p = outputs.double()
-            outputs = p.log().clamp_min(_LEAST_LOG) - torch.log1p(-p).clamp_min(_LEAST_LOG)
+            p, least = outputs.double(), torch.finfo(outputs.dtype).eps / 4  # what 1 - p may be where p rounds to 1
+            outputs = p.clamp_min(_LEAST).log() - (1 - p).clamp_min(least).log()
         if self.one_output:
-            outputs = torch.stack([torch.zeros_like(outputs.reshape(-1)), outputs.reshape(-1)], dim=1)
+            z = outputs.double().reshape(-1)
+            outputs = torch.stack([torch.zeros_like(z), z], dim=1)
         return outputs
 
     def numbers(self, targets: torch.Tensor, indices: Int64[np.ndarray, " n_examples"]) -> torch.Tensor:

@@ -1,0 +1,317 @@
+"""What outputs and targets are taken for: right values by hand, notes of what was assumed, and what is asked for."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from byheart.network.audit import Audit, audit
+from byheart.network.log import TrainingLog
+from byheart.network.reading import last_operation
+from byheart.network.scores import RIDGE
+
+N = 400
+X = torch.tensor(np.random.default_rng(0).normal(size=(N, 8)).astype(np.float32))
+Y = (X @ torch.tensor(np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32))).argmax(1)
+BINARY = (X[:, 0] > 0).float()
+LABELS = (X[:, :3] > 0).float()
+AS_LOGITS = ["label", "prediction", "margin", "loss", "gradient_norm", "residual_dimensionality", "score"]
+
+
+def network(n_outputs: int, *behind: nn.Module, targets: torch.Tensor | None = None) -> nn.Sequential:
+    """A network that is trained for a while, and what stands behind its last linear layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, n_outputs))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        if targets is None:
+            functional.cross_entropy(model(X), Y).backward()
+        else:
+            functional.binary_cross_entropy_with_logits(model(X).reshape(targets.shape), targets).backward()
+        optimizer.step()
+    return nn.Sequential(*model, *behind)
+
+
+def alike(found: Audit, expected: Audit, **tolerance: float) -> None:
+    assert found.score_name == expected.score_name
+    for name in AS_LOGITS:
+        np.testing.assert_allclose(
+            found.table[name], expected.table[name], **({"rtol": 1e-3, "atol": 1e-5} | tolerance)
+        )
+
+
+def noted(found: Audit, words: str) -> bool:
+    return any(words in note for note in found.notes)
+
+
+@pytest.mark.parametrize("loss", [None, "cross_entropy", "nll"])
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)])
+def test_probabilities_and_their_logarithms_score_as_the_logits_do(last, loss):
+    found = audit(network(3, last), (X, Y), loss=loss)
+    alike(found, audit(network(3), (X, Y)))
+    assert noted(found, "log probabilities" if isinstance(last, nn.LogSoftmax) else "softmax")
+
+
+def test_probabilities_that_round_to_zero_have_large_losses_and_no_infinite_ones():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Softmax(dim=1))
+    nn.init.eye_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    table = audit(model, (torch.tensor([[300.0, 0], [0, 1], [1, 0], [0, 300]]), np.array([1, 1, 0, 1]))).table
+    assert 100 < table["loss"][0] < 110
+    assert table["loss"][1] == pytest.approx(np.log1p(np.exp(-1)), rel=1e-5)
+    assert np.isfinite(table.select_dtypes("float")).all(axis=None)
+
+
+def test_the_users_own_loss_gets_what_the_model_gives_and_margins_are_of_logits():
+    def own(outputs, targets):
+        return -outputs[torch.arange(len(targets)), targets].log()
+
+    alike(audit(network(3, nn.Softmax(dim=1)), (X, Y), loss=own), audit(network(3), (X, Y)))
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool])
+def test_one_logit_is_a_classification_of_two(shape, kind):
+    model = network(1, targets=BINARY)
+    found = audit(model, (X, BINARY.to(kind).reshape(shape)))
+    z = model(X)[:, 0].detach().double()
+    expected = functional.binary_cross_entropy_with_logits(z, BINARY.double(), reduction="none")
+    np.testing.assert_allclose(found.table["loss"], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(found.table["prediction"], z > 0)
+    np.testing.assert_array_equal(found.table["label"], BINARY)
+    np.testing.assert_allclose(found.table["margin"], z * (2 * BINARY - 1), rtol=1e-5)
+    hidden = model[:2](X).detach()
+    length = (z.sigmoid() - BINARY).abs() * hidden.norm(dim=1)  # of the gradient in the one row of weights
+    np.testing.assert_allclose(found.table["gradient_norm"], length, rtol=1e-3, atol=1e-7)
+    H = hidden.double().numpy()
+    moment = H.T @ H
+    leverage = np.einsum("ij,ij->i", H @ np.linalg.inv(moment + RIDGE * np.trace(moment) / 16 * np.eye(16)), H)
+    expected = leverage * (z.sigmoid() - BINARY).square().numpy()
+    np.testing.assert_allclose(found.table["residual_dimensionality"], expected, rtol=1e-3, atol=1e-9)
+    assert found.provenance["loss"] == "binary_cross_entropy_with_logits"
+    assert noted(found, "binary")
+
+
+def test_one_probability_scores_as_the_logit_does():
+    expected = audit(network(1, targets=BINARY), (X, BINARY))
+    for behind in ((nn.Sigmoid(),), (nn.Sigmoid(), nn.Flatten(0))):
+        found = audit(network(1, *behind, targets=BINARY), (X, BINARY), "1")
+        np.testing.assert_allclose(found.table["loss"], expected.table["loss"], rtol=1e-2, atol=1e-6)
+        np.testing.assert_array_equal(found.table["prediction"], expected.table["prediction"])
+        sure = expected.table["margin"] > 14  # where float32 rounds the probability to 1, or nearly
+        np.testing.assert_allclose(found.table["margin"][~sure], expected.table["margin"][~sure], rtol=1e-2)
+        assert (found.table["margin"][sure] > 13).all()
+        assert noted(found, "the probability of class 1")
+        assert found.provenance["loss"] == "binary_cross_entropy"
+
+
+def test_a_wrong_answer_that_rounds_to_certainty_has_a_large_loss_and_no_infinite_one():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Sigmoid())
+    nn.init.ones_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    table = audit(model, (torch.tensor([[80.0], [-80], [1], [-1]]), torch.tensor([0.0, 1, 1, 0]))).table
+    np.testing.assert_allclose(table["loss"], [25 * np.log(2), 80, *[np.log1p(np.exp(-1))] * 2], rtol=1e-5)
+
+
+def test_a_logit_between_0_and_1_is_no_probability():
+    model = nn.Sequential(nn.Linear(8, 1))
+    nn.init.constant_(model[0].weight, 1e-3)
+    nn.init.constant_(model[0].bias, 0.5)
+    found = audit(model, (X, BINARY))
+    expected = functional.binary_cross_entropy_with_logits(model(X)[:, 0], BINARY, reduction="none")
+    np.testing.assert_allclose(found.table["loss"], expected.detach(), rtol=1e-5)
+    for parameter in model.parameters():  # nothing then tells what made the output
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="loss: received none, with outputs between 0 and 1, accepted: 'binary_cross"):
+        audit(model, (X, BINARY))
+    named = audit(model, (X, BINARY), loss="binary_cross_entropy_with_logits")
+    np.testing.assert_allclose(named.table["loss"], found.table["loss"])
+    assert not noted(named, "binary")
+    of_probability = audit(model, (X, BINARY), loss="binary_cross_entropy").table["loss"]
+    by_hand = functional.binary_cross_entropy(model(X)[:, 0], BINARY, reduction="none")
+    np.testing.assert_allclose(of_probability, by_hand, rtol=1e-4)
+
+
+def test_numbers_that_begin_with_0_and_1_are_numbers():
+    y = torch.cat([BINARY, torch.tensor([2.0])])
+    x = torch.cat([X, X[:1]])
+    model = network(1, targets=BINARY)
+    for given in (y, torch.zeros(N + 1)):
+        found = audit(model, (x, given), batch_size=100)
+        assert found.provenance["loss"] == "mse"
+        np.testing.assert_allclose(found.table["loss"], (model(x)[:, 0] - given).square().detach(), rtol=1e-4)
+    assert audit(model, (X, BINARY), loss="mse").provenance["loss"] == "mse"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid()])
+def test_several_labels_have_the_mean_of_their_losses(last, dtype):
+    model = network(3, targets=LABELS)
+    found = audit(nn.Sequential(*model, last), (X, LABELS.to(dtype)))
+    expected = functional.binary_cross_entropy_with_logits(model(X), LABELS, reduction="none").mean(1)
+    np.testing.assert_allclose(found.table["loss"], expected.detach(), rtol=1e-3, atol=1e-6)
+    assert "label" not in found.table
+    assert noted(found, "3 columns of 0 and 1: several labels per example")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_one_hot_rows_are_classes(dtype):
+    rows = functional.one_hot(Y, 3).to(dtype)
+    found = audit(network(3), (X, rows))
+    alike(found, audit(network(3), (X, Y)))
+    assert noted(found, "one-hot")
+    alike(audit(network(3, nn.Softmax(dim=1)), (X, rows)), found)
+    squared = audit(network(3), (X, rows), loss="mse").table["loss"]
+    np.testing.assert_allclose(squared, (network(3)(X) - rows).square().mean(1).detach(), rtol=1e-4)
+    each = audit(network(3), (X, rows), loss="binary_cross_entropy_with_logits").table["loss"]
+    by_hand = functional.binary_cross_entropy_with_logits(network(3)(X), rows.float(), reduction="none").mean(1)
+    np.testing.assert_allclose(each, by_hand.detach(), rtol=1e-4)
+
+
+def test_whole_numbers_and_columns_are_classes_where_there_are_several_outputs():
+    expected = audit(network(3), (X, Y))
+    found = audit(network(3), (X, Y.double()))
+    alike(found, expected)
+    assert noted(found, "whole numbers")
+    alike(audit(network(3), (X, Y[:, None])), expected)
+
+
+def test_shares_of_classes_are_asked_for():
+    shares = torch.softmax(X[:, :3], dim=1)
+    with pytest.raises(ValueError, match="loss: received none, with targets whose rows sum to 1, accepted: 'cross_ent"):
+        audit(network(3), (X, shares))
+    found = audit(network(3), (X, shares), loss="cross_entropy").table["loss"]
+    np.testing.assert_allclose(
+        found, functional.cross_entropy(network(3)(X), shares, reduction="none").detach(), rtol=1e-4
+    )
+    assert audit(network(3), (X, shares), loss="mse").provenance["loss"] == "mse"
+
+
+def test_positions_may_have_probabilities():
+    torch.manual_seed(0)
+    text = torch.randint(0, 11, (9, 7))
+    tokens = nn.Sequential(nn.Embedding(11, 5), nn.Linear(5, 11))
+    target = text.roll(-1, 1).clone()
+    target[:, -2:] = -100
+    found = audit(nn.Sequential(*tokens, nn.Softmax(dim=2)), (text, target), "0")
+    np.testing.assert_allclose(found.table["loss"], audit(tokens, (text, target), "0").table["loss"], rtol=1e-4)
+    assert noted(found, "softmax")
+
+
+class Changed(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.net, self.change = network(3), change
+
+    def forward(self, x):
+        return self.change(self.net(x))
+
+
+def at_5(value):
+    return lambda out: torch.where((torch.arange(len(out)) == 5)[:, None], value, out)
+
+
+@pytest.mark.parametrize(
+    ("change", "loss", "message"),
+    [
+        (at_5(torch.nan), None, "model: received nan, nan, nan for example 5, accepted: finite"),
+        (at_5(torch.inf), None, "model: received inf, inf, inf for example 5, accepted: finite"),
+        (lambda out: out.T, None, r"model: received outputs of shape \(3, 400\) for a batch of 400 examples"),
+        (lambda out: out[:-1], None, r"model: received outputs of shape \(399, 3\)"),
+        (lambda out: out.mean(), None, r"model: received outputs of shape \(\) for"),
+        (lambda out: out + 1j, None, "model: received outputs of torch.complex64"),
+        (lambda out: out.argmax(1), None, "model: received outputs of torch.int64"),
+        (lambda out: out.sigmoid(), None, "loss: received none, with outputs of a sigmoid for several classes"),
+        (lambda out: out, "nll", "loss: received 'nll' with outputs that are no log probabilities"),
+        (lambda out: out, "binary_cross_entropy", "with 3 outputs and one class per example, accepted"),
+        (lambda out: out[:, :1], None, "targets from 0 to 2 and one output, accepted: 0 and 1"),
+        (lambda out: out[:, :1], "nll", "targets from 0 to 2 and one output, accepted: 0 and 1"),
+        (lambda out: out, lambda out, y: out.mean(), r"loss: received shape \(\), accepted: one per example"),
+        (lambda out: out, lambda out, y: None, "loss: received NoneType, accepted"),
+        (lambda out: out, lambda out, y: np.where(np.arange(N) == 3, np.nan, 1), "loss: received nan for example 3"),
+        (lambda out: out, lambda out, y: [np.inf] + [1.0] * (N - 1), "loss: received inf for example 0, accepted"),
+    ],
+)
+def test_outputs_and_losses_that_mean_nothing_are_refused_in_one_line(change, loss, message):
+    with pytest.raises(ValueError, match=message) as error:
+        audit(Changed(change), (X, Y), loss=loss)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "loss", "message"),
+    [
+        (network(1, targets=BINARY), BINARY + 0.5, "cross_entropy", "'cross_entropy' with one output, accepted"),
+        (network(1, targets=BINARY), BINARY, "nll", "'nll' with one output, accepted: 'binary_cross_entropy' or"),
+        (
+            network(1, targets=BINARY),
+            BINARY,
+            "binary_cross_entropy",
+            "model: received .* for example .*, accepted: prob",
+        ),
+        (network(1, targets=BINARY), BINARY * 2, "binary_cross_entropy_with_logits", "dataset: received 2 for example"),
+        (network(3), Y + 0.5, "cross_entropy", "targets of torch.float32, accepted: whole numbers"),
+        (network(3), Y + 0.5, None, r"targets \(400,\), accepted: \(400, 3\)"),
+        (
+            network(3),
+            LABELS + 0.5,
+            "binary_cross_entropy_with_logits",
+            "dataset: received 1.5.* for example 0, accepted",
+        ),
+    ],
+)
+def test_targets_that_do_not_fit_the_loss_are_refused_in_one_line(model, targets, loss, message):
+    with pytest.raises(ValueError, match=message) as error:
+        audit(model, (X, targets), loss=loss)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.cat([functional.one_hot(Y, 3)[:-1], torch.ones(1, 3, dtype=torch.int64)]), "1, 1, 1 for example 399"),
+        (torch.cat([LABELS[:-1], torch.full((1, 3), 2.0)]), "2, 2, 2 for example 399, accepted: targets of 0 and 1"),
+        (torch.cat([Y[:-1].float(), torch.tensor([0.5])]), "0.5 for example 399, accepted: whole numbers"),
+    ],
+)
+def test_later_batches_are_held_against_the_first(targets, message):
+    with pytest.raises(ValueError, match=message):
+        audit(network(3), (X, targets), batch_size=100)
+
+
+def test_classes_that_a_model_rules_out_have_finite_scores():
+    def ruled_out(out):
+        return torch.cat([out[:, :2], torch.full_like(out[:, :1], -torch.inf)], dim=1)
+
+    table = audit(Changed(ruled_out), (X, Y.clamp(max=1))).table
+    assert np.isfinite(table.select_dtypes("float")).all(axis=None)
+    with pytest.raises(ValueError, match="loss: received inf for example"):
+        audit(Changed(ruled_out), (X, Y))
+
+
+def test_curvature_logs_and_checkpoints_go_with_one_output():
+    model = network(1, nn.Sigmoid(), targets=BINARY)
+    log = TrainingLog.from_losses(torch.ones(2, N, requires_grad=True))
+    found = audit(model, (X, BINARY), log=log, curvature=True, checkpoints=[model.state_dict()])
+    assert {"input_curvature", "mean_residual_dimensionality"} <= set(found.table)
+    assert np.isfinite(found.table.select_dtypes("float")).all(axis=None)
+    residuals = found.table[["mean_residual_dimensionality", "residual_dimensionality"]]
+    np.testing.assert_allclose(*residuals.to_numpy().T)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (torch.sigmoid, "Sigmoid"),
+        (lambda x: torch.sigmoid(x)[:, 0], "Sigmoid"),
+        (lambda x: torch.sigmoid(x).squeeze(1).view(-1), "Sigmoid"),
+        (lambda x: nn.functional.linear(x, torch.ones(1, 1), torch.ones(1)), "Addmm"),
+        (lambda x: x.detach(), ""),
+    ],
+)
+def test_the_last_operation_is_told(function, name):
+    x = torch.ones(3, 1, requires_grad=True)
+    with torch.no_grad():
+        assert last_operation(lambda: function(x)) == name
