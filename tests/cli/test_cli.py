@@ -1,5 +1,6 @@
 """The command line as a person uses it: what it makes of nonsense, of Ctrl-C and of a terminal."""
 
+import io
 import os
 import pty
 import signal
@@ -10,6 +11,7 @@ import threading
 import pytest
 
 import byheart
+from byheart.cli import main
 from byheart.toy.runs import open_runs
 
 SMALL = ["--n-features", "60", "--sparsity", "0.9", "--n-steps", "200", "--n-test", "50"]
@@ -80,6 +82,38 @@ def test_help_and_version_are_printed(run):
     assert "Initial W: drawn" in out  # a field's docstring
     assert "default 5 % of" in out
     assert run("--version") == (0, f"byheart {byheart.__version__}\n", "")
+
+
+TARGET = """
+import torch
+from torch import nn
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (torch.randn(60, 4), torch.randint(0, 3, (60,)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("name", ["数据", os.fsdecode(b"net\xe9")])
+def test_output_that_cannot_be_encoded_loses_nothing(tmp_path, encoding, name):
+    (tmp_path / f"{name}.py").write_text(TARGET)
+    command = [sys.executable, "-m", "byheart", "audit", f"{name}.py:make", "--out", f"{name}.html", "--table", "t.csv"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\u" in done.stdout
+    assert (tmp_path / f"{name}.html").is_file()
+    assert (tmp_path / "t.csv").read_text().count("\n") == 61
+
+
+def test_output_that_cannot_be_encoded_is_spelled_out(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["reproduce", "--list"]) == 0
+    print("\u2265")
+    sys.stdout.flush()
+    assert written.getvalue().endswith(b"\\u2265\n")
 
 
 def test_a_notebooks_backend_that_is_not_there_does_not_matter(run, monkeypatch):

@@ -91,6 +91,11 @@ def test_nothing_a_user_supplies_becomes_markup(tmp_path):
     assert shown["label_names"][0] == NASTY
 
 
+def test_a_title_that_is_no_text_is_spelled_out(tmp_path):
+    path = audit(small(), digits().take(np.arange(20))).save(tmp_path / "a.html", title="net\udce9.py")
+    assert "net\\udce9.py" in path.read_text()
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (3, 8, 8), (8, 8, 3)])
 def test_images_are_recognised_by_their_shape(tmp_path, shape):
     inputs = np.random.default_rng(0).normal(size=(10, *shape)).astype(np.float32)

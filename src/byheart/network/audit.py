@@ -214,7 +214,8 @@ def audit(
 
     Args:
         model: Any torch module; its mode, hooks and random states are left as found.
-        dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), or a pair of arrays.
+        dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), a list of such pairs,
+            or a pair of arrays, of anything that ``byheart.arrays`` takes; labels may be words.
         layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
             there, its last submodule.
         log: Of the losses in training, if there is one.
@@ -222,8 +223,10 @@ def audit(
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
         checkpoints: State dicts of the model during training, early ones too: adds ``mean_residual_dimensionality``
             (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
-        loss: "cross_entropy" (outputs are logits; default for integer targets), "nll" (log probabilities), "mse"
-            (default for other targets), or a function of outputs and targets that returns one loss per example.
+        loss: "cross_entropy" (default for classes), "nll" (log probabilities), "binary_cross_entropy" (probabilities of
+            class 1, or of each of several labels), "binary_cross_entropy_with_logits", "mse" (default for other
+            numbers), or a function of outputs and targets that returns one loss per example. By default what outputs
+            and targets are is read from their numbers (``byheart.network.reading``); notes say what was assumed.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
         show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
@@ -237,7 +240,7 @@ def audit(
 
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
-            fit the outputs, the log is of another number of examples, or an option lies outside its range.
+            fit the outputs or what they mean stays open, the log is of another number of examples, or an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
