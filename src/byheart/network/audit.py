@@ -240,7 +240,8 @@ def audit(
 
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
-            fit the outputs or what they mean stays open, the log is of another number of examples, or an option lies outside its range.
+            fit the outputs or what they mean stays open, the log is of another number of examples, or an option lies
+            outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
