@@ -210,11 +210,11 @@ def test_what_eight_models_cannot_tell_is_as_the_scores_say():
 
 
 def test_a_group_whose_documents_hang_on_a_few_has_no_interval():
-    """Five spans in most of them: all are on one time in 32, and such a document stands for 32 of them."""
-    spans = tuple(Span("ab", "repeat", (Place(d, 2 * k, 2 * k + 2),)) for d in range(120) for k in range(5))
-    design = Design(documents([10] * 160), spans, n_models=2, seed=1)
+    """Six spans in most of them: all are on one time in 64, and such a document stands for 64 of them."""
+    spans = tuple(Span("ab", "repeat", (Place(d, 2 * k, 2 * k + 2),)) for d in range(120) for k in range(6))
+    design = Design(documents([12] * 160), spans, n_models=2, seed=1)
     logs = np.random.default_rng(0).normal(-1, 0.1, design.documents.n_tokens).clip(max=0)
     groups = single(design, logs, [d < 140 for d in range(160)]).groups.set_index("group")
-    assert min(groups.loc[True, ["n_in", "n_out"]]) > 10
+    assert min(groups.loc[True, ["n_in", "n_out"]]) >= 8
     assert np.isnan(groups.loc[True, "standard_error"])
     assert groups.loc[False, "standard_error"] > 0
