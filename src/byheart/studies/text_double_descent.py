@@ -224,7 +224,7 @@ def _capacity(tables: Tables) -> Finding:
     kept = pd.concat(
         [table[(table["n_parameters"] == n) & (table["n_examples"] == row["n_examples"])] for n, row in best.iterrows()]
     )
-    finding = compare((kept["bits"] / kept["n_parameters"]).to_numpy(), 3.6, 0.3, ".2f")
+    finding = compare((kept["bits"] / kept["n_parameters"]).to_numpy(), 3.6, 0.3, ".2f", "models")
     return finding.also(
         ", ".join(f"{row['mean'] / float(str(n)):.2f} at {n:,} parameters" for n, row in best.iterrows())
     )
