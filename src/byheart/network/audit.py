@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,11 @@ from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.inputs import as_inputs, require_torch
+from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.listed import Picture, Show, largest, picture_or_text
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
+    Axes,
     FirstPass,
     LossName,
     OnProgress,
@@ -191,6 +193,9 @@ def audit(
     held_out: Counterfactual | None = None,
     checkpoints: Sequence[Mapping[str, Any]] = (),
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    head: str | Literal[False] | None = None,
+    axes: Axes = None,
+    mask: Callable[[Any], Any] | Any | Literal[False] | None = None,
     curvature: bool = False,
     batch_size: int = 512,
     show: Show | None = None,
@@ -243,10 +248,11 @@ def audit(
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.network.scores``.
     """
     require_torch()
-    _check(model, layer, log, held_out, most_shown)
+    _check(model, layer, log, held_out, most_shown, head, axes)
+    model = unwrapped(model)
     inputs = as_inputs(dataset, batch_size)
     with looking_at(model):
-        plan = Plan.make(model, inputs, layer, loss)
+        plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         first = first_pass(model, inputs, plan, on_progress)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
@@ -309,13 +315,20 @@ def audit(
     )
 
 
-def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int) -> None:
+def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any) -> None:
+    import torch
     from torch import nn
 
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ValueError(f"model: received {SCRIPTED}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: received {type(model).__name__}, accepted: a torch module")
     if layer is not None and not isinstance(layer, str):
         raise ValueError(f"layer: received {layer!r}, accepted: a name or a glob pattern")
+    if head is not None and head is not False and not isinstance(head, str):
+        raise ValueError(f"head: received {head!r}, accepted: the name of a module, or False for none")
+    if axes is not None and not isinstance(axes, (str, Mapping)):
+        raise ValueError(f"axes: received {axes!r}, accepted: letters such as 'npu', or a dict of them by layer")
     if log is not None and not isinstance(log, TrainingLog):
         raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog")
     if held_out is not None and not isinstance(held_out, Counterfactual):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,8 +19,11 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
+from byheart.network.head import Forward, follow, is_linear
 from byheart.network.inputs import Batch, Inputs, call
-from byheart.network.layers import find_head, find_layers, left_as_found, vectors, watched
+from byheart.network.layers import INPUT, find_layers, left_as_found, watched
+from byheart.network.layout import Layouts, check_axes, rows_of, settle
+from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
 
@@ -38,59 +42,219 @@ class Plan:
     """What is watched, and how outputs are read.
 
     Attributes:
-        layers: Names of the layers that are looked at.
-        layer_is_head_input: Whether the layer is what the last linear layer reads.
+        layers: Names of the layers that are looked at; NAME.input is what a module reads.
         head: Name of the linear layer that makes the output, if there is one.
+        axes: By layer, and of the head's input: a letter for each axis (``layout``).
+        mask: Which positions count.
         n_classes: Number of classes, of a classification.
         loss: Name of the loss, or the user's own function.
         notes: What a reader of the results must know.
     """
 
     layers: list[str]
-    layer_is_head_input: bool
     head: str | None
+    axes: dict[str, str]
+    mask: Mask
     n_classes: int | None
     loss: Loss
     notes: list[str]
 
     @classmethod
-    def make(cls, model: nn.Module, inputs: Inputs, layer: str | None, loss: Loss | None) -> Plan:
-        """Call the model on the first batch, and decide.
+    def make(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        layer: str | None,
+        loss: Loss | None,
+        head: str | Literal[False] | None = None,
+        axes: Axes = None,
+        mask: Given = None,
+    ) -> Plan:
+        """Call the model on the first batch twice, and decide.
 
         Raises:
-            ValueError: If the layer or the loss does not exist.
+            ValueError: If the layer, the head or the loss does not exist, or axes or mask fit none of the layers.
         """
         import torch
 
         batch = next(iter(inputs))
-        outputs: list[Any] = []
-
-        def forward() -> Any:
-            outputs.append(call(model, batch.inputs))
-            return outputs[0]
-
-        head = find_head(model, forward)
+        output, forward = _called(model, batch)
         whole = not batch.targets.is_floating_point()
         if loss is None:
             loss = "cross_entropy" if whole else "mse"
         if isinstance(loss, str) and loss not in get_args(LossName):
             raise ValueError(f"loss: received {loss!r}, accepted: {', '.join(get_args(LossName))} or a function")
-        output = outputs[0]
         classes = torch.is_tensor(output) and output.ndim == 2 and whole and batch.targets.ndim == 1 and loss != "mse"
-        notes = []
-        if layer is None and head is None:
-            names = [name for name, _ in model.named_modules() if name]
-            if not names:
-                raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
-            layer = names[-1]
-            notes.append(f"No linear layer makes the output; the layer looked at is {layer}.")
+        if head is None:
+            head = forward.head(model)
+            notes = _notes_of_head(forward, head)
+        else:
+            head, notes = _named_head(model, forward, head, output)
+        layers = find_layers(model, layer) if layer is not None else [_default_layer(model, forward, head, notes)]
         y = batch.targets
         if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
             notes.append(
                 "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
             )
-        layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
-        return cls(layers, layer is None, head, int(output.shape[1]) if classes else None, loss, notes)
+        n_classes = int(output.shape[1]) if classes else None
+        of_head = [f"{head}{INPUT}"] if head and n_classes is not None else []
+        found = _axes_of_layers(model, inputs, batch, forward, dict.fromkeys([*layers, *of_head]), axes)
+        if of_head and found[of_head[0]] != "nu":
+            raise ValueError(
+                f"head: received {head!r}, which reads {forward.layouts.seen[of_head[0]][0].shape}, accepted: a layer"
+                " that reads a vector of each example, or head=False"
+            )
+        masked, more = _mask_of_layers(model, inputs, batch, forward, layers, found, mask)
+        return cls(layers, head or None, found, masked, n_classes, loss, notes + more)
+
+
+Axes = str | Mapping[str, str] | None
+
+
+def _called(model: nn.Module, batch: Batch) -> tuple[Any, Forward]:
+    """Return a batch's outputs, and what a second forward pass of it shows."""
+    import torch
+
+    state = torch.get_rng_state()
+    given = copy.deepcopy(batch.inputs)  # a model may write into them
+    output = call(model, given)
+    if torch.is_tensor(output):
+        output = output.clone()
+    torch.set_rng_state(state)
+    given = copy.deepcopy(batch.inputs)
+    return output, follow(model, lambda: call(model, given), output)
+
+
+def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple[Layouts, int]]:
+    """Return what follows a forward pass of one example less than the batch has."""
+
+    @functools.cache
+    def layouts() -> tuple[Layouts, int]:
+        less = next(iter(inputs.take(np.arange(len(batch) - 1))))
+        return follow(model, lambda: call(model, less.inputs), None).layouts, len(less)
+
+    return layouts
+
+
+def _notes_of_head(forward: Forward, head: str | None) -> list[str]:
+    if head is None or forward.makers[head] == "equal":
+        return []
+    how = {"softmax": "a softmax", "scaled": "a scale and shift of each unit", "activation": "an activation"}
+    return [f"The last linear layer is {head}; its output goes through {how[forward.makers[head]]}."]
+
+
+def _named_head(
+    model: nn.Module, forward: Forward, head: str | Literal[False], output: Any
+) -> tuple[str | None, list[str]]:
+    """Check a head that the user names; False for none.
+
+    Raises:
+        ValueError: If there is no such module, it is not called once in a forward pass, or its output is of another
+            shape than the network's.
+    """
+    if head is False:
+        return None, []
+    names = [name for name, _ in model.named_modules() if name]
+    if head not in names:
+        shown = ", ".join(name for name, module in model.named_modules() if name and is_linear(module))
+        raise ValueError(f"head: received {head!r}, accepted: {shown or 'a module'}, or head=False")
+    n_calls, made = forward.n_calls(head), forward.layouts.seen.get(head, [])
+    if n_calls != 1 or len(made) != 1 or len(forward.layouts.seen.get(f"{head}{INPUT}", [])) != 1:
+        raise ValueError(
+            f"head: received {head!r}, which is called {n_calls} times in a forward pass, accepted: a module that is"
+            " called once, with one tensor, and gives one; or head=False"
+        )
+    if head in forward.makers:
+        return head, _notes_of_head(forward, head)
+    if tuple(getattr(output, "shape", ())) != made[0].shape:
+        raise ValueError(
+            f"head: received {head!r} with an output of shape {made[0].shape}, accepted: one of the network's shape,"
+            f" {tuple(getattr(output, 'shape', ()))}, or head=False"
+        )
+    return head, [
+        f"The network's output is not that of the head {head}: what follows it counts as part of the loss, whose"
+        " gradient in the head's output is taken to be that in the network's."
+    ]
+
+
+def _default_layer(model: nn.Module, forward: Forward, head: str | None, notes: list[str]) -> str:
+    """Return what the head reads; without a head, what the one linear layer reads that is most like one.
+
+    Raises:
+        ValueError: If several are, or the model has no layers.
+    """
+    if head is not None:
+        return f"{head}{INPUT}"
+    alike = list(dict.fromkeys(forward.alike))
+    if len(alike) > 1:
+        raise ValueError(
+            f"head: received a {type(model).__name__} whose output none of its linear layers makes alone, accepted:"
+            f" head= one of {', '.join(alike)}, or layer= the layer to look at"
+        )
+    if alike:
+        notes.append(
+            f"No linear layer alone makes the output; the layer looked at is what {alike[0]} reads, and scores of the"
+            " last linear layer are left out (head= names one)."
+        )
+        return f"{alike[0]}{INPUT}"
+    called = [name for name in forward.order if len(forward.layouts.seen.get(name, [])) == forward.n_calls(name)]
+    if not called:
+        raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
+    notes.append(f"No linear layer makes the output; the layer looked at is {called[-1]}.")
+    return called[-1]
+
+
+def _axes_of_layers(
+    model: nn.Module, inputs: Inputs, batch: Batch, forward: Forward, names: Collection[str], given: Axes
+) -> dict[str, str]:
+    """Return the axes of layers, those that are given first.
+
+    Raises:
+        ValueError: If the model does not use a layer, or its axes stay open or are not those that are given.
+    """
+    seen, found = forward.layouts.seen, {}
+    if isinstance(given, Mapping) and (unknown := [name for name in given if name not in names]):
+        raise ValueError(f"axes: received those of {unknown[0]!r}, accepted: of {', '.join(names)}")
+    for name in names:
+        if not forward.n_calls(name):
+            raise ValueError(f"layer: received {name!r}, which the model does not use, accepted: one it calls")
+        axes = given.get(name) if isinstance(given, Mapping) else given
+        if name not in seen:
+            found[name] = axes or "nu"  # no tensor, which watching refuses
+        elif axes is not None:
+            check_axes(name, axes, seen[name][0].shape)
+            found[name] = axes
+        else:
+            found[name] = settle(name, model, forward.layouts, len(batch), _fewer(model, inputs, batch))
+    return found
+
+
+def _mask_of_layers(
+    model: nn.Module,
+    inputs: Inputs,
+    batch: Batch,
+    forward: Forward,
+    layers: list[str],
+    axes: dict[str, str],
+    given: Given,
+) -> tuple[Mask, list[str]]:
+    """Return which positions of the layers count, and notes on positions."""
+    notes = []
+    several = [name for name in layers if forward.n_calls(name) > 1]
+    if several:
+        notes.append(
+            f"Called more than once in a forward pass: {', '.join(several)}. The vectors of all calls count, as further"
+            " positions of an example."
+        )
+    sequences = [name for name in layers if set(axes[name]) > {"n", "u"}]
+    if given is None and not sequences and not several:
+        return Mask(lambda *_: None), notes
+    mask = find_mask(given, batch, len(inputs.loader.dataset), model, forward.layouts, _fewer(model, inputs, batch))
+    if mask.note:
+        notes.append(mask.note)
+    elif any(len(axes[name]) == 3 for name in sequences):
+        notes.append("All positions count: nothing says which of them are padding, if any are (mask= does).")
+    return mask, notes
 
 
 @dataclass(frozen=True)
@@ -129,10 +293,10 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
         parts.append(_answers(batch, outputs, plan))
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
         for name in plan.layers:
-            rows = vectors(seen[name], name, batch.first)
+            rows = seen[name]
             moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
-            z = _head_inputs(seen, plan, batch.first)
+            z = _head_inputs(seen, plan)
             head = head or HeadMoments(z.shape[1], plan.n_classes)
             head.add(z, _probabilities(outputs, plan), labels)
         if on_progress is not None:
@@ -153,11 +317,10 @@ def second_pass(
         labels = answers["label"].to_numpy() if plan.n_classes is not None else None
         columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
         for name in plan.layers:
-            rows = vectors(seen[name], name, batch.first)
-            found = first.layer_scores[name](rows, labels if first.by_class else None)
+            found = first.layer_scores[name](seen[name], labels if first.by_class else None)
             columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
         if first.head_scores is not None and labels is not None:
-            z = _head_inputs(seen, plan, batch.first)
+            z = _head_inputs(seen, plan)
             columns |= first.head_scores(z, _probabilities(outputs, plan), labels)
         parts.append(pd.DataFrame(columns))
         if on_progress is not None:
@@ -179,19 +342,20 @@ def third_pass(
 
     Nearest are the three whose vectors in the first layer, means over positions, have the least angle to an example's.
     """
-    chosen = np.concatenate([_directions(seen, plan, 0) for _, _, seen in passes(model, inputs.take(listed), plan)])
+    of_listed = passes(model, inputs.take(listed), plan, listed)
+    chosen = np.concatenate([_directions(seen, plan) for _, _, seen in of_listed])
     best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
     head: list[np.ndarray] = [np.zeros((0, 0), np.float32)]
     for batch, _, seen in passes(model, inputs, plan):
         places = batch.first + np.arange(len(batch))
-        cosines = chosen @ _directions(seen, plan, batch.first).T
+        cosines = chosen @ _directions(seen, plan).T
         cosines[listed[:, None] == places] = -np.inf
         values = np.hstack([best, cosines])
         indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
         order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
-            head.append(_head_inputs(seen, plan, batch.first)[np.isin(places, kept)])
+            head.append(_head_inputs(seen, plan)[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
     found = np.take_along_axis(found, np.argsort(-best, axis=1), 1)[:, : batch.first + len(batch) - 1]
@@ -226,23 +390,42 @@ def over_checkpoints(
     return {name: np.mean(values, axis=0) for name, values in found.items() if values}
 
 
-def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
-    """Yield each batch with the model's outputs and what was seen of its layers.
+def passes(
+    model: nn.Module, inputs: Inputs, plan: Plan, numbers: Int64[np.ndarray, " n_examples"] | None = None
+) -> Iterator[tuple[Batch, Any, dict[str, Float32[np.ndarray, "n_examples n_positions n_units"]]]]:
+    """Yield each batch with the model's outputs and the vectors that were seen of its layers, and read by its head.
+
+    Args:
+        model: The network.
+        inputs: The data.
+        plan: What is looked at.
+        numbers: Indices of the examples in the dataset; default from 0 on.
 
     Raises:
-        ValueError: If the model does not use a layer.
+        ValueError: If the model does not use a layer, or its tensors are not of the batch's examples.
     """
-    outputs_of = [] if plan.layer_is_head_input else plan.layers
-    with watched(model, outputs_of, [plan.head] if plan.head else []) as seen:
+    of_head = [f"{plan.head}{INPUT}"] if plan.head and plan.n_classes is not None else []
+    names = dict.fromkeys([*plan.layers, *of_head])
+    with watched(model, {**names, **dict.fromkeys(plan.mask.watched)}) as seen:
         for batch in inputs:
             seen.clear()
             outputs = call(model, batch.inputs)
-            missing = [name for name in plan.layers if name not in seen]
+            missing = [name for name in names if name not in seen]
             if missing:
                 raise ValueError(
                     f"layer: received {missing[0]!r}, which the model does not use, accepted: one it calls"
                 )
-            yield batch, outputs, seen
+            places = batch.first + np.arange(len(batch))
+            indices = places if numbers is None else numbers[places]
+            counted = plan.mask.of(batch, indices, seen)
+            yield (
+                batch,
+                outputs,
+                {
+                    name: rows_of(seen[name], name, plan.axes[name], indices, counted if name in plan.layers else None)
+                    for name in names
+                },
+            )
 
 
 def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
@@ -312,13 +495,13 @@ def _probabilities(outputs: torch.Tensor, plan: Plan) -> np.ndarray:
     return found
 
 
-def _head_inputs(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_inputs"]:
-    return vectors(seen[f"{plan.head}.input"], str(plan.head), first)[:, 0]
+def _head_inputs(seen: dict[str, np.ndarray], plan: Plan) -> Float32[np.ndarray, "n_examples n_inputs"]:
+    return seen[f"{plan.head}{INPUT}"][:, 0]
 
 
-def _directions(seen: dict[str, Any], plan: Plan, first: int) -> Float32[np.ndarray, "n_examples n_hidden"]:
+def _directions(seen: dict[str, np.ndarray], plan: Plan) -> Float32[np.ndarray, "n_examples n_hidden"]:
     """Unit vectors of a batch in the first layer, of means over positions."""
-    rows = vectors(seen[plan.layers[0]], plan.layers[0], first).mean(axis=1)
+    rows = seen[plan.layers[0]].mean(axis=1)
     found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     return found
 

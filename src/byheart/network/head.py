@@ -1,0 +1,158 @@
+"""Which layer makes a network's output: the one whose numbers the output has, not the one that was called last.
+
+The output of a layer makes the network's if the two are equal, or if the second follows from the first by what leaves
+no room for another layer: a softmax or its logarithm, a scale and shift of each unit (temperatures, batch
+normalisation), or an activation that never falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from byheart.network.layers import INPUT, tensor_of_input, tensor_of_output
+from byheart.network.layout import Layouts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Kind = Literal["equal", "softmax", "scaled", "activation"]
+_CLOSE = 1e-4  # of the range of numbers; the same computed twice differs by less
+_ROUNDING = 1e-6  # of the largest number
+_FEWEST_ROWS = 8  # for a scale and shift of each unit, two numbers, to fit no tensor by chance
+_FEWEST_NUMBERS = 32  # for another tensor's not to be in the same order by chance
+
+
+@dataclass
+class Forward:
+    """What one forward pass showed.
+
+    Attributes:
+        layouts: Of the tensors of all modules.
+        order: Names of the modules as they ended.
+        makers: By name, modules with weights like a linear layer's whose output makes the network's, and how.
+        alike: Linear layers that gave as many numbers as the network.
+    """
+
+    layouts: Layouts
+    order: list[str] = field(default_factory=list)
+    makers: dict[str, Kind] = field(default_factory=dict)
+    alike: list[str] = field(default_factory=list)
+
+    def n_calls(self, name: str) -> int:
+        """How often a module was called."""
+        return self.order.count(name.removesuffix(INPUT))
+
+    def head(self, model: nn.Module) -> str | None:
+        """Return the name of the layer that makes the output, or None."""
+        modules = dict(model.named_modules())
+        kinds = ("equal", "softmax", "scaled", "activation")
+        found = sorted(self.makers, key=lambda name: (not is_linear(modules[name]), kinds.index(self.makers[name])))
+        return found[0] if found and self.n_calls(found[0]) == 1 else None
+
+
+def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward:
+    """Call the model on a batch once more, and note what each of its modules reads and gives.
+
+    Args:
+        model: The network.
+        forward: Calls it on a batch.
+        output: What it returned for that batch before.
+    """
+    import torch
+
+    found = Forward(Layouts())
+    wrappers: dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]] = {}
+
+    def hook(name: str) -> Any:
+        def note(module: nn.Module, args: Any, kwargs: Any, given: Any) -> None:
+            found.layouts.follow(name, module, args, kwargs, given)
+            found.order.append(name)
+            made = tensor_of_output(module, given)
+            if made is None or not torch.is_tensor(output) or made.numel() != output.numel() or not made.ndim:
+                return
+            if is_linear(module):
+                found.alike.append(name)
+            kind = how_made(output, made)
+            if kind is None:
+                return
+            read = tensor_of_input(module, args, kwargs)
+            if is_linear(module):
+                found.makers[name] = kind
+            elif kind == "equal" and read is not None and _has_matrix(module, read, made):
+                wrappers[name] = module, read.detach().clone(), made.detach().clone()
+
+        return note
+
+    handles = []
+    for name, module in model.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_hook(hook(name), with_kwargs=True))
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found.makers |= {name: "equal" for name, of in wrappers.items() if _is_affine(*of)}
+    return found
+
+
+def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
+    """Return how a network's output follows from a layer's, which has as many numbers, or None if it does not."""
+    import torch
+
+    t = made.detach().cpu().double().reshape(-1, made.shape[-1])
+    out = output.detach().cpu().double().reshape(t.shape)
+    finite = (t.isfinite() & out.isfinite()).all(dim=1)
+    t, out = t[finite], out[finite]
+    if not t.numel():
+        return None
+    if _close(out, t):
+        return "equal"
+    if t.shape[1] > 1 and (_close(out, t.softmax(dim=1)) or _close(out, t.log_softmax(dim=1))):
+        return "softmax"
+    if len(t) >= _FEWEST_ROWS:
+        from_mean = t - t.mean(dim=0)
+        slopes = (from_mean * out).sum(dim=0) / from_mean.square().sum(dim=0).clamp(min=1e-300)
+        if bool((slopes != 0).all()) and _close(out - out.mean(dim=0), slopes * from_mean):
+            return "scaled"
+    in_order = out.flatten()[t.flatten().argsort()]
+    spread = float(out.max() - out.min())
+    rises = bool((torch.diff(in_order) >= -_ROUNDING * spread).all()) and spread > 0
+    return "activation" if t.numel() >= _FEWEST_NUMBERS and rises else None
+
+
+def _close(one: torch.Tensor, two: torch.Tensor) -> bool:
+    spread, largest = float(two.max() - two.min()), float(two.abs().max())
+    return bool((one - two).abs().max() <= max(_CLOSE * spread, _ROUNDING * largest))
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, quantised ones among them."""
+    from torch import nn
+
+    quantised = "quantized" in type(module).__module__ and hasattr(module, "in_features")
+    return isinstance(module, nn.Linear) or quantised
+
+
+def _has_matrix(module: nn.Module, read: torch.Tensor, made: torch.Tensor) -> bool:
+    """Whether a module has a matrix from what it reads to what it gives."""
+    sizes = {read.shape[-1], made.shape[-1]} if read.ndim else set()
+    return any(p.ndim == 2 and set(p.shape) == sizes for p in module.parameters())
+
+
+def _is_affine(module: nn.Module, read: torch.Tensor, made: torch.Tensor) -> bool:
+    """Whether the mean of two inputs, the second with its units turned round, has the mean of their outputs."""
+    if not read.is_floating_point():
+        return False
+    try:
+        turned, of_mean = module(read.flip(-1)), module((read + read.flip(-1)) / 2)
+    except (TypeError, RuntimeError, IndexError):
+        return False
+    means = [tensor_of_output(module, output) for output in (turned, of_mean)]
+    if means[0] is None or means[1] is None or means[0].shape != made.shape:
+        return False
+    middle = (made.double() + means[0].double()) / 2
+    return _close(means[1].double(), middle)
