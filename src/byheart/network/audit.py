@@ -217,10 +217,11 @@ def audit(
     answer it does not know by heart: times 2 sigmoid(margin), at most 1, of the ranks the fourth root.
 
     Args:
-        model: Any torch module; its mode, hooks and random states are left as found.
+        model: Any torch module with hooks; its mode, hooks and random states are left as found.
         dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), or a pair of arrays.
-        layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
-            there, its last submodule.
+        layer: Name of a module, or a glob pattern, for what it gives; with ".input" behind it, for what it reads.
+            Default the input of the head. Layers with positions are scored position by position, and an example's
+            score is the sum; of a layer that is called more than once, all calls count, as further positions.
         log: Of the losses in training, if there is one.
         held_out: Models that were trained on a part of the data, one or more: what turns the ranking into probabilities
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
@@ -228,6 +229,16 @@ def audit(
             (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
         loss: "cross_entropy" (outputs are logits; default for integer targets), "nll" (log probabilities), "mse"
             (default for other targets), or a function of outputs and targets that returns one loss per example.
+        head: Name of the last layer, which makes the output from a vector of each example; False for none, without the
+            scores of such a layer. Default the linear layer whose numbers the output has, wrappers such as adapters
+            seen through; not the one that is called last.
+        axes: What each axis of the layer's tensors holds, a letter each: n for examples (one axis), u for units, any
+            other for positions, such as "npu" of sequences, "pnu" where sequences come first, "nuhw" of images with
+            channels first; or a dict of such words by layer. Default by the module's type and sizes, where these tell.
+        mask: Which positions count, those of padding not: ones and zeros of shape (n_examples, n_positions), or
+            how many of each example, or a function that returns one of these for a batch's inputs; False if all do.
+            Default "attention_mask" of inputs that are dicts, else targets by position that are not -100, else ids that
+            are not the ``padding_idx`` of the model's embeddings; ``notes`` say which.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
         show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
@@ -240,8 +251,9 @@ def audit(
         on_progress: Called with the number of examples done, and the pass, after every batch.
 
     Raises:
-        ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
-            fit the outputs, the log is of another number of examples, or an option lies outside its range.
+        ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
+            the head stay open, the model is a TorchScript module, the dataset is empty, targets do not fit the outputs,
+            the log is of another number of examples, or an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
@@ -249,7 +261,9 @@ def audit(
     """
     require_torch()
     _check(model, layer, log, held_out, most_shown, head, axes)
-    model = unwrapped(model)
+    wrapper, model = model, unwrapped(model)
+    if layer is not None:
+        layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
     with looking_at(model):
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)

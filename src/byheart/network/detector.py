@@ -22,9 +22,9 @@ import scipy.linalg
 from jaxtyping import Float32, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
+from byheart.network.head import read_by_head
 from byheart.network.inputs import call, inputs_only
 from byheart.network.layers import INPUT, left_as_found, unwrapped, watched
-from byheart.network.layout import rows_of
 from byheart.network.score_table import Evidence
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) ->
 
 def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
     """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
-    read, first = f"{head}{INPUT}", 0
-    with left_as_found(model), watched(model, [read]) as seen:
+    first = 0
+    with left_as_found(model), watched(model, [head, f"{head}{INPUT}"]) as seen:
         for batch in inputs_only(inputs):
             seen.clear()
             outputs = call(model, batch)
@@ -224,6 +224,6 @@ def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
                     " with outputs of shape (n_inputs, n_classes)"
                 )
-            z = rows_of(seen[read], read, "nu", first + np.arange(len(outputs)))[:, 0].astype(np.float64)
+            z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
             first += len(outputs)
             yield outputs.argmax(dim=1).cpu().numpy(), z

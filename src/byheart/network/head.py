@@ -2,23 +2,27 @@
 
 The output of a layer makes the network's if the two are equal, or if the second follows from the first by what leaves
 no room for another layer: a softmax or its logarithm, a scale and shift of each unit (temperatures, batch
-normalisation), or an activation that never falls.
+normalisation), an activation that never falls, or the choice of one position of each example, as language models that
+classify make it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int64
 
 from byheart.network.layers import INPUT, tensor_of_input, tensor_of_output
-from byheart.network.layout import Layouts
+from byheart.network.layout import Layouts, rows_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Kind = Literal["equal", "softmax", "scaled", "activation"]
+Kind = Literal["equal", "softmax", "scaled", "activation", "position"]
 _CLOSE = 1e-4  # of the range of numbers; the same computed twice differs by less
 _ROUNDING = 1e-6  # of the largest number
 _FEWEST_ROWS = 8  # for a scale and shift of each unit, two numbers, to fit no tensor by chance
@@ -33,7 +37,7 @@ class Forward:
         layouts: Of the tensors of all modules.
         order: Names of the modules as they ended.
         makers: By name, modules with weights like a linear layer's whose output makes the network's, and how.
-        alike: Linear layers that gave as many numbers as the network.
+        alike: Linear layers that gave as many numbers as the network, or as many for each position.
     """
 
     layouts: Layouts
@@ -48,7 +52,7 @@ class Forward:
     def head(self, model: nn.Module) -> str | None:
         """Return the name of the layer that makes the output, or None."""
         modules = dict(model.named_modules())
-        kinds = ("equal", "softmax", "scaled", "activation")
+        kinds = get_args(Kind)
         found = sorted(self.makers, key=lambda name: (not is_linear(modules[name]), kinds.index(self.makers[name])))
         return found[0] if found and self.n_calls(found[0]) == 1 else None
 
@@ -71,11 +75,17 @@ def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward
             found.layouts.follow(name, module, args, kwargs, given)
             found.order.append(name)
             made = tensor_of_output(module, given)
-            if made is None or not torch.is_tensor(output) or made.numel() != output.numel() or not made.ndim:
+            if made is None or not torch.is_tensor(output) or not made.ndim or made.is_complex():
+                return
+            of_positions = output.ndim == 2 and made.ndim == 3 and (len(made), made.shape[-1]) == tuple(output.shape)
+            if made.numel() != output.numel() and not of_positions:
                 return
             if is_linear(module):
                 found.alike.append(name)
-            kind = how_made(output, made)
+            if made.numel() == output.numel():
+                kind = how_made(output, made)
+            else:
+                kind = "position" if _where(output, made)[1] else None
             if kind is None:
                 return
             read = tensor_of_input(module, args, kwargs)
@@ -122,6 +132,46 @@ def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
     spread = float(out.max() - out.min())
     rises = bool((torch.diff(in_order) >= -_ROUNDING * spread).all()) and spread > 0
     return "activation" if t.numel() >= _FEWEST_NUMBERS and rises else None
+
+
+def _where(output: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Return at which position a layer's output is that of the network, of each example, and whether it is at all."""
+    import torch
+
+    out, t = output.detach().cpu().double(), made.detach().cpu().double()
+    position = (t - out[:, None]).abs().amax(dim=2).argmin(dim=1)
+    return position, _close(t[torch.arange(len(t)), position], out)
+
+
+def read_by_head(
+    seen: Mapping[str, Sequence[torch.Tensor]],
+    head: str,
+    output: torch.Tensor,
+    numbers: Int64[np.ndarray, " n_examples"],
+) -> Float32[np.ndarray, "n_examples n_inputs"]:
+    """Return the vector of each example that the head read to make a batch's output.
+
+    Args:
+        seen: What the head read and made (``watched``).
+        head: Its name.
+        output: The network's.
+        numbers: The examples' indices in the dataset, for messages.
+
+    Raises:
+        ValueError: If it read no vector of each example, or some that are not finite.
+    """
+    import torch
+
+    read = seen[f"{head}{INPUT}"]
+    if read[0].ndim == 3:
+        position, found = _where(output, seen[head][0])
+        if not found:
+            raise ValueError(
+                f"head: received {head!r}, whose output is the network's at no position, accepted: a layer"
+                " that makes it"
+            )
+        read = [read[0][torch.arange(len(position)), position]]
+    return rows_of(read, f"{head}{INPUT}", "nu", numbers)[:, 0]
 
 
 def _close(one: torch.Tensor, two: torch.Tensor) -> bool:

@@ -29,7 +29,8 @@ _UNITS_LAST = {"Linear", "Bilinear", "LayerNorm", "RMSNorm", "Embedding", "Embed
 _UNITS_LAST |= {"MultiheadAttention", "Transformer"}
 _UNITS_LAST |= {f"Transformer{part}{kind}" for part in ("Encoder", "Decoder") for kind in ("", "Layer")}
 _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
-_N_UNITS = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim")
+_N_UNITS = ("num_features", "num_channels", "normalized_shape", "embedding_dim")
+_N_READ, _N_MADE = ("in_features", "in_channels"), ("out_features", "out_channels")
 
 
 @dataclass
@@ -59,8 +60,8 @@ class Layouts:
         read, made = tensor_of_input(module, args, kwargs), tensor_of_output(module, output)
         before = None if read is None else self._note(f"{name}{INPUT}", read)
         after = None if made is None else self._note(name, made)
-        if before is not None and read is not None and read.is_floating_point() and not _overridden(module):
-            before.units |= _axes(documented_units(module, before.shape))
+        if before is not None and read is not None and read.is_floating_point():
+            before.units |= _axes(documented_units(module, before.shape, _N_READ))
         if after is None:
             return
         documented = documented_units(module, after.shape)
@@ -74,7 +75,7 @@ class Layouts:
         self.seen.setdefault(name, []).append(found)
         return found
 
-    def units(self, name: str, module: nn.Module) -> int | None:
+    def units(self, name: str, module: nn.Module, n_examples: int) -> int | None:
         """Return the axis of a layer's units, or None where it is open."""
         tensor = self.seen[name][0]
         if len(tensor.shape) == 2:
@@ -86,13 +87,18 @@ class Layouts:
         if not found:  # of a block, what its parts with the same shape say
             parts = [part for other in self.seen if other.startswith(f"{name}.") for part in self.seen[other]]
             found = {axis for part in parts if part.shape == tensor.shape for axis in part.units}
+            others = list(tensor.shape)
+            if n_examples in others:
+                others.remove(n_examples)
+            if any(others.count(tensor.shape[axis]) > 1 for axis in found):
+                return None  # the axes could change places unseen
         return found.pop() if len(found) == 1 else None
 
 
-def documented_units(module: nn.Module, shape: Sequence[int]) -> int | None:
+def documented_units(module: nn.Module, shape: Sequence[int], declared: Sequence[str] = _N_MADE) -> int | None:
     """Return the axis of units in a tensor with three axes or more, by the module's type, or None.
 
-    A type that has its own ``forward`` is held to the number of units that it declares.
+    A type that has its own ``forward`` is held to the number of units that it declares, of what it makes or reads.
     """
     kinds = [kind for kind in type(module).__mro__ if kind.__module__.split(".")[0] in ("torch", "torchvision")]
     names = {kind.__name__ for kind in kinds}
@@ -106,8 +112,9 @@ def documented_units(module: nn.Module, shape: Sequence[int]) -> int | None:
     elif names & _UNITS_LAST and len(getattr(module, "normalized_shape", (1,))) == 1:
         axis = n_axes - 1
     if axis is not None and _overridden(module):
-        declared = next((getattr(module, name) for name in _N_UNITS if hasattr(module, name)), None)
-        fitting = [place for place, size in enumerate(shape) if size == declared]
+        number = next((getattr(module, name) for name in (*declared, *_N_UNITS) if hasattr(module, name)), None)
+        number = number[-1] if isinstance(number, (tuple, list)) else number
+        fitting = [place for place in range(1, n_axes) if shape[place] == number]  # axis 0 is not of units
         return fitting[0] if len(fitting) == 1 else None
     return axis
 
@@ -151,7 +158,7 @@ def settle(
             f"layer {name}: received {words}, accepted: a layer whose output is one floating-point tensor with an axis"
             " of examples and one of units"
         )
-    units = layouts.units(name, module)
+    units = layouts.units(name, module, n_examples)
     if units is None:
         raise _open(name, first, "which axis holds the units")
     examples = 0 if len(first) == 2 or units == 1 else documented_examples(module)
@@ -169,7 +176,7 @@ def settle(
 
 def _open(name: str, shape: tuple[int, ...], what: str) -> ValueError:
     return ValueError(
-        f"layer {name}: received a {shape} whose type and sizes leave open {what}, accepted: with axes=, such as"
+        f"layer {name}: received {shape}, whose module and sizes leave open {what}, accepted: with axes=, such as"
         f" {'npu' if len(shape) == 3 else 'n' + 'p' * (len(shape) - 2) + 'u'!r} ({_LETTERS})"
     )
 

@@ -19,7 +19,7 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
-from byheart.network.head import Forward, follow, is_linear
+from byheart.network.head import Forward, follow, is_linear, read_by_head
 from byheart.network.inputs import Batch, Inputs, call
 from byheart.network.layers import INPUT, find_layers, left_as_found, watched
 from byheart.network.layout import Layouts, check_axes, rows_of, settle
@@ -35,6 +35,7 @@ LossName = Literal["cross_entropy", "nll", "mse"]
 Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
 OnProgress = Callable[[int, str], None]
 _N_NEAREST = 3
+_OF_HEAD = ""  # the name under which passes yield what the head read, no module's
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Plan:
     Attributes:
         layers: Names of the layers that are looked at; NAME.input is what a module reads.
         head: Name of the linear layer that makes the output, if there is one.
-        axes: By layer, and of the head's input: a letter for each axis (``layout``).
+        axes: By layer: a letter for each axis (``layout``).
+        one_position: Whether the head makes the output at one position of each example.
         mask: Which positions count.
         n_classes: Number of classes, of a classification.
         loss: Name of the loss, or the user's own function.
@@ -54,6 +56,7 @@ class Plan:
     layers: list[str]
     head: str | None
     axes: dict[str, str]
+    one_position: bool
     mask: Mask
     n_classes: int | None
     loss: Loss
@@ -85,27 +88,33 @@ class Plan:
         if isinstance(loss, str) and loss not in get_args(LossName):
             raise ValueError(f"loss: received {loss!r}, accepted: {', '.join(get_args(LossName))} or a function")
         classes = torch.is_tensor(output) and output.ndim == 2 and whole and batch.targets.ndim == 1 and loss != "mse"
+        n_classes = int(output.shape[1]) if classes else None
+        if layer is None and head is False:
+            raise ValueError("layer: received none with head=False, accepted: the layer to look at")
         if head is None:
             head = forward.head(model)
             notes = _notes_of_head(forward, head)
         else:
             head, notes = _named_head(model, forward, head, output)
+        if layer is not None and not head and n_classes is not None:
+            notes.append("Scores of the last linear layer are left out: none makes the output, or head=False says so.")
         layers = find_layers(model, layer) if layer is not None else [_default_layer(model, forward, head, notes)]
         y = batch.targets
         if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
             notes.append(
                 "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
             )
-        n_classes = int(output.shape[1]) if classes else None
-        of_head = [f"{head}{INPUT}"] if head and n_classes is not None else []
-        found = _axes_of_layers(model, inputs, batch, forward, dict.fromkeys([*layers, *of_head]), axes)
-        if of_head and found[of_head[0]] != "nu":
-            raise ValueError(
-                f"head: received {head!r}, which reads {forward.layouts.seen[of_head[0]][0].shape}, accepted: a layer"
-                " that reads a vector of each example, or head=False"
-            )
-        masked, more = _mask_of_layers(model, inputs, batch, forward, layers, found, mask)
-        return cls(layers, head or None, found, masked, n_classes, loss, notes + more)
+        one_position = forward.makers.get(head or "") == "position"
+        found = _axes_of_layers(model, inputs, batch, forward, layers, axes)
+        by_position = [name for name in layers if not (one_position and name == f"{head}{INPUT}")]
+        masked, more = _mask_of_layers(model, inputs, batch, forward, by_position, found, mask)
+        return cls(layers, head, found, one_position, masked, n_classes, loss, notes + more)
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether it takes what the head reads: for scores of the head, or as a layer."""
+        as_layer = self.one_position and f"{self.head}{INPUT}" in self.layers
+        return self.head is not None and (self.n_classes is not None or as_layer)
 
 
 Axes = str | Mapping[str, str] | None
@@ -139,8 +148,13 @@ def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple
 def _notes_of_head(forward: Forward, head: str | None) -> list[str]:
     if head is None or forward.makers[head] == "equal":
         return []
-    how = {"softmax": "a softmax", "scaled": "a scale and shift of each unit", "activation": "an activation"}
-    return [f"The last linear layer is {head}; its output goes through {how[forward.makers[head]]}."]
+    how = {
+        "softmax": "goes through a softmax",
+        "scaled": "goes through a scale and shift of each unit",
+        "activation": "goes through an activation",
+        "position": "is the network's at one position of each example, the one that counts",
+    }
+    return [f"The last linear layer is {head}; its output {how[forward.makers[head]]}."]
 
 
 def _named_head(
@@ -166,6 +180,11 @@ def _named_head(
         )
     if head in forward.makers:
         return head, _notes_of_head(forward, head)
+    if len(forward.layouts.seen[f"{head}{INPUT}"][0].shape) != 2 and getattr(output, "ndim", 0) == 2:
+        raise ValueError(
+            f"head: received {head!r}, which reads {forward.layouts.seen[f'{head}{INPUT}'][0].shape}, accepted: a layer"
+            " that reads a vector of each example, or head=False"
+        )
     if tuple(getattr(output, "shape", ())) != made[0].shape:
         raise ValueError(
             f"head: received {head!r} with an output of shape {made[0].shape}, accepted: one of the network's shape,"
@@ -194,7 +213,7 @@ def _default_layer(model: nn.Module, forward: Forward, head: str | None, notes: 
     if alike:
         notes.append(
             f"No linear layer alone makes the output; the layer looked at is what {alike[0]} reads, and scores of the"
-            " last linear layer are left out (head= names one)."
+            " last linear layer are left out."
         )
         return f"{alike[0]}{INPUT}"
     called = [name for name in forward.order if len(forward.layouts.seen.get(name, [])) == forward.n_calls(name)]
@@ -296,7 +315,7 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
             rows = seen[name]
             moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
-            z = _head_inputs(seen, plan)
+            z = seen[_OF_HEAD]
             head = head or HeadMoments(z.shape[1], plan.n_classes)
             head.add(z, _probabilities(outputs, plan), labels)
         if on_progress is not None:
@@ -320,7 +339,7 @@ def second_pass(
             found = first.layer_scores[name](seen[name], labels if first.by_class else None)
             columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
         if first.head_scores is not None and labels is not None:
-            z = _head_inputs(seen, plan)
+            z = seen[_OF_HEAD]
             columns |= first.head_scores(z, _probabilities(outputs, plan), labels)
         parts.append(pd.DataFrame(columns))
         if on_progress is not None:
@@ -355,7 +374,7 @@ def third_pass(
         order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
-            head.append(_head_inputs(seen, plan)[np.isin(places, kept)])
+            head.append(seen[_OF_HEAD][np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
     found = np.take_along_axis(found, np.argsort(-best, axis=1), 1)[:, : batch.first + len(batch) - 1]
@@ -374,10 +393,12 @@ def over_checkpoints(
         return {}
     found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
     then = copy.deepcopy(model)
+    names = then.state_dict().keys()
     plan = dataclasses.replace(plan, layers=[])  # what is averaged is of the last linear layer
     for number, state in enumerate(checkpoints):
         try:
-            then.load_state_dict(state)
+            inner = {name: name.removeprefix("module.").removeprefix("_orig_mod.") for name in state}  # of wrappers
+            then.load_state_dict({n if n in names else inner[n]: value for n, value in state.items()})
         except (RuntimeError, TypeError, AttributeError) as error:
             words = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoints: received {number}: {words}, accepted: state dicts of the model") from error
@@ -392,8 +413,8 @@ def over_checkpoints(
 
 def passes(
     model: nn.Module, inputs: Inputs, plan: Plan, numbers: Int64[np.ndarray, " n_examples"] | None = None
-) -> Iterator[tuple[Batch, Any, dict[str, Float32[np.ndarray, "n_examples n_positions n_units"]]]]:
-    """Yield each batch with the model's outputs and the vectors that were seen of its layers, and read by its head.
+) -> Iterator[tuple[Batch, Any, dict[str, np.ndarray]]]:
+    """Yield each batch with the model's outputs, the vectors of its layers, and under "" those that its head read.
 
     Args:
         model: The network.
@@ -404,8 +425,9 @@ def passes(
     Raises:
         ValueError: If the model does not use a layer, or its tensors are not of the batch's examples.
     """
-    of_head = [f"{plan.head}{INPUT}"] if plan.head and plan.n_classes is not None else []
-    names = dict.fromkeys([*plan.layers, *of_head])
+    of_head = [f"{plan.head}{INPUT}"] if plan.reads_head else []
+    made_by_head = [str(plan.head)] if plan.reads_head and plan.one_position else []
+    names = dict.fromkeys([*plan.layers, *of_head, *made_by_head])
     with watched(model, {**names, **dict.fromkeys(plan.mask.watched)}) as seen:
         for batch in inputs:
             seen.clear()
@@ -418,14 +440,15 @@ def passes(
             places = batch.first + np.arange(len(batch))
             indices = places if numbers is None else numbers[places]
             counted = plan.mask.of(batch, indices, seen)
-            yield (
-                batch,
-                outputs,
-                {
-                    name: rows_of(seen[name], name, plan.axes[name], indices, counted if name in plan.layers else None)
-                    for name in names
-                },
-            )
+            found = {}
+            if plan.reads_head:
+                found[_OF_HEAD] = read_by_head(seen, str(plan.head), outputs, indices)
+            for name in plan.layers:
+                if plan.one_position and name in of_head:
+                    found[name] = found[_OF_HEAD][:, None]
+                else:
+                    found[name] = rows_of(seen[name], name, plan.axes[name], indices, counted)
+            yield batch, outputs, found
 
 
 def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
@@ -493,10 +516,6 @@ def _probabilities(outputs: torch.Tensor, plan: Plan) -> np.ndarray:
     p = outputs.double().softmax(dim=1) if plan.loss != "nll" else outputs.double().exp()
     found: np.ndarray = p.cpu().numpy()
     return found
-
-
-def _head_inputs(seen: dict[str, np.ndarray], plan: Plan) -> Float32[np.ndarray, "n_examples n_inputs"]:
-    return seen[f"{plan.head}{INPUT}"][:, 0]
 
 
 def _directions(seen: dict[str, np.ndarray], plan: Plan) -> Float32[np.ndarray, "n_examples n_hidden"]:
