@@ -17,10 +17,10 @@ from byheart.network.curvature import input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
+from byheart.network.layout import Axes
 from byheart.network.listed import Picture, Show, largest, picture_or_text
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
-    Axes,
     FirstPass,
     LossName,
     OnProgress,

@@ -35,26 +35,20 @@ class Forward:
 
     Attributes:
         layouts: Of the tensors of all modules.
-        order: Names of the modules as they ended.
         makers: By name, modules with weights like a linear layer's whose output makes the network's, and how.
         alike: Linear layers that gave as many numbers as the network, or as many for each position.
     """
 
     layouts: Layouts
-    order: list[str] = field(default_factory=list)
     makers: dict[str, Kind] = field(default_factory=dict)
     alike: list[str] = field(default_factory=list)
-
-    def n_calls(self, name: str) -> int:
-        """How often a module was called."""
-        return self.order.count(name.removesuffix(INPUT))
 
     def head(self, model: nn.Module) -> str | None:
         """Return the name of the layer that makes the output, or None."""
         modules = dict(model.named_modules())
         kinds = get_args(Kind)
         found = sorted(self.makers, key=lambda name: (not is_linear(modules[name]), kinds.index(self.makers[name])))
-        return found[0] if found and self.n_calls(found[0]) == 1 else None
+        return found[0] if found and self.layouts.n_calls(found[0]) == 1 else None
 
 
 def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward:
@@ -73,7 +67,6 @@ def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward
     def hook(name: str) -> Any:
         def note(module: nn.Module, args: Any, kwargs: Any, given: Any) -> None:
             found.layouts.follow(name, module, args, kwargs, given)
-            found.order.append(name)
             made = tensor_of_output(module, given)
             if made is None or not torch.is_tensor(output) or not made.ndim or made.is_complex():
                 return
@@ -107,6 +100,100 @@ def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward
             handle.remove()
     found.makers |= {name: "equal" for name, of in wrappers.items() if _is_affine(*of)}
     return found
+
+
+def find_head(
+    model: nn.Module, forward: Forward, given: str | Literal[False] | None, output: Any
+) -> tuple[str | None, list[str]]:
+    """Return the name of the layer that makes the output, or None, and notes.
+
+    Args:
+        model: The network.
+        forward: What a forward pass showed.
+        given: Name of a module, which is checked; False for none; None for that which is found.
+        output: What the forward pass returned.
+
+    Raises:
+        ValueError: If there is no such module, it is not called once in a forward pass, or its output is of another
+            shape than the network's.
+    """
+    if given is None:
+        found = forward.head(model)
+        return found, _notes_of_head(forward, found)
+    return (None, []) if given is False else (given, _check_head(model, forward, given, output))
+
+
+def _notes_of_head(forward: Forward, head: str | None) -> list[str]:
+    if head is None or forward.makers[head] == "equal":
+        return []
+    how = {
+        "softmax": "goes through a softmax",
+        "scaled": "goes through a scale and shift of each unit",
+        "activation": "goes through an activation",
+        "position": "is the network's at one position of each example, the one that counts",
+    }
+    return [f"The last linear layer is {head}; its output {how[forward.makers[head]]}."]
+
+
+def _check_head(model: nn.Module, forward: Forward, head: str, output: Any) -> list[str]:
+    """Refuse what is no head; return notes."""
+    names = [name for name, _ in model.named_modules() if name]
+    if head not in names:
+        shown = ", ".join(name for name, module in model.named_modules() if name and is_linear(module))
+        raise ValueError(f"head: received {head!r}, accepted: {shown or 'a module'}, or head=False")
+    n_calls, made = forward.layouts.n_calls(head), forward.layouts.seen.get(head, [])
+    if n_calls != 1 or len(made) != 1 or len(forward.layouts.seen.get(f"{head}{INPUT}", [])) != 1:
+        raise ValueError(
+            f"head: received {head!r}, which is called {n_calls} times in a forward pass, accepted: a module that is"
+            " called once, with one tensor, and gives one; or head=False"
+        )
+    if head in forward.makers:
+        return _notes_of_head(forward, head)
+    if len(forward.layouts.seen[f"{head}{INPUT}"][0].shape) != 2 and getattr(output, "ndim", 0) == 2:
+        raise ValueError(
+            f"head: received {head!r}, which reads {forward.layouts.seen[f'{head}{INPUT}'][0].shape}, accepted: a layer"
+            " that reads a vector of each example, or head=False"
+        )
+    if tuple(getattr(output, "shape", ())) != made[0].shape:
+        raise ValueError(
+            f"head: received {head!r} with an output of shape {made[0].shape}, accepted: one of the network's shape,"
+            f" {tuple(getattr(output, 'shape', ()))}, or head=False"
+        )
+    return [
+        f"The network's output is not that of the head {head}: what follows it counts as part of the loss, whose"
+        " gradient in the head's output is taken to be that in the network's."
+    ]
+
+
+def default_layer(model: nn.Module, forward: Forward, head: str | None, notes: list[str]) -> str:
+    """Return what the head reads; without a head, what the one linear layer reads that is most like one.
+
+    Raises:
+        ValueError: If several are, or the model has no layers.
+    """
+    if head is not None:
+        return f"{head}{INPUT}"
+    alike = list(dict.fromkeys(forward.alike))
+    if len(alike) > 1:
+        raise ValueError(
+            f"head: received a {type(model).__name__} whose output none of its linear layers makes alone, accepted:"
+            f" head= one of {', '.join(alike)}, or layer= the layer to look at"
+        )
+    if alike:
+        notes.append(
+            f"No linear layer alone makes the output; the layer looked at is what {alike[0]} reads, and scores of the"
+            " last linear layer are left out."
+        )
+        return f"{alike[0]}{INPUT}"
+    called = [
+        name
+        for name in forward.layouts.ended
+        if len(forward.layouts.seen.get(name, [])) == forward.layouts.n_calls(name)
+    ]
+    if not called:
+        raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
+    notes.append(f"No linear layer makes the output; the layer looked at is {called[-1]}.")
+    return called[-1]
 
 
 def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:

@@ -9,7 +9,7 @@ tensor; examples from the type or from sizes, compared with the batch's. What st
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,12 @@ class Layouts:
         from torch.utils.weak import WeakIdKeyDictionary
 
         self.seen: dict[str, list[Tensor]] = {}
+        self.ended: list[str] = []  # names of the modules, in the order in which their calls ended
         self._known: Any = WeakIdKeyDictionary()
 
     def follow(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Note a call of a module."""
+        self.ended.append(name)
         read, made = tensor_of_input(module, args, kwargs), tensor_of_output(module, output)
         before = None if read is None else self._note(f"{name}{INPUT}", read)
         after = None if made is None else self._note(name, made)
@@ -69,6 +71,10 @@ class Layouts:
             self._known[made] = before  # one and the same from now on: who reads it tells of both
             self.seen[name][-1] = before
         after.units |= _axes(documented)
+
+    def n_calls(self, name: str) -> int:
+        """Return how often a module was called."""
+        return self.ended.count(name.removesuffix(INPUT))
 
     def _note(self, name: str, tensor: torch.Tensor) -> Tensor:
         found: Tensor = self._known.setdefault(tensor, Tensor(tuple(tensor.shape)))
@@ -130,6 +136,39 @@ def documented_examples(module: nn.Module) -> int | None:
     if torch_s_own and hasattr(inner, "batch_first"):
         return 0 if inner.batch_first else 1
     return None
+
+
+Axes = str | Mapping[str, str] | None
+
+
+def axes_of_layers(
+    model: nn.Module,
+    layouts: Layouts,
+    names: Collection[str],
+    given: Axes,
+    n_examples: int,
+    fewer: Callable[[], tuple[Layouts, int]],
+) -> dict[str, str]:
+    """Return the axes of layers, those that are given first.
+
+    Raises:
+        ValueError: If the model does not use a layer, or its axes stay open or are not those that are given.
+    """
+    seen, found = layouts.seen, {}
+    if isinstance(given, Mapping) and (unknown := [name for name in given if name not in names]):
+        raise ValueError(f"axes: received those of {unknown[0]!r}, accepted: of {', '.join(names)}")
+    for name in names:
+        if not layouts.n_calls(name):
+            raise ValueError(f"layer: received {name!r}, which the model does not use, accepted: one it calls")
+        axes = given.get(name) if isinstance(given, Mapping) else given
+        if name not in seen:
+            found[name] = axes or "nu"  # no tensor, which watching refuses
+        elif axes is not None:
+            check_axes(name, axes, seen[name][0].shape)
+            found[name] = axes
+        else:
+            found[name] = settle(name, model, layouts, n_examples, fewer)
+    return found
 
 
 def settle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,9 +45,13 @@ def find_mask(
     n_examples: int,
     model: nn.Module,
     layouts: Layouts,
+    layers: Collection[str],
+    axes: Mapping[str, str],
     fewer: Callable[[], tuple[Layouts, int]],
-) -> Mask:
-    """Return the mask that the user gave, or else the batches' attention mask, targets of -100, or ids of padding.
+) -> tuple[Mask, list[str]]:
+    """Return which positions of the layers count, and notes on positions.
+
+    What the user gave decides, or else the batches' attention mask, targets of -100, or ids of padding.
 
     Args:
         given: The argument of ``audit``.
@@ -55,11 +59,39 @@ def find_mask(
         n_examples: In the dataset.
         model: The network.
         layouts: Of a forward pass of the first batch.
+        layers: That are looked at.
+        axes: Of the layers.
         fewer: As of ``settle``.
 
     Raises:
         ValueError: If what is given is no mask of the dataset's examples.
     """
+    notes = []
+    several = [name for name in layers if layouts.n_calls(name) > 1]
+    if several:
+        notes.append(
+            f"Called more than once in a forward pass: {', '.join(several)}. The vectors of all calls count, as further"
+            " positions of an example."
+        )
+    sequences = [name for name in layers if set(axes[name]) > {"n", "u"}]
+    if given is None and not sequences and not several:
+        return Mask(lambda *_: None), notes
+    mask = _mask(given, batch, n_examples, model, layouts, fewer)
+    if mask.note:
+        notes.append(mask.note)
+    elif any(len(axes[name]) == 3 for name in sequences):
+        notes.append("All positions count: nothing says which of them are padding, if any are (mask= does).")
+    return mask, notes
+
+
+def _mask(
+    given: Given,
+    batch: Batch,
+    n_examples: int,
+    model: nn.Module,
+    layouts: Layouts,
+    fewer: Callable[[], tuple[Layouts, int]],
+) -> Mask:
     if given is False:
         return Mask(lambda *_: None, "All positions count, padding too if there is any, as mask=False says.")
     if callable(given):

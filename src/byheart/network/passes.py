@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,10 +19,10 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
-from byheart.network.head import Forward, follow, is_linear, read_by_head
+from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, call
 from byheart.network.layers import INPUT, find_layers, left_as_found, watched
-from byheart.network.layout import Layouts, check_axes, rows_of, settle
+from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
@@ -91,23 +91,21 @@ class Plan:
         n_classes = int(output.shape[1]) if classes else None
         if layer is None and head is False:
             raise ValueError("layer: received none with head=False, accepted: the layer to look at")
-        if head is None:
-            head = forward.head(model)
-            notes = _notes_of_head(forward, head)
-        else:
-            head, notes = _named_head(model, forward, head, output)
+        head, notes = find_head(model, forward, head, output)
         if layer is not None and not head and n_classes is not None:
             notes.append("Scores of the last linear layer are left out: none makes the output, or head=False says so.")
-        layers = find_layers(model, layer) if layer is not None else [_default_layer(model, forward, head, notes)]
+        layers = find_layers(model, layer) if layer is not None else [default_layer(model, forward, head, notes)]
         y = batch.targets
         if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
             notes.append(
                 "Targets look like one-hot rows, which are not taken as classes; for these give class numbers."
             )
         one_position = forward.makers.get(head or "") == "position"
-        found = _axes_of_layers(model, inputs, batch, forward, layers, axes)
+        fewer = _fewer(model, inputs, batch)
+        found = axes_of_layers(model, forward.layouts, layers, axes, len(batch), fewer)
         by_position = [name for name in layers if not (one_position and name == f"{head}{INPUT}")]
-        masked, more = _mask_of_layers(model, inputs, batch, forward, by_position, found, mask)
+        n_examples = len(inputs.loader.dataset)
+        masked, more = find_mask(mask, batch, n_examples, model, forward.layouts, by_position, found, fewer)
         return cls(layers, head, found, one_position, masked, n_classes, loss, notes + more)
 
     @property
@@ -115,9 +113,6 @@ class Plan:
         """Whether it takes what the head reads: for scores of the head, or as a layer."""
         as_layer = self.one_position and f"{self.head}{INPUT}" in self.layers
         return self.head is not None and (self.n_classes is not None or as_layer)
-
-
-Axes = str | Mapping[str, str] | None
 
 
 def _called(model: nn.Module, batch: Batch) -> tuple[Any, Forward]:
@@ -143,137 +138,6 @@ def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple
         return follow(model, lambda: call(model, less.inputs), None).layouts, len(less)
 
     return layouts
-
-
-def _notes_of_head(forward: Forward, head: str | None) -> list[str]:
-    if head is None or forward.makers[head] == "equal":
-        return []
-    how = {
-        "softmax": "goes through a softmax",
-        "scaled": "goes through a scale and shift of each unit",
-        "activation": "goes through an activation",
-        "position": "is the network's at one position of each example, the one that counts",
-    }
-    return [f"The last linear layer is {head}; its output {how[forward.makers[head]]}."]
-
-
-def _named_head(
-    model: nn.Module, forward: Forward, head: str | Literal[False], output: Any
-) -> tuple[str | None, list[str]]:
-    """Check a head that the user names; False for none.
-
-    Raises:
-        ValueError: If there is no such module, it is not called once in a forward pass, or its output is of another
-            shape than the network's.
-    """
-    if head is False:
-        return None, []
-    names = [name for name, _ in model.named_modules() if name]
-    if head not in names:
-        shown = ", ".join(name for name, module in model.named_modules() if name and is_linear(module))
-        raise ValueError(f"head: received {head!r}, accepted: {shown or 'a module'}, or head=False")
-    n_calls, made = forward.n_calls(head), forward.layouts.seen.get(head, [])
-    if n_calls != 1 or len(made) != 1 or len(forward.layouts.seen.get(f"{head}{INPUT}", [])) != 1:
-        raise ValueError(
-            f"head: received {head!r}, which is called {n_calls} times in a forward pass, accepted: a module that is"
-            " called once, with one tensor, and gives one; or head=False"
-        )
-    if head in forward.makers:
-        return head, _notes_of_head(forward, head)
-    if len(forward.layouts.seen[f"{head}{INPUT}"][0].shape) != 2 and getattr(output, "ndim", 0) == 2:
-        raise ValueError(
-            f"head: received {head!r}, which reads {forward.layouts.seen[f'{head}{INPUT}'][0].shape}, accepted: a layer"
-            " that reads a vector of each example, or head=False"
-        )
-    if tuple(getattr(output, "shape", ())) != made[0].shape:
-        raise ValueError(
-            f"head: received {head!r} with an output of shape {made[0].shape}, accepted: one of the network's shape,"
-            f" {tuple(getattr(output, 'shape', ()))}, or head=False"
-        )
-    return head, [
-        f"The network's output is not that of the head {head}: what follows it counts as part of the loss, whose"
-        " gradient in the head's output is taken to be that in the network's."
-    ]
-
-
-def _default_layer(model: nn.Module, forward: Forward, head: str | None, notes: list[str]) -> str:
-    """Return what the head reads; without a head, what the one linear layer reads that is most like one.
-
-    Raises:
-        ValueError: If several are, or the model has no layers.
-    """
-    if head is not None:
-        return f"{head}{INPUT}"
-    alike = list(dict.fromkeys(forward.alike))
-    if len(alike) > 1:
-        raise ValueError(
-            f"head: received a {type(model).__name__} whose output none of its linear layers makes alone, accepted:"
-            f" head= one of {', '.join(alike)}, or layer= the layer to look at"
-        )
-    if alike:
-        notes.append(
-            f"No linear layer alone makes the output; the layer looked at is what {alike[0]} reads, and scores of the"
-            " last linear layer are left out."
-        )
-        return f"{alike[0]}{INPUT}"
-    called = [name for name in forward.order if len(forward.layouts.seen.get(name, [])) == forward.n_calls(name)]
-    if not called:
-        raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
-    notes.append(f"No linear layer makes the output; the layer looked at is {called[-1]}.")
-    return called[-1]
-
-
-def _axes_of_layers(
-    model: nn.Module, inputs: Inputs, batch: Batch, forward: Forward, names: Collection[str], given: Axes
-) -> dict[str, str]:
-    """Return the axes of layers, those that are given first.
-
-    Raises:
-        ValueError: If the model does not use a layer, or its axes stay open or are not those that are given.
-    """
-    seen, found = forward.layouts.seen, {}
-    if isinstance(given, Mapping) and (unknown := [name for name in given if name not in names]):
-        raise ValueError(f"axes: received those of {unknown[0]!r}, accepted: of {', '.join(names)}")
-    for name in names:
-        if not forward.n_calls(name):
-            raise ValueError(f"layer: received {name!r}, which the model does not use, accepted: one it calls")
-        axes = given.get(name) if isinstance(given, Mapping) else given
-        if name not in seen:
-            found[name] = axes or "nu"  # no tensor, which watching refuses
-        elif axes is not None:
-            check_axes(name, axes, seen[name][0].shape)
-            found[name] = axes
-        else:
-            found[name] = settle(name, model, forward.layouts, len(batch), _fewer(model, inputs, batch))
-    return found
-
-
-def _mask_of_layers(
-    model: nn.Module,
-    inputs: Inputs,
-    batch: Batch,
-    forward: Forward,
-    layers: list[str],
-    axes: dict[str, str],
-    given: Given,
-) -> tuple[Mask, list[str]]:
-    """Return which positions of the layers count, and notes on positions."""
-    notes = []
-    several = [name for name in layers if forward.n_calls(name) > 1]
-    if several:
-        notes.append(
-            f"Called more than once in a forward pass: {', '.join(several)}. The vectors of all calls count, as further"
-            " positions of an example."
-        )
-    sequences = [name for name in layers if set(axes[name]) > {"n", "u"}]
-    if given is None and not sequences and not several:
-        return Mask(lambda *_: None), notes
-    mask = find_mask(given, batch, len(inputs.loader.dataset), model, forward.layouts, _fewer(model, inputs, batch))
-    if mask.note:
-        notes.append(mask.note)
-    elif any(len(axes[name]) == 3 for name in sequences):
-        notes.append("All positions count: nothing says which of them are padding, if any are (mask= does).")
-    return mask, notes
 
 
 @dataclass(frozen=True)
