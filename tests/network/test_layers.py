@@ -533,6 +533,7 @@ class Headed(nn.Module):
         (lambda out: out, None),
         (lambda out: out.clone(), None),
         (lambda out: out.reshape(-1, 3, 1)[..., 0], None),
+        (lambda out: out.T.contiguous().T, None),
         (lambda out: out.div_(0.3), "scale"),
         (lambda out: out * torch.tensor([1.0, -2.0, 3.0]) + 1, "scale"),
         (lambda out: out.log_softmax(dim=1), "softmax"),
@@ -551,6 +552,28 @@ def test_the_head_is_what_makes_the_output(after, note):
     assert [n for n in found.notes if "last linear layer is head" in n] == [
         n for n in found.notes if note and note in n
     ]
+
+
+def test_a_head_may_have_one_position_as_an_axis():
+    class Query(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.out(self.body(x)[:, None])[:, 0]
+
+    torch.manual_seed(0)
+    model, x = Query(), torch.randn(N, 4)
+    found = audit(model, (x, labels()))
+    assert "head" in found.evidence
+    check(found, model.body(x).detach()[:, None])
+    np.testing.assert_allclose(
+        found.table["gradient_norm"],
+        (model(x).softmax(dim=1) - nn.functional.one_hot(labels(), 3)).norm(dim=1).detach()
+        * model.body(x).norm(dim=1).detach(),
+        rtol=1e-5,
+    )
 
 
 def test_another_output_leaves_the_head_open():

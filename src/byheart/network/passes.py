@@ -120,13 +120,24 @@ def _called(model: nn.Module, batch: Batch) -> tuple[Any, Forward]:
     import torch
 
     state = torch.get_rng_state()
-    given = copy.deepcopy(batch.inputs)  # a model may write into them
-    output = call(model, given)
+    output = call(model, _copied(batch.inputs))
     if torch.is_tensor(output):
         output = output.clone()
     torch.set_rng_state(state)
-    given = copy.deepcopy(batch.inputs)
-    return output, follow(model, lambda: call(model, given), output)
+    return output, follow(model, lambda: call(model, _copied(batch.inputs)), output)
+
+
+def _copied(inputs: Any) -> Any:
+    """A batch's inputs once more, since a model may write into them."""
+    import torch
+
+    if torch.is_tensor(inputs):
+        return inputs.detach().clone()
+    if isinstance(inputs, dict):
+        return {name: _copied(value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(_copied(value) for value in inputs)
+    return copy.deepcopy(inputs)
 
 
 def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple[Layouts, int]]:
@@ -290,7 +301,7 @@ def passes(
         ValueError: If the model does not use a layer, or its tensors are not of the batch's examples.
     """
     of_head = [f"{plan.head}{INPUT}"] if plan.reads_head else []
-    made_by_head = [str(plan.head)] if plan.reads_head and plan.one_position else []
+    made_by_head = [str(plan.head)] if plan.reads_head else []
     names = dict.fromkeys([*plan.layers, *of_head, *made_by_head])
     with watched(model, {**names, **dict.fromkeys(plan.mask.watched)}) as seen:
         for batch in inputs:
