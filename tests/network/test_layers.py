@@ -377,9 +377,21 @@ class Forgotten(nn.Module):
         return self.out(self.own(x)[0].mean(dim=1))
 
 
+class OneSequence(nn.Module):
+    """A recurrent layer that is given examples as if they were the positions of one sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.out = nn.GRU(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.out(self.own(x)[0])
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "layer", "message"),
     [
+        (OneSequence(), (4,), "own", r"layer own: received \(12, 5\), whose .* whether GRU was given one example"),
         (Frames(), (7, 4), "own", r"layer own: received \(84, 6\) for a batch of 12 examples"),
         (Parts(), (4,), "own", r"layer own: received \(6, 6\) for a batch of 12 examples"),
         (Widths(), (4,), "act", "layer act: received calls with 6 and 5 units in one forward pass, accepted"),
@@ -720,6 +732,28 @@ def test_quantised_models_have_their_layers_looked_at():
             assert found.layers == ["2.input"]
             check(found, model[:2](x)[:, None])
             check(audit(model, (given, labels()), "0"), model[0](x)[:, None])
+
+
+def test_quantised_activations_are_taken_as_the_numbers_they_stand_for():
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.grid = Grid()
+
+        def forward(self, x):
+            return self.out(self.grid(self.first(x)).dequantize())
+
+    class Grid(nn.Module):
+        def forward(self, x):
+            return torch.quantize_per_tensor(x, 0.1, 0, torch.qint32)
+
+    torch.manual_seed(0)
+    x = torch.randn(N, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Quantised()
+        check(audit(model, (x, labels()), "grid"), (model.first(x) / 0.1).round().detach()[:, None] * 0.1)
 
 
 def test_how_an_output_follows_from_a_layer():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from byheart.network.layers import INPUT, tensor_of_input, tensor_of_output
+from byheart.network.layers import INPUT, copied, tensor_of_input, tensor_of_output
 from byheart.network.layout import Layouts, rows_of
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
     """Return how a network's output follows from a layer's, which has as many numbers, or None if it does not."""
     import torch
 
-    t = made.detach().cpu().double().reshape(-1, made.shape[-1])
-    out = output.detach().cpu().double().reshape(t.shape)
+    t = copied(made).double().reshape(-1, made.shape[-1])
+    out = copied(output).double().reshape(t.shape)
     finite = (t.isfinite() & out.isfinite()).all(dim=1)
     t, out = t[finite], out[finite]
     if not t.numel():
@@ -225,7 +225,7 @@ def _where(output: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, bool
     """Return at which position a layer's output is that of the network, of each example, and whether it is at all."""
     import torch
 
-    out, t = output.detach().cpu().double(), made.detach().cpu().double()
+    out, t = copied(output).double(), copied(made).double()
     position = (t - out[:, None]).abs().amax(dim=2).argmin(dim=1)
     return position, _close(t[torch.arange(len(t)), position], out)
 

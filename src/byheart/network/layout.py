@@ -197,6 +197,8 @@ def settle(
             f"layer {name}: received {words}, accepted: a layer whose output is one floating-point tensor with an axis"
             " of examples and one of units"
         )
+    if len(first) == 2 and (documented_examples(module) is not None or type(module).__name__.endswith("Conv1d")):
+        raise _open(name, first, f"whether {type(module).__name__} was given one example or many")
     units = layouts.units(name, module, n_examples)
     if units is None:
         raise _open(name, first, "which axis holds the units")
@@ -216,7 +218,7 @@ def settle(
 def _open(name: str, shape: tuple[int, ...], what: str) -> ValueError:
     return ValueError(
         f"layer {name}: received {shape}, whose module and sizes leave open {what}, accepted: with axes=, such as"
-        f" {'npu' if len(shape) == 3 else 'n' + 'p' * (len(shape) - 2) + 'u'!r} ({_LETTERS})"
+        f" {'n' + 'p' * (len(shape) - 2) + 'u'!r} ({_LETTERS})"
     )
 
 

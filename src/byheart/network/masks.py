@@ -134,9 +134,7 @@ def _padding(model: nn.Module, layouts: Layouts, n_examples: int, fewer: Callabl
         return real
 
     ids = " and ".join(f"{padding} in {name.removesuffix(INPUT)}" for name, (padding, _) in found.items())
-    note = (
-        f"Positions with the padding_idx of an embedding ({ids}) do not count in the scores of layers; mask= says else."
-    )
+    note = f"Positions with the padding_idx of an embedding ({ids}) do not count in the scores of layers; mask= changes that."
     return Mask(counted, note, tuple(found))
 
 
