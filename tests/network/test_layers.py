@@ -510,6 +510,67 @@ def test_a_mask_of_other_positions_is_refused(mask, message):
         audit(Tagger(together=True), texts, "mix", mask=mask, show=lambda item: "")
 
 
+class Siamese(nn.Module):
+    """Two texts through one tower, and their difference classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.word, self.mix, self.out = nn.Embedding(20, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, input_ids, attention_mask, others):
+        return self.out(self.mix(self.word(input_ids)).mean(dim=1) - self.mix(self.word(others)).mean(dim=1))
+
+
+class Couples(Texts):
+    def __getitem__(self, index):
+        inputs, target = super().__getitem__(index)
+        return inputs | {"others": self.ids[(index + 1) % N]}, target
+
+
+def test_two_sequences_need_a_mask_for_both():
+    texts, model = Couples(8, tags=False, mask=True), Siamese()
+    with pytest.raises(ValueError, match="mask: received attention_mask for mix, which is called for more than one"):
+        audit(model, texts, "mix", show=lambda item: "")
+    both = np.hstack([texts.real, np.roll(texts.real, -1, axis=0)])
+    h = [model.mix(model.word(ids)).detach() for ids in (texts.ids, texts.ids.roll(-1, 0))]
+    check(audit(model, texts, "mix", mask=both, show=lambda item: ""), torch.cat(h, dim=1), both)
+
+
+def test_the_mask_of_an_encoder_is_none_of_the_decoder():
+    class Both(Texts):
+        def __getitem__(self, index):
+            inputs, target = super().__getitem__(index)
+            return inputs | {"decoder_input_ids": self.ids[index]}, target
+
+    model = Tagger(together=True)
+    model.forward = lambda input_ids, attention_mask, decoder_input_ids: Tagger.forward(model, decoder_input_ids)
+    with pytest.raises(ValueError, match="mask: received attention_mask beside decoder_input_ids, accepted: mask= for"):
+        audit(model, Both(8, tags=False, mask=True), "mix", show=lambda item: "")
+
+
+def test_a_cell_is_called_for_each_position():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = nn.LSTMCell(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            state = None
+            for t in range(x.shape[1]):
+                state = self.cell(x[:, t], state)
+            return self.out(state[0])
+
+    torch.manual_seed(0)
+    model, x, lengths = Cell(), torch.randn(N, 6, 4), np.arange(N) % 6 + 1
+    state, h = None, []
+    for t in range(6):
+        state = model.cell(x[:, t], state)
+        h.append(state[0].detach())
+    check(audit(model, (x, labels()), "cell"), torch.stack(h, dim=1))
+    check(audit(model, (x, labels()), "cell", mask=lengths), torch.stack(h, dim=1), np.arange(6) < lengths[:, None])
+
+
 class Adapted(nn.Module):
     """A linear layer with a low-rank adapter beside it, as LoRA has."""
 
@@ -611,6 +672,17 @@ def test_another_output_leaves_the_head_open():
     ):
         with pytest.raises(ValueError, match=message):
             audit(model, given, head=head)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_are_seen_through_in_any_precision(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(40, 4, dtype=dtype)
+    plain = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    model = nn.Sequential(plain[0], plain[1], Adapted(plain[2])).to(dtype)
+    found = audit(model, (x, labels(40)), show=lambda item: "")
+    assert found.layers == ["2.input"]
+    check(found, model[:2](x).detach().double()[:, None])
 
 
 def test_adapters_are_seen_through():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kind = Literal["equal", "softmax", "scaled", "activation", "position"]
-_CLOSE = 1e-4  # of the range of numbers; the same computed twice differs by less
+_CLOSE = 1e-4  # of the range of numbers, in float32; the same computed twice differs by less
 _ROUNDING = 1e-6  # of the largest number
 _FEWEST_ROWS = 8  # for a scale and shift of each unit, two numbers, to fit no tensor by chance
 _FEWEST_NUMBERS = 32  # for another tensor's not to be in the same order by chance
@@ -206,14 +206,15 @@ def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
     t, out = t[finite], out[finite]
     if not t.numel():
         return None
-    if _close(out, t):
+    exact = _exactness(output)
+    if _close(out, t, exact):
         return "equal"
-    if t.shape[1] > 1 and (_close(out, t.softmax(dim=1)) or _close(out, t.log_softmax(dim=1))):
+    if t.shape[1] > 1 and any(_close(out, after, exact) for after in (t.softmax(dim=1), t.log_softmax(dim=1))):
         return "softmax"
     if len(t) >= _FEWEST_ROWS:
         from_mean = t - t.mean(dim=0)
         slopes = (from_mean * out).sum(dim=0) / from_mean.square().sum(dim=0).clamp(min=1e-300)
-        if bool((slopes != 0).all()) and _close(out - out.mean(dim=0), slopes * from_mean):
+        if bool((slopes != 0).all()) and _close(out - out.mean(dim=0), slopes * from_mean, exact):
             return "scaled"
     in_order = out.flatten()[t.flatten().argsort()]
     spread = float(out.max() - out.min())
@@ -227,7 +228,7 @@ def _where(output: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, bool
 
     out, t = copied(output).double(), copied(made).double()
     position = (t - out[:, None]).abs().amax(dim=2).argmin(dim=1)
-    return position, _close(t[torch.arange(len(t)), position], out)
+    return position, _close(t[torch.arange(len(t)), position], out, _exactness(output))
 
 
 def read_by_head(
@@ -261,9 +262,16 @@ def read_by_head(
     return rows_of(read, f"{head}{INPUT}", "nu", numbers)[:, 0]
 
 
-def _close(one: torch.Tensor, two: torch.Tensor) -> bool:
+def _exactness(tensor: torch.Tensor) -> float:
+    """How far, as a share of their range, the same numbers may be apart when computed twice."""
+    import torch
+
+    return max(_CLOSE, 4 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else _CLOSE
+
+
+def _close(one: torch.Tensor, two: torch.Tensor, exact: float) -> bool:
     spread, largest = float(two.max() - two.min()), float(two.abs().max())
-    return bool((one - two).abs().max() <= max(_CLOSE * spread, _ROUNDING * largest))
+    return bool((one - two).abs().max() <= max(exact * spread, _ROUNDING * largest))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -292,4 +300,4 @@ def _is_affine(module: nn.Module, read: torch.Tensor, made: torch.Tensor) -> boo
     if means[0] is None or means[1] is None or means[0].shape != made.shape:
         return False
     middle = (made.double() + means[0].double()) / 2
-    return _close(means[1].double(), middle)
+    return _close(means[1].double(), middle, _exactness(made))

@@ -127,15 +127,13 @@ def documented_units(module: nn.Module, shape: Sequence[int], declared: Sequence
 
 def documented_examples(module: nn.Module) -> int | None:
     """Return the axis of examples by the module's type, or None where sizes must tell."""
-    inner = module
+    inner: Any = module
+    if not any(kind.__module__.startswith("torch.") and kind.__name__ in _UNITS_LAST for kind in type(module).__mro__):
+        return None
     while not hasattr(inner, "batch_first") and any(hasattr(inner, part) for part in ("layers", "self_attn")):
         inner = inner.self_attn if hasattr(inner, "self_attn") else inner.layers[0]  # of torch's transformers
-    torch_s_own = any(
-        kind.__module__.startswith("torch.") and kind.__name__ in _UNITS_LAST for kind in type(module).__mro__
-    )
-    if torch_s_own and hasattr(inner, "batch_first"):
-        return 0 if inner.batch_first else 1
-    return None
+    first = getattr(inner, "batch_first", None)
+    return None if first is None else 0 if first else 1
 
 
 Axes = str | Mapping[str, str] | None
@@ -208,7 +206,8 @@ def settle(
         found = [place for place in places if first[place] == n_examples]
         if len(found) > 1 and n_examples > 1:
             others, n_fewer = fewer()
-            found = [place for place in found if others.seen[name][0].shape[place] == n_fewer]
+            shape = others.seen[name][0].shape if name in others.seen else first
+            found = [place for place in found if shape[place] == n_fewer] or found
         if len(found) > 1 and n_examples > 1:
             raise _open(name, first, "which axis holds the examples")
         examples = found[0] if found else places[0]
@@ -284,7 +283,7 @@ def rows_of(
         )
     found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if counted is not None:
-        counts = _positions(counted, found.shape[1], len(parts), name)
+        counts = _positions(counted, [part.shape[1] for part in parts], name)
         if counts is not None:
             found = np.where(counts[:, :, None], found, np.float32(0))
     finite = np.isfinite(found).reshape(n_examples, -1).all(axis=1)
@@ -296,20 +295,29 @@ def rows_of(
     return found
 
 
-def _positions(counted: np.ndarray, n_positions: int, n_calls: int, name: str) -> np.ndarray | None:
-    """Return which of a layer's positions count, of shape (n_examples, n_positions); None if all do."""
+def _positions(counted: np.ndarray, sizes: list[int], name: str) -> np.ndarray | None:
+    """Return which of a layer's positions count, of shape (n_examples, n_positions); None if all do.
+
+    Args:
+        counted: The mask, or numbers of positions.
+        sizes: How many positions each call of the layer has.
+        name: Of the layer, for messages.
+    """
+    n_calls, total = len(sizes), sum(sizes)
     if counted.ndim == 1:
-        counted = np.arange(max(int(counted.max(initial=0)), n_positions)) < counted[:, None]
+        counted = np.arange(max(int(counted.max(initial=0)), sizes[0] if total > n_calls else total)) < counted[:, None]
     counted = counted.reshape(len(counted), -1).astype(bool)
-    one_each = n_positions == n_calls
-    each = n_positions if one_each else n_positions // n_calls  # a recurrent cell is called for each position
-    if counted.all() or (one_each and n_calls != counted.shape[1]):
+    if counted.all() or (total == n_calls and counted.shape[1] != total):
         return None  # one vector per example and call is of all its positions
-    if counted.shape[1] >= each and not counted[:, each:].any():
-        return np.tile(counted[:, :each], (1, n_positions // each))
+    if counted.shape[1] == total or (n_calls == 1 and counted.shape[1] > total and not counted[:, total:].any()):
+        return counted[:, :total]
+    each = sizes[0]
+    if total > n_calls and set(sizes) == {each} and counted.shape[1] >= each and not counted[:, each:].any():
+        return np.tile(counted[:, :each], (1, n_calls))
+    words = " and ".join(map(str, dict.fromkeys(sizes)))
     raise ValueError(
-        f"layer {name}: received {each} positions and a mask of {counted.shape[1]}, accepted: as many (mask= says which"
-        " positions of the layer count; mask=False counts all)"
+        f"layer {name}: received {words} positions and a mask of {counted.shape[1]}, accepted: as many (mask= says"
+        " which positions of the layer count; mask=False counts all)"
     )
 
 

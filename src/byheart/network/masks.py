@@ -67,13 +67,18 @@ def find_mask(
         ValueError: If what is given is no mask of the dataset's examples.
     """
     notes = []
+    sequences = [name for name in layers if set(axes[name]) > {"n", "u"}]
+    if given is None and sequences and (two := _two_sequences(batch, model, layouts, sequences)):
+        raise ValueError(
+            f"mask: received {two}, accepted: mask= for the positions of {', '.join(sequences)}, those of all calls in"
+            " a row, or mask=False to count all"
+        )
     several = [name for name in layers if layouts.n_calls(name) > 1]
     if several:
         notes.append(
             f"Called more than once in a forward pass: {', '.join(several)}. The vectors of all calls count, as further"
             " positions of an example."
         )
-    sequences = [name for name in layers if set(axes[name]) > {"n", "u"}]
     if given is None and not sequences and not several:
         return Mask(lambda *_: None), notes
     mask = _mask(given, batch, n_examples, model, layouts, fewer)
@@ -112,6 +117,22 @@ def _mask(
     return _padding(model, layouts, len(batch), fewer)
 
 
+def _two_sequences(batch: Batch, model: nn.Module, layouts: Layouts, layers: Collection[str]) -> str:
+    """Return, in words, what shows that a batch's mask may be that of other positions than the layers'; or nothing."""
+    from torch import nn
+
+    if not isinstance(batch.inputs, Mapping) or "attention_mask" not in batch.inputs:
+        return ""
+    others = [str(name) for name in batch.inputs if str(name).startswith("decoder_")]
+    if others:
+        return f"attention_mask beside {others[0]}"
+    embeddings = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    again = [name for name in layers if layouts.n_calls(name) > 1]
+    if again and any(layouts.n_calls(name) > 1 for name in embeddings):
+        return f"attention_mask for {again[0]}, which is called for more than one sequence"
+    return ""
+
+
 def _padding(model: nn.Module, layouts: Layouts, n_examples: int, fewer: Callable[[], tuple[Layouts, int]]) -> Mask:
     """The mask of the ids that torch's embeddings are told to take for padding."""
     from torch import nn
@@ -134,7 +155,7 @@ def _padding(model: nn.Module, layouts: Layouts, n_examples: int, fewer: Callabl
         return real
 
     ids = " and ".join(f"{padding} in {name.removesuffix(INPUT)}" for name, (padding, _) in found.items())
-    note = f"Positions with the padding_idx of an embedding ({ids}) do not count in the scores of layers; mask= changes that."
+    note = f"Positions with the padding_idx of an embedding ({ids}) do not count in scores of layers (mask= decides)."
     return Mask(counted, note, tuple(found))
 
 
