@@ -26,6 +26,7 @@ Kind = Literal["equal", "softmax", "scaled", "activation", "position"]
 _CLOSE = 1e-4  # of the range of numbers, in float32; the same computed twice differs by less
 _ROUNDING = 1e-6  # of the largest number
 _FEWEST_ROWS = 8  # for a scale and shift of each unit, two numbers, to fit no tensor by chance
+_MOST_NUMBERS = 2**20  # that are compared
 _FEWEST_NUMBERS = 32  # for another tensor's not to be in the same order by chance
 
 
@@ -73,18 +74,18 @@ def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward
             of_positions = output.ndim == 2 and made.ndim == 3 and (len(made), made.shape[-1]) == tuple(output.shape)
             if made.numel() != output.numel() and not of_positions:
                 return
-            if is_linear(module):
+            linear, read = is_linear(module), tensor_of_input(module, args, kwargs)
+            if linear:
                 found.alike.append(name)
+            elif found.makers or wrappers or read is None or not _has_matrix(module, read, made):
+                return  # what is around a head is none
             if made.numel() == output.numel():
                 kind = how_made(output, made)
             else:
                 kind = "position" if _where(output, made)[1] else None
-            if kind is None:
-                return
-            read = tensor_of_input(module, args, kwargs)
-            if is_linear(module):
+            if linear and kind is not None:
                 found.makers[name] = kind
-            elif kind == "equal" and read is not None and _has_matrix(module, read, made):
+            elif kind == "equal" and read is not None:
                 wrappers[name] = module, read.detach().clone(), made.detach().clone()
 
         return note
@@ -200,8 +201,9 @@ def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
     """Return how a network's output follows from a layer's, which has as many numbers, or None if it does not."""
     import torch
 
-    t = copied(made).double().reshape(-1, made.shape[-1])
-    out = copied(output).double().reshape(t.shape)
+    n_units = made.shape[-1]
+    n_rows = max(_FEWEST_ROWS, _MOST_NUMBERS // max(n_units, 1))
+    t, out = (copied(tensor.reshape(-1, n_units)[:n_rows]).double() for tensor in (made, output))
     finite = (t.isfinite() & out.isfinite()).all(dim=1)
     t, out = t[finite], out[finite]
     if not t.numel():
