@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -50,6 +51,21 @@ def test_every_job_is_computed_once_and_kept(tmp_path):
     assert run(jobs, records, n_workers=2) == []
     assert found(records) == {"a": 0, "b": 1, "c": 4, "d": 9}
     assert sorted((tmp_path / "calls").read_text().split()) == ["0", "1", "2", "3"]
+
+
+def test_a_job_may_start_processes_of_its_own(tmp_path):
+    """As a DataLoader with workers does, in a training that a job calls."""
+
+    def with_a_process(k):
+        process = multiprocessing.Process(target=(tmp_path / f"{k}").touch)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    records = Records(tmp_path / "records")
+    assert run(jobs_of(with_a_process, 1), records, n_workers=1) == []
+    assert found(records) == {"a": 0}
+    assert (tmp_path / "0").exists()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ stopped; only the jobs in flight are lost. The longest go first. The engine know
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -324,6 +325,8 @@ def _start_worker(parent: int) -> None:
     from loky import process_executor
 
     process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # where psutil is installed, it restarts workers that grow
+    usual = multiprocessing.get_all_start_methods()[0]
+    multiprocessing.set_start_method(usual, force=True)  # or a job's own processes, as of a DataLoader, do not start
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

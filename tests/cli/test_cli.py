@@ -82,6 +82,12 @@ def test_help_and_version_are_printed(run):
     assert run("--version") == (0, f"byheart {byheart.__version__}\n", "")
 
 
+def test_a_notebooks_backend_that_is_not_there_does_not_matter(run, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://no_such_package.backend_inline")
+    assert run("reproduce", "--list")[0] == 0
+    assert os.environ["MPLBACKEND"] == "agg"  # what a study that draws would import matplotlib with
+
+
 def until(leader, words):
     """Read a pseudo-terminal until the words are drawn, or to its end without words."""
     drawn = b""

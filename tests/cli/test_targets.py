@@ -1,10 +1,13 @@
 """Files and names that an audit is made of, checks for CI, and two audits compared."""
 
+import json
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.cli.targets import FailOn, built_in, compared, load_target, read_table
+from byheart.cli.targets import OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
 
 SCRIPT = """
 import torch
@@ -13,42 +16,79 @@ def pair(): return torch.nn.Linear(2, 2), ([[0., 1.]], [0])
 def named(): return {"model": torch.nn.Linear(2, 2), "dataset": None, "layer": "x"}
 def neither(): return 3
 def broken(): raise RuntimeError("no such\\ncheckpoint")
+def false(): assert False, "n must be even"
+def no_file(): return helper_of_a_target.read()
+def stops(): raise SystemExit(3)
+def unknown(): return {"model": 1, "dataset": 2, "colour": 3, "size": 4}
 constant = 1
 """
 
 
 @pytest.fixture
 def script(tmp_path):
-    (tmp_path / "helper_of_a_target.py").write_text("")
+    (tmp_path / "helper_of_a_target.py").write_text("def read():\n    return open('nowhere')")
     path = tmp_path / "mine.py"
     path.write_text(SCRIPT)
     return path
 
 
 def test_a_function_gives_what_is_audited(script):
-    assert set(load_target(f"{script}:pair")) == {"model", "dataset"}
-    assert load_target(f"{script}:named")["layer"] == "x"
+    with loaded(f"{script}:pair") as given:
+        assert set(given) == {"model", "dataset"}
+    with loaded(f"{script}:named") as given:
+        assert given["layer"] == "x"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("neither", "received int from"),
-        ("broken", "RuntimeError: no such"),
+        ("broken", r"RuntimeError in mine.py line \d+: no such checkpoint"),
         ("constant", "without such a function"),
         ("missing", "without such a function"),
+        ("false", r"AssertionError in mine.py line \d+: n must be even"),
+        ("no_file", r"FileNotFoundError in helper_of_a_target.py line 2: "),
+        ("stops", r"SystemExit in mine.py line \d+: 3"),
+        ("unknown", r"received colour, size from '.*:unknown', accepted: model, dataset, layer"),
         ("1", "accepted: FILE.py:function, mnist, fashion-mnist, digits"),
     ],
 )
 def test_other_functions_are_refused(script, name, message):
-    with pytest.raises(ValueError, match=message) as error:
-        load_target(f"{script}:{name}")
+    with pytest.raises(ValueError, match=message) as error, loaded(f"{script}:{name}"):
+        pass
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"received 'nowhere.py:f', but there is no file nowhere.py"):
-        load_target("nowhere.py:f")
+    with (
+        pytest.raises(ValueError, match=r"received 'nowhere.py:f', but there is no file nowhere.py"),
+        loaded("nowhere.py:f"),
+    ):
+        pass
+
+
+def test_two_files_of_one_name_have_neighbours_of_their_own(tmp_path):
+    found = []
+    for width in (5, 9):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "net.py").write_text(f"WIDTH = {width}")
+        (folder / "mine.py").write_text("import net\ndef make(): return net.WIDTH, None")
+        with loaded(f"{folder / 'mine.py'}:make") as given:
+            found.append(given["model"])
+            assert sys.modules["mine"].__file__ == str(folder / "mine.py")
+        assert not {"net", "mine"} & set(sys.modules)
+    assert found == [5, 9]
+
+
+def test_a_file_sees_no_options_of_ours(tmp_path, monkeypatch):
+    path = tmp_path / "json.py"  # and hides a module of that name from no one else
+    path.write_text("import sys\ndef make(): return sys.argv, None")
+    monkeypatch.setattr(sys, "argv", ["byheart", "audit", "--out", "x.html"])
+    with loaded(f"{path}:make") as given:
+        assert given["model"] == [str(path)]
+    assert sys.argv[0] == "byheart"
+    assert sys.modules["json"] is json
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):
@@ -100,6 +140,18 @@ def test_a_missing_column_is_named_with_those_there_are():
             FailOn.parse(text).failing(TABLE)
     with pytest.raises(ValueError, match="needs a held-out run"):
         FailOn.parse("probability>1").failing(TABLE[["loss"]])
+
+
+def test_a_condition_on_no_column_is_refused_before_anything_is_computed():
+    for text, columns in (
+        ("probability>0.9 loss<1", OF_AUDITS),
+        ("loss:fc>1", OF_AUDITS),
+        ("score_after>1", OF_CHANGES),
+    ):
+        FailOn.parse(text).check(columns)
+    for text, columns in (("probabilty>0.9", OF_AUDITS), ("loss>1", OF_CHANGES)):
+        with pytest.raises(ValueError, match=r"fail_on: received '\w+', accepted: (score|probability_before), "):
+            FailOn.parse(text).check(columns)
 
 
 def test_two_audits_are_compared():

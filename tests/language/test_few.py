@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from language.simulate import documents, planted, simulated
 
-from byheart.language.design import Design
+from byheart.language.design import Design, Place, Span
 from byheart.language.differences import Parts
 from byheart.language.few import shrunk, single
 from byheart.language.regress import cross_fitted, logistic, ridge
@@ -35,20 +35,27 @@ def test_shrinking_covers_and_correlates_better(noise, low, high):
     assert min(gains) > 0.02
 
 
-@pytest.mark.parametrize("of_pairs", [True, False])
-def test_shrinking_allows_for_scores_that_share_the_errors_of_the_models(of_pairs):
+def of_each_pair(design, logs):
+    sums = Parts.of(design).sums(logs.log_probability)
+    return np.stack([Parts.of(design).compare(sums, np.array([k, k + 1])).difference for k in (0, 2, 4, 6)])
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.3, 1.0, 3.0])
+def test_shrinking_allows_for_scores_that_share_the_errors_of_the_models(noise):
     """The score is what each pair says itself, with more errors of its own: useless, but like the estimates."""
-    covered = []
+    held, held_without, better = [], [], []
     for seed in range(12):
         design, logs, _, truth = with_scores(seed, noise=1.5)
-        sums = Parts.of(design).sums(logs.log_probability)
-        pairs = [Parts.of(design).compare(sums, np.array([k, k + 1])).difference for k in (0, 2, 4, 6)]
-        scores = np.stack(pairs) + np.random.default_rng(seed).normal(0, 1, (4, 300))
-        scores = scores[..., None] if of_pairs else scores.mean(axis=0)
-        table = shrunk(design, logs, scores)
-        covered.append((table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"]))
-    held = np.concatenate(covered).mean()
-    assert (0.86 < held < 0.94) if of_pairs else held < 0.75
+        pairs = of_each_pair(design, logs)
+        scores = pairs + np.random.default_rng(seed).normal(0, noise, pairs.shape)
+        table, without = shrunk(design, logs, scores[..., None]), shrunk(design, logs, scores.mean(axis=0))
+        for found, inside in ((table, held), (without, held_without)):
+            inside.append((found["log_probability_low"] <= truth) & (truth <= found["log_probability_high"]))
+        errors = [np.square(table[f"log_probability{end}"] - truth).mean() for end in ("", "_models")]
+        better.append(errors[0] < errors[1])
+    assert 0.85 < np.concatenate(held).mean() < 0.95
+    assert np.concatenate(held_without).mean() < 0.8
+    assert all(better)
 
 
 def test_intervals_hold_for_short_documents_and_for_long_ones():
@@ -200,3 +207,14 @@ def test_what_eight_models_cannot_tell_is_as_the_scores_say():
     truth = 3 + scores
     held = (table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"])
     assert held[untold].mean() > 0.8
+
+
+def test_a_group_whose_documents_hang_on_a_few_has_no_interval():
+    """Five spans in most of them: all are on one time in 32, and such a document stands for 32 of them."""
+    spans = tuple(Span("ab", "repeat", (Place(d, 2 * k, 2 * k + 2),)) for d in range(120) for k in range(5))
+    design = Design(documents([10] * 160), spans, n_models=2, seed=1)
+    logs = np.random.default_rng(0).normal(-1, 0.1, design.documents.n_tokens).clip(max=0)
+    groups = single(design, logs, [d < 140 for d in range(160)]).groups.set_index("group")
+    assert min(groups.loc[True, ["n_in", "n_out"]]) > 10
+    assert np.isnan(groups.loc[True, "standard_error"])
+    assert groups.loc[False, "standard_error"] > 0

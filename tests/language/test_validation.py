@@ -51,6 +51,18 @@ def test_eight_models_with_scores_agree_better_and_their_intervals_hold(ensemble
     assert 0.86 < table["coverage"].mean() < 0.94
 
 
+def test_eight_models_that_tell_of_too_few_documents_are_said_to(ensemble):
+    """Every document is a copy of a span, so that of few are enough models in with the span on, and out with it."""
+    design = planted(20, [1] * 20, n_models=16, seed=5)
+    logs = simulated(design, 2, np.ones(20), np.ones(20))
+    training = dict.fromkeys(("first_epoch", "mean_of_epochs"), logs.log_probability)
+    table = eight_against_many(dataclasses.replace(ensemble, design=design, logs=logs, training=training), ["n_tokens"])
+    too_few = table["n_told"] < 10
+    assert too_few.any()
+    assert table.loc[too_few, ["correlation", "coverage"]].isna().all().all()
+    assert (table.loc[too_few, "n_documents"] == 0).all()
+
+
 def test_intervals_of_one_model_hold_what_many_say_of_groups(ensemble):
     table = one_against_many(ensemble)
     assert table["group"].tolist() == ["with spans, quarter 1", *(f"without spans, quarter {q}" for q in (1, 2, 3, 4))]
@@ -66,7 +78,8 @@ def test_what_runs_differ_by_is_found(ensemble):
     said = ensemble.logs.log_probability * factors.astype(np.float32)
     differing = dataclasses.replace(ensemble, logs=Logs(said, ensemble.logs.correct))
     alike, found = (
-        np.sqrt((table["between_runs"] ** 2).mean()) for table in map(one_against_many, (ensemble, differing))
+        np.sqrt(max(0, (table["scatter"] ** 2 - table["stated_of_run"] ** 2).sum()) / (table["truth"] ** 2).sum())
+        for table in map(one_against_many, (ensemble, differing))
     )
     assert alike < 0.1
     assert 0.2 < found < 0.4

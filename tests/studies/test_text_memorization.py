@@ -17,19 +17,19 @@ CLAIMS = {claim.id: claim for claim in STUDY.claims}
 
 
 def reliability(value, ratio, spread=0.002):
-    """Two sets of eight models, and of 32, that lie so far apart."""
+    """Three sets of eight models, and of 32, that lie so far apart."""
     rows = [
         ("documents", score, n, value + by, ratio + by)
         for score in ("log_probability", "accuracy")
         for n in (8, 32)
-        for by in (-spread / 2, spread / 2)
+        for by in (-spread / 2, 0, spread / 2)
     ]
     return pd.DataFrame(rows, columns=["unit", "score", "n_models", "reliability", "error_ratio"])
 
 
 def few(correlation, coverage, n=4):
-    rows = [(s, correlation, 0.5, 0.4, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
-    names = ["correlation", "correlation_models_only", "correlation_scores_only", "coverage"]
+    rows = [(s, 300, correlation, 0.5, 0.4, coverage) for s in ("log_probability", "accuracy") for _ in range(n)]
+    names = ["n_told", "correlation", "correlation_models_only", "correlation_scores_only", "coverage"]
     return pd.DataFrame(rows, columns=["score", *names])
 
 
@@ -111,11 +111,13 @@ def test_a_claim_is_judged_by_its_table(claim, table, good, bad):
         ("documents-accuracy", "reliability", reliability(0.9, 1).query("n_models == 8")),
         ("documents-accuracy", "reliability", reliability(0.81, 1, spread=0.02)),
         ("standard-errors", "reliability", reliability(0.9, 1.02, spread=0.02)),
-        ("standard-errors", "reliability", reliability(0.9, 1).iloc[::2]),
+        ("standard-errors", "reliability", reliability(0.9, 1).query("reliability < 0.9005")),
         ("prior-aware", "scores", scores(prior_aware=0.51)),
         ("prior-aware", "scores", scores(prior_aware=0.9).assign(correlation_log_probability_se=np.nan)),
         ("eight-models", "few", few(0.99, 0.9, n=2)),
         ("eight-models-intervals", "few", few(0.99, 0.9, n=2)),
+        ("eight-models", "few", few(np.nan, np.nan)),
+        ("eight-models-intervals", "few", few(np.nan, np.nan)),
         ("natural-repeats", "repeats", repeats(1.0).head(1)),
         ("near-copies-10", "dose", worth(0.6).assign(beyond=True)),
         ("near-copies-50", "dose", worth(0.25)),
@@ -139,7 +141,16 @@ def test_the_score_that_is_best_on_the_first_corpus_is_judged_on_the_others(on_a
     found = CLAIMS["cheap-scores"].test({"scores": pd.concat([first, other])})
     assert found.verdict == verdict
     assert found.ours.startswith("chosen on kjv: min_k 0.50")
-    assert CLAIMS["cheap-scores"].test({"scores": first}).verdict == "inconclusive"
+    unmeasured = other.assign(correlation_log_probability_se=np.nan)
+    for too_little in (first, pd.concat([first, unmeasured]), unmeasured):
+        assert CLAIMS["cheap-scores"].test({"scores": too_little}).verdict == "inconclusive"
+
+
+def test_a_corpus_without_a_row_is_no_corpus_for_which_the_claim_holds():
+    tables = {"single": single(0.95).assign(corpus="a"), "corpora": pd.DataFrame({"corpus": ["a", "b"]})}
+    found = CLAIMS["one-model"].test(tables)
+    assert found.verdict == "inconclusive"
+    assert "b: no group of documents" in found.ours
 
 
 @pytest.mark.slow

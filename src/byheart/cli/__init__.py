@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a run or a check failed; 2 bad input or an unusable file 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from typing import Protocol
 
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, type[Command]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's own backend may not be there
     try:
         _parse(sys.argv[1:] if arguments is None else arguments).run()
     except KeyboardInterrupt:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from byheart.cli.console import bar, print_table
-from byheart.cli.targets import BUILT_IN, FailOn, built_in, compared, load_target, read_table
+from byheart.cli.targets import BUILT_IN, OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
 from byheart.network.audit import audit
+from byheart.network.score_table import SCORES
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class AuditCommand:
     def run(self) -> None:
         """Audit or compare, and print what was found."""
         fail_on = None if self.fail_on is None else FailOn.parse(self.fail_on)
-        if self.target[:1] == ("diff",):
+        is_diff = self.target[:1] == ("diff",)
+        if fail_on is not None:
+            fail_on.check(OF_CHANGES if is_diff else (*OF_AUDITS, *SCORES))
+        if is_diff:
             self._compare(fail_on)
             return
         if len(self.target) != 1:
@@ -80,20 +84,19 @@ class AuditCommand:
         _check(fail_on, found.table)
 
     def _audited(self, target: str) -> Audit:
+        if target in BUILT_IN:
+            with tempfile.TemporaryDirectory() as store:
+                return self._audit(built_in(target, self.seed, Path(store) if self.held_out else None))
+        with loaded(target) as given:
+            return self._audit(given)
+
+    def _audit(self, given: dict[str, Any]) -> Audit:
+        options = {"layer": self.layer, "head": self.head, "axes": self.axes}
+        given = given | {name: value for name, value in options.items() if value is not None}
+        size = given["dataset"].dataset if hasattr(given["dataset"], "batch_sampler") else given["dataset"]
+        total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
         with bar("audit") as advance:
-            if target in BUILT_IN:
-                with tempfile.TemporaryDirectory() as store:
-                    given = built_in(target, self.seed, Path(store) if self.held_out else None)
-            else:
-                given = load_target(target)
-            options = {"layer": self.layer, "head": self.head, "axes": self.axes}
-            given = given | {name: value for name, value in options.items() if value is not None}
-            size = given["dataset"].dataset if hasattr(given["dataset"], "batch_sampler") else given["dataset"]
-            total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
-            try:
-                return audit(**given, on_progress=lambda done, what: advance(done, total, what))
-            except TypeError as error:
-                raise ValueError(f"target: received {target!r}: {error}, accepted: arguments of bh.audit") from error
+            return audit(**given, on_progress=lambda done, what: advance(done, total, what))
 
     def _compare(self, fail_on: FailOn | None) -> None:
         if len(self.target) != 3:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import operator
 import re
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
+from byheart.network.audit import audit
 from byheart.network.counterfactual import counterfactual
 from byheart.network.fit import Fit
 from byheart.network.inputs import require_torch
@@ -26,18 +30,27 @@ BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
     "fashion-mnist": partial(fashion_mnist, 5_000),
     "digits": digits,
 }
+OF_AUDITS = ("score", "probability", "estimate", "low", "high", "loss", "margin", "flagged", "label", "prediction")
+"""Columns of an audit's table, beside the scores by name."""
+OF_CHANGES = tuple(f"{name}_{when}" for name in ("probability", "score", "loss") for when in ("before", "after"))
+"""Columns of numbers of what ``compared`` returns."""
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
-def load_target(spec: str) -> dict[str, Any]:
-    """Return the arguments of ``audit`` that a function in a file gives.
+@contextmanager
+def loaded(spec: str) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of ``audit`` that a function in a file gives.
+
+    The file is run as Python runs one: what stands beside it can be imported, and it sees no options of ours in
+    ``sys.argv``. Afterwards, what it and its neighbours defined is forgotten, so that another file may have neighbours
+    of the same names.
 
     Args:
         spec: ``FILE.py:function``. The function takes nothing, and returns (model, dataset), or a dict of arguments of
             ``audit`` by name with "model" and "dataset" among them.
 
     Raises:
-        ValueError: If the file or the function is missing, the file cannot be run, or the function returns neither.
+        ValueError: If the file or the function is missing, one of them raises, or the function returns neither.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file)
@@ -45,33 +58,60 @@ def load_target(spec: str) -> dict[str, Any]:
         raise ValueError(f"target: received {spec!r}, but there is no file {path}, accepted: FILE.py:function")
     if not name.isidentifier() or path.suffix != ".py":
         raise ValueError(f"target: received {spec!r}, accepted: FILE.py:function, {', '.join(BUILT_IN)}, or diff A B")
+    directory, before = path.resolve().parent, dict(sys.modules)
+    try:
+        found = _called(spec, path, name)
+        if isinstance(found, tuple) and len(found) == 2:
+            found = {"model": found[0], "dataset": found[1]}
+        if not isinstance(found, dict) or not {"model", "dataset"} <= set(found):
+            raise ValueError(
+                f"target: received {type(found).__name__} from {spec!r}, accepted: (model, dataset), or a dict of the"
+                ' arguments of bh.audit with "model" and "dataset"'
+            )
+        accepted = list(inspect.signature(audit).parameters)
+        if unknown := [str(given) for given in found if given not in accepted]:
+            raise ValueError(f"target: received {', '.join(unknown)} from {spec!r}, accepted: {', '.join(accepted)}")
+        yield found
+    finally:
+        for module in [own for own in sys.modules if own not in before and _lies_in(sys.modules[own], directory)]:
+            del sys.modules[module]
+        if path.stem in before:
+            sys.modules[path.stem] = before[path.stem]
+
+
+def _called(spec: str, path: Path, name: str) -> Any:
+    """What the function in the file returns; whatever either raises is an error that says where."""
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    directory = str(path.resolve().parent)
+    directory, arguments = str(path.resolve().parent), sys.argv
     sys.modules[path.stem] = module  # what the file defines can then be sent to other processes
-    sys.path.insert(0, directory)  # what stands beside the file can be imported
+    sys.path.insert(0, directory)
+    sys.argv = [str(path)]
     try:
         module_spec.loader.exec_module(module)
         function = getattr(module, name, None)
-        if not callable(function):
-            raise ValueError(f"target: received {spec!r} without such a function, accepted: one that {path} defines")
-        found = function()
-    except (SyntaxError, ImportError, NameError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        if callable(function):
+            return function()
+    except (Exception, SystemExit) as error:
         words = " ".join(str(error).split())
-        raise ValueError(f"target: received {spec!r}, which raised {type(error).__name__}: {words}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        where = [
+            f"{Path(f.filename).name} line {f.lineno}" for f in frames if Path(f.filename).parent == Path(directory)
+        ]
+        raised = f"{type(error).__name__} in {where[-1]}" if where else type(error).__name__
+        raise ValueError(f"target: received {spec!r}, which raised {raised}: {words}") from error
     finally:
+        sys.argv = arguments
         if directory in sys.path:  # not the first of them if the file added its own
             sys.path.remove(directory)
-    if isinstance(found, tuple) and len(found) == 2:
-        found = {"model": found[0], "dataset": found[1]}
-    if not isinstance(found, dict) or not {"model", "dataset"} <= set(found):
-        raise ValueError(
-            f"target: received {type(found).__name__} from {spec!r}, accepted: (model, dataset), or a dict of the"
-            ' arguments of bh.audit with "model" and "dataset"'
-        )
-    return found
+    raise ValueError(f"target: received {spec!r} without such a function, accepted: one that {path} defines")
+
+
+def _lies_in(module: Any, directory: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and directory in Path(file).resolve().parents
 
 
 def built_in(
@@ -155,6 +195,16 @@ class FailOn:
                 f'fail_on: received {text!r}, accepted: a condition on a column, "probability>0.9 count>10"'
             )
         return cls(text, tuple(conditions), count)
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse conditions on what can be no column, before anything is computed; ``NAME:layer`` is one if NAME is.
+
+        Raises:
+            ValueError: If there is such a condition.
+        """
+        for column, _, _ in self.conditions:
+            if column.split(":")[0] not in columns:
+                raise ValueError(f"fail_on: received {column!r}, accepted: {', '.join(columns)}")
 
     def failing(self, table: pd.DataFrame) -> int | None:
         """Return how many examples meet the conditions, or None if that is not a failure.

@@ -23,8 +23,10 @@ from byheart.language.regress import checked_scores, cross_fitted, logistic, rid
 
 _LARGE = 1e6  # degrees of freedom that are as good as infinite
 _DEVIATIONS = 200  # of documents from the regression, that are weighed against each other
-_MOST_SHARED = 0.9  # of the errors of the models' estimates, by what the scores say
-_FEWEST = 10  # units that a regression takes
+_FEWEST_EFFECTIVE = 5  # units of a group, on either side, that an interval is told from
+_MOST_SHARED = 0.9  # of the models' errors: scores that follow them more say nothing else
+FEWEST = 10
+"""Units that a regression takes."""
 
 
 def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) -> pd.DataFrame:
@@ -39,8 +41,9 @@ def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) ->
 
     Scores of the same models share their accidents: a model that happened to learn a document better has a lower loss
     on it, too. The regression then follows the errors of the estimates, and seems better than it is. How far it does is
-    told by how both differ between pairs of complements, if scores are given for each pair, and taken out. Otherwise,
-    90 % intervals of token accuracy held 83 to 86 % on two corpora (study "text-memorization").
+    told by how both differ between pairs of complements, if scores are given for each pair, and taken out; not of
+    documents with spans, of which a pair does not tell. Where scores share errors and come in one matrix, intervals are
+    too short: of token accuracy, those of 90 % held 83 to 86 % on two corpora.
 
     Args:
         design: Who was trained on what; at least four models.
@@ -55,15 +58,15 @@ def shrunk(design: Design, logs: Any, scores: np.ndarray, level: float = 0.9) ->
             document's spans are off in too many of them, is as the scores say.
         log_probability, accuracy: Posterior mean of memorization (nats per token, share of tokens); ``_se`` its
             standard deviation, ``_low`` and ``_high`` the interval, ``_models`` what the models alone say,
-            ``_regression`` what the scores say, and ``_weight`` the share of the former in the mean (below 0 where the
-            scores follow the models' errors more than it takes).
+            ``_regression`` what the scores say, ``_expected`` the same without the models' errors, and ``_weight`` the
+            models' share in the mean of both.
 
     Raises:
         ValueError: If there are fewer than four models or ten documents, or the scores are not the documents'.
 
     References:
-        Morris 1983 (empirical Bayes, flat prior of the variance); Smyth 2004 (variances of the estimates); Sartor et
-        al. 2006 (their trend).
+        Morris 1983 (empirical Bayes, flat prior of the variance); after Smyth 2004 (variances of the estimates, which
+        he draws to the level of their logarithms); Sartor et al. 2006 (their trend).
     """
     if design.n_models < 4:
         raise ValueError(f"n_models: received {design.n_models}, accepted: at least 4 (see single)")
@@ -103,7 +106,7 @@ def _posterior(
     """What is said of the documents of each kind, which scatter in ways of their own around one regression."""
     from scipy.stats import t  # slow to import
 
-    suffixes = ("", "_se", "_low", "_high", "_models", "_regression", "_weight")
+    suffixes = ("", "_se", "_low", "_high", "_models", "_regression", "_expected", "_weight")
     columns = {suffix: np.full(len(given), np.nan) for suffix in suffixes}
     told = np.isfinite(variances)
     every = np.concatenate(kinds)
@@ -112,46 +115,66 @@ def _posterior(
     _check_enough(int(told[every].sum()))
     features = of_pairs.mean(axis=0)
     regression = cross_fitted(features, given, ridge, every[told[every]])
-    for rows in kinds if min(told[own].sum() for own in kinds) >= _FEWEST else [every]:
-        shared = _shared(of_pairs, by_pair, features, regression, rows[told[rows]])
-        apart = np.where(told, given - regression, 0)[rows] / (1 - shared)
+    expected = regression.copy()
+    alone = every[np.isfinite(by_pair[:, every]).all(axis=0) & told[every]]
+    expected[alone] = _freed(features, of_pairs[:, alone], given[alone], by_pair[:, alone], regression, alone)
+    for rows in kinds if min(told[own].sum() for own in kinds) >= FEWEST else [every]:
+        apart = np.where(told, given - expected, 0)[rows]
         unit = _unit(variances[rows], lengths[rows])
         weight, error, of_error = _weighed(apart / unit, variances[rows] / unit**2, degrees[rows])
         error *= unit
-        weight = np.where(told[rows], (weight - shared) / (1 - shared), 0)
-        mean = regression[rows] + weight * apart * (1 - shared)
+        mean = expected[rows] + weight * apart
         half = t.ppf((1 + level) / 2, of_error) * error
-        parts = (mean, error, mean - half, mean + half, given[rows], regression[rows], weight)
+        parts = (mean, error, mean - half, mean + half, given[rows], regression[rows], expected[rows], weight)
         for suffix, values in zip(suffixes, parts, strict=True):
             columns[suffix][rows] = values
     return columns
 
 
-def _shared(
-    of_pairs: np.ndarray, by_pair: np.ndarray, features: np.ndarray, regression: np.ndarray, rows: np.ndarray
-) -> float:
-    """How much of the models' errors the regression follows: the covariance of both over pairs, per variance.
+def _freed(
+    features: np.ndarray,
+    of_pairs: np.ndarray,
+    given: np.ndarray,
+    by_pair: np.ndarray,
+    regression: np.ndarray,
+    rows: np.ndarray,
+) -> Float64[np.ndarray, " n_rows"]:
+    """What documents are expected to have by a regression, without the models' errors that it follows.
 
-    The regression less so much of the estimate, over the rest, is then free of the errors, as is used here.
+    How far it follows them is the covariance of both over pairs, per variance. What is left is no regression on the
+    scores any more, and is fitted once more. Of documents with spans single pairs do not tell.
+
+    Args:
+        features: Scores of all documents.
+        of_pairs: Of each pair, of the documents in ``rows``.
+        given: What all models say of these.
+        by_pair: What each pair says.
+        regression: Predictions of all documents.
+        rows: Numbers of those documents.
     """
-    centred = features[rows] - features[rows].mean(axis=0)
-    slope = np.linalg.lstsq(centred, regression[rows] - regression[rows].mean(), rcond=None)[0]
-    known = np.isfinite(by_pair[:, rows])
-    predicted, measured = (of_pairs[:, rows] - features[rows]) @ slope, np.where(known, by_pair[:, rows], 0)
-    of_units = known.sum(axis=0) >= 2
-    n = np.maximum(known.sum(axis=0), 2)
-    x, y = (np.where(known, v - (v * known).sum(axis=0) / n, 0)[:, of_units] for v in (predicted, measured))
-    scale = 1 / (n * (n - 1))[of_units]
-    variance = float(((y**2).sum(axis=0) * scale).sum())
-    covariance = float(((x * y).sum(axis=0) * scale).sum())
-    return float(np.clip(covariance / variance, 0, _MOST_SHARED)) if variance > 0 else 0.0
+    predicted: Float64[np.ndarray, " n_rows"] = regression[rows]
+    if len(rows) < FEWEST:
+        return predicted
+    centred = features - features.mean(axis=0)
+    slopes = np.linalg.lstsq(centred, regression - regression.mean(), rcond=None)[0]
+    errors = by_pair - by_pair.mean(axis=0)
+    followed = float((((of_pairs - features[rows]) @ slopes) * errors).sum())
+    variance = float((errors**2).sum())
+    shared = max(0.0, followed / variance) if variance > 0 else 0.0
+    if shared >= _MOST_SHARED:
+        return np.full(len(rows), given.mean())
+    free = predicted - shared * (given - predicted) / (1 - shared)
+    apart, spread = free - free.mean(), float(free.var())
+    slope = max(0.0, float(np.mean(apart * given)) / spread) if spread > 0 and shared > 0 else 1.0
+    found: Float64[np.ndarray, " n_rows"] = given.mean() + slope * apart
+    return found
 
 
 def _unit(variances: np.ndarray, lengths: np.ndarray) -> Float64[np.ndarray, " n_documents"]:
     """How far estimates scatter by the length of their document: a power of it, fitted, that is 1 at the median."""
     x = np.log(lengths / np.median(lengths))
     known = np.isfinite(variances) & (variances > 0)
-    if known.sum() < _FEWEST or np.ptp(x[known]) == 0:
+    if known.sum() < FEWEST or np.ptp(x[known]) == 0:
         return np.ones(len(lengths))
     power = float(np.polyfit(x[known], np.log(variances[known]), 1)[0])
     unit: Float64[np.ndarray, " n_documents"] = np.exp(np.clip(power, -1, 0) / 2 * x)
@@ -250,7 +273,9 @@ def single(
 
     A group's memorization is the mean log-probability of its units that the model was trained on, less that of the
     others. The intervals are over units, which is valid for this one run since it was drawn at random which of them it
-    was trained on; documents that share a span count as one. With the complement, a unit's own difficulty cancels and
+    was trained on; documents that share a span count as one. A document is compared if all of its spans are on, and
+    stands for those whose are not; where a few stand for most, as of documents with many spans, a group has no
+    interval. With the complement, a unit's own difficulty cancels and
     intervals are shorter.
 
     How much a run memorizes of everything differs between runs, which one run cannot tell. So intervals for what runs
@@ -283,7 +308,8 @@ def single(
         ValueError: If a shape or number is wrong, or there are fewer than ten units to fit to.
 
     References:
-        Neyman 1923 (intervals by the random draw). The regressions follow ``byheart.network.calibration``.
+        Neyman 1923 (intervals by the random draw); Kish 1965 (how many units weighted ones are worth, at least five
+        here). The regressions follow ``byheart.network.calibration``.
     """
     values, models = _checked(design, log_probability, model)
     if not 0 <= between_runs < np.inf:
@@ -363,7 +389,7 @@ def _compared(
         return found
     means = [np.average(measured[rows], weights=weights[rows]) for rows in sides]
     found["memorization"] = float(means[0] - means[1])
-    if min(n) < 2:
+    if min(n) < 2 or min(_effective(weights[rows]) for rows in sides) < _FEWEST_EFFECTIVE:
         return found
     parts = np.zeros(len(measured))  # of the error of the difference
     variances = []
@@ -380,6 +406,11 @@ def _compared(
     half = float(t.ppf(0.975, degrees)) * found["standard_error"]
     found["low"], found["high"] = found["memorization"] - half, found["memorization"] + half
     return found
+
+
+def _effective(weights: np.ndarray) -> float:
+    """How many units of equal weight would tell as much (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def _probabilities(
@@ -405,5 +436,5 @@ def _probabilities(
 
 
 def _check_enough(n_units: int) -> None:
-    if n_units < _FEWEST:
-        raise ValueError(f"scores: received {n_units} units to fit to, accepted: at least {_FEWEST}")
+    if n_units < FEWEST:
+        raise ValueError(f"scores: received {n_units} units to fit to, accepted: at least {FEWEST}")

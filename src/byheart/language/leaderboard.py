@@ -54,11 +54,14 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
         raise ValueError(f"n_models: received {n_models}, accepted: an integer >= 1")
     scored = [2 * pair for pair in range(min(n_models, len(design.pairs)))]
     names = list(SCORES) if names is None else list(names)
-    of_texts, seconds_of_texts = _timed(design, [name for name in names if name in SCORES and _is_of_texts(name)])
+    if unknown := [name for name in names if name not in SCORES]:
+        raise ValueError(f"names: received {', '.join(unknown)}, accepted: {', '.join(SCORES)}")
+    of_texts, seconds_of_texts = _timed(design, [name for name in names if SCORES[name].needs == "texts"])
+    reads_models = any(SCORES[name].needs in ("model", "reference") for name in names)
     model = functools.lru_cache(maxsize=3)(ensemble.model)  # read once, outside of the time that is taken
     rows: list[dict[str, float | str]] = []
     for number in scored:
-        for other in (number, *reference_models(design, number)):
+        for other in (number, *reference_models(design, number)) if reads_models else ():
             model(other)
         of_model, seconds = _timed(
             design,
@@ -81,10 +84,6 @@ def leaderboard(ensemble: Ensemble, *, n_models: int = 8, names: Sequence[str] |
                 row[f"pearson_{measure}"] = _correlation(own[known], values[known])
             rows.append(row)
     return _averaged(pd.DataFrame(rows), names)
-
-
-def _is_of_texts(name: str) -> bool:
-    return SCORES[name].needs == "texts"
 
 
 def _timed(

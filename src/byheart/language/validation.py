@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from byheart.language.design import Design, models_of
+from byheart.language.differences import Parts
 from byheart.language.ensemble import Ensemble
 from byheart.language.estimates import estimate
 from byheart.language.extraction import band
-from byheart.language.few import shrunk, single
+from byheart.language.few import FEWEST, shrunk, single
 from byheart.language.logs import Logs
 from byheart.language.sampling import predicted, sampled_count
 from byheart.language.scores import scores_by_pair
@@ -56,17 +57,31 @@ def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
         scores: Names of cheap scores (see ``document_scores``), of the eight models.
 
     Returns:
-        A row per eight models and score of memorization ("log_probability", "accuracy"): first_model, score, n_others,
-        n_documents; correlation with the others, of the eight with scores, of the eight alone
-        (correlation_models_only), and of the scores alone (correlation_scores_only); coverage, the share of documents
-        whose 90 % interval, widened by the others' own error, holds what the others say.
+        A row per eight models and score of memorization ("log_probability", "accuracy"): first_model, score, n_others;
+        n_told, documents that the eight models tell of, and n_documents, those that are compared; correlation with the
+        others, of the eight with scores, of the eight alone (correlation_models_only), and of the scores alone
+        (correlation_scores_only); coverage, the share of documents whose 90 % interval, widened by the others' own
+        error, holds what the others say. NaN with fewer than ten told, as of documents with many spans.
     """
-    design, rows = ensemble.design, []
+    design = ensemble.design
+    rows: list[dict[str, float | str]] = []
     pairs = np.arange(design.n_models // 2)
     for first in range(0, len(pairs) - _FEW // 2 + 1, _FEW // 2):
         own = pairs[first : first + _FEW // 2]
         others = np.setdiff1d(pairs, own)
         part, logs = of_pairs(ensemble, own)
+        parts = Parts.of(part)
+        told = np.isfinite(parts.compare(parts.sums(logs.log_probability)).standard_error)
+        n_told = int((told & (np.array(part.roles) == "random")).sum())
+        if n_told < FEWEST:
+            same: dict[str, float | str] = {
+                "first_model": 2 * first,
+                "n_others": 2 * len(others),
+                "n_told": n_told,
+                "n_documents": 0,
+            }
+            rows += [same | {"score": measure} for measure in ("log_probability", "accuracy")]
+            continue
         truth = estimate(*of_pairs(ensemble, others)).documents
         training = {name: values[models_of(own)] for name, values in ensemble.training.items()}
         cheap = scores_by_pair(part, log_probability=logs.log_probability, training=training, names=scores)
@@ -83,6 +98,7 @@ def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
                     "first_model": 2 * first,
                     "score": measure,
                     "n_others": 2 * len(others),
+                    "n_told": n_told,
                     "n_documents": int(known.sum()),
                     "correlation": _correlation(found[measure], true, known),
                     "correlation_models_only": _correlation(found[f"{measure}_models"], true, both),
@@ -90,7 +106,10 @@ def eight_against_many(ensemble: Ensemble, scores: list[str]) -> pd.DataFrame:
                     "coverage": float(held[known].mean()),
                 }
             )
-    return pd.DataFrame(rows)
+    columns = [f"correlation{by}" for by in ("", "_models_only", "_scores_only")]
+    return pd.DataFrame(
+        rows, columns=["first_model", "score", "n_others", "n_told", "n_documents", *columns, "coverage"]
+    )
 
 
 def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
@@ -102,8 +121,7 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
         A row per group: group, n_models (those with an interval), n_in (documents trained on, mean), truth (nats per
         token), held (share of the models), bias (mean estimate less truth), scatter (standard deviation of the
         estimates), stated (root mean square of their standard errors), stated_of_run (the same for intervals of the one
-        run, without what runs differ by), between_runs (what they differ by over the truth, so that the scatter is
-        explained; 0 if ``stated_of_run`` is all of it).
+        run, without what runs differ by: what it is less than the scatter).
     """
     design = ensemble.design
     truth = estimate(design, ensemble.logs).documents
@@ -137,8 +155,6 @@ def one_against_many(ensemble: Ensemble) -> pd.DataFrame:
         stated=("squared", "mean"),
         stated_of_run=("squared_of_run", "mean"),
     )
-    unexplained = (found["scatter"] ** 2 - found["stated_of_run"]).clip(lower=0)
-    found["between_runs"] = np.sqrt(unexplained) / found["truth"]
     return found.assign(**{name: np.sqrt(found[name]) for name in ("stated", "stated_of_run")}).reset_index()
 
 

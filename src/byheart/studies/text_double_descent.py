@@ -4,7 +4,7 @@ One small transformer is trained for one number of steps on ever more verses. Wh
 against a reference that never saw them, and the yardstick is its capacity: the bits that it holds of random tokens.
 
 Each pool of verses is split at random between the models, so that a model is trained on half of its pool and tested on
-the other half. The pools of one size are successive parts of one random order, as many as there are, at most three. The
+the other half. The pools of one size are successive parts of one random order, as many as there are, at most two. The
 reference for every verse are the models of the largest pool that were not trained on it: of all, they know the language
 best.
 
@@ -46,7 +46,7 @@ _WIDTHS: dict[Scale, tuple[int, ...]] = {"quick": (16, 32), "medium": (16, 32, 6
 _BITS_OFFERED = (1, 2, 4)  # of random tokens, per parameter
 _RANDOM_TOKENS = 32  # of a document
 _N_MODELS = {"verses": 4, "random": 2}
-_N_POOLS: dict[Scale, int] = {"quick": 1, "medium": 1, "paper": 3}  # of a number of verses, at most
+_N_POOLS: dict[Scale, int] = {"quick": 1, "medium": 1, "paper": 2}  # of a number of verses, at most
 _MORRIS = "Morris et al. 2025, arXiv 2505.24832 (models of 0.5 M to 1.5 B parameters, trained far longer)"
 
 
@@ -231,7 +231,7 @@ def _capacity(tables: Tables) -> Finding:
 
 
 def _levels_off(tables: Tables) -> Finding:
-    """Bits of text held at the largest pools, against the most that is held of random tokens."""
+    """The most bits of text that are held, of any number of verses, against the most of random tokens."""
     table, capacities = tables["verses"], _capacities(tables)
     size = int(table["n_parameters"].iloc[0])
     if size not in capacities.index:
@@ -349,12 +349,14 @@ def _figures(tables: Tables) -> dict[str, Figure]:
 def _setup(tables: Tables) -> str:
     table, capacity = tables["verses"], tables["capacity"]
     n_verses, n_epochs = (f"{table[name].min():,} to {table[name].max():,}" for name in ("n_examples", "n_epochs"))
+    n_pools = table.groupby("n_examples")["pool"].nunique()
+    pools = "one pool" if n_pools.max() == 1 else f"{n_pools.min()} to {n_pools.max()} pools"
     sizes = f"{capacity['n_parameters'].min():,} to {capacity['n_parameters'].max():,} parameters"
     return (
         f"Transformers of one layer and {table['n_parameters'].max():,} parameters on {n_verses} verses of the King"
         f" James Bible, in {n_epochs} epochs (the fewest for most verses) of {_BATCH} verses a step, four models for"
-        f" each of {table['pool'].max() + 1} pools of a number (fewer of the largest numbers). Errors are over models:"
-        " those of one pool are trained on halves of the same verses. Capacity: random tokens,"
+        f" each pool, and {pools} for each number. Errors are over models: those of one pool are trained on halves of"
+        " the same verses. Capacity: random tokens,"
         f" {sizes}, two models each; a lower bound, since they are trained for no more steps. The dotted lines of the"
         " figure are where the data have as many bits as the capacity."
     )

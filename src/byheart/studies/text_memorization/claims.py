@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from byheart.claims import Claim, Finding, judged, lies_within, one_digit
+from byheart.claims import Claim, Finding, judged, lies_within, not_run, one_digit
 from byheart.studies.study import Tables
 
 _MANY_COPIES = 10
 _MANY_MODELS = 32
 _FEWEST_SAMPLED = 50
-_FEWEST_EIGHTS = 3
+_FEWEST_SETS = 3  # of models
 _MANY_TO_HOLD = 8  # copies from which a canary's contexts should hold more
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
@@ -31,7 +31,9 @@ def _of_corpora(name: str, test: _Test) -> Callable[[Tables], Finding]:
     """Reproduced if the claim holds for every corpus, differs if for none."""
 
     def of_tables(tables: Tables) -> Finding:
-        found = {str(label): test(rows) for label, rows in tables[name].groupby("corpus", sort=False)}
+        table = tables[name]
+        labels = tables["corpora" if "corpora" in tables else name]["corpus"].unique()  # also of those without a row
+        found = {str(label): test(table[table["corpus"] == label]) for label in labels}
         said = [words if len(found) == 1 else f"{label}: {words}" for label, (words, _) in found.items()]
         holds = [own for _, own in found.values()]
         return judged("; ".join(said), all(own is True for own in holds), all(own is False for own in holds))
@@ -63,8 +65,8 @@ def _documents(score: str, least: float) -> _Test:
     def test(table: pd.DataFrame) -> tuple[str, bool | None]:
         rows = table[(table["unit"] == "documents") & (table["score"] == score)]
         found = rows.loc[rows["n_models"] == _MANY_MODELS, "reliability"]
-        if len(found) < 2:
-            return f"fewer than two sets of {_MANY_MODELS} models", None
+        if len(found) < _FEWEST_SETS:
+            return f"fewer than {_FEWEST_SETS} sets of {_MANY_MODELS} models", None
         value, error = _mean(found)
         by_size = ", ".join(f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().items())
         words = f"{_with_error(value, error)} over {len(found)} sets of {_MANY_MODELS} models ({by_size})"
@@ -79,16 +81,16 @@ def _errors(table: pd.DataFrame) -> tuple[str, bool | None]:
     for score, ratios in rows.groupby("score")["error_ratio"]:
         value, error = _mean(ratios)
         said.append(f"{_with_error(value, error)} ({str(score).replace('_', '-')})")
-        held.append(lies_within(value, error, 0.97, 1.03) if len(ratios) > 1 else None)
+        held.append(lies_within(value, error, 0.97, 1.03) if len(ratios) >= _FEWEST_SETS else None)
     if not said:
         return f"no {_MANY_MODELS} models", None
     return f"stated over split-half: {', '.join(said)}, sets of {_MANY_MODELS} models", _all_of(held)
 
 
 def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
-    found = table.query("score == 'log_probability'")
-    if len(found) < _FEWEST_EIGHTS:
-        return f"fewer than {_FEWEST_EIGHTS} sets of eight models", None
+    found = table[table["score"] == "log_probability"].dropna(subset=["correlation"])
+    if len(found) < _FEWEST_SETS:
+        return _too_few_eights(table), None
     value, error = _mean(found["correlation"])
     alone, scores = (float(found[f"correlation_{by}_only"].mean()) for by in ("models", "scores"))
     words = f"{_with_error(value, error)} over {len(found)} sets of eight ({alone:.3f} by the models alone,"
@@ -96,9 +98,9 @@ def _eight(table: pd.DataFrame) -> tuple[str, bool | None]:
 
 
 def _coverage(table: pd.DataFrame) -> tuple[str, bool | None]:
-    found = table.groupby("score")["coverage"].agg(["mean", "sem", "size"])
-    if found["size"].min() < _FEWEST_EIGHTS:
-        return f"fewer than {_FEWEST_EIGHTS} sets of eight models", None
+    found = table.groupby("score")["coverage"].agg(["mean", "sem", "count"])
+    if found["count"].min() < _FEWEST_SETS:
+        return _too_few_eights(table), None
     said, held = [], []
     for score, mean, error in zip(found.index, found["mean"], found["sem"], strict=True):
         said.append(f"{_with_error(100 * mean, 100 * error, '.1f')} % ({score.replace('_', '-')})")
@@ -106,7 +108,14 @@ def _coverage(table: pd.DataFrame) -> tuple[str, bool | None]:
     return ", ".join(said), _all_of(held)
 
 
+def _too_few_eights(table: pd.DataFrame) -> str:
+    words = f"fewer than {_FEWEST_SETS} sets of eight models that tell of enough documents"
+    return f"{words} (of {table['n_told'].median():.0f}, in the median of {len(table) // 2} sets)"
+
+
 def _one(table: pd.DataFrame) -> tuple[str, bool | None]:
+    if not len(table):
+        return "no group of documents that a single model tells of", None
     n = int(table["n_models"].sum())
     held = float(np.average(table["held"], weights=table["n_models"]))
     scatter, stated = (float(np.sqrt(np.mean(table[name] ** 2))) for name in ("scatter", "stated"))
@@ -164,18 +173,24 @@ def _chosen_on_first(tables: Tables) -> Finding:
     """How well the score that is best on the first corpus does on the others, beside the best of each."""
     found = {str(corpus): _correlations(rows) for corpus, rows in tables["scores"].groupby("corpus", sort=False)}
     (first, own_scores), *others = found.items()
+    if not own_scores:
+        return not_run("two models or more whose scores are compared")
     chosen = max(own_scores, key=lambda name: own_scores[name][0])
-    said, held = [], []
+    words = [f"chosen on {first}: {chosen} {_with_error(*own_scores[chosen], '.2f')}"]
+    held: list[bool | None] = []
     for corpus, scores in others:
+        if chosen not in scores:
+            words.append(f"{corpus}: not measured")
+            held.append(None)
+            continue
         best = max(scores, key=lambda name: scores[name][0])
         (value, error), (own, own_error) = scores[best], scores[chosen]
-        said.append(
+        words.append(
             f"{corpus}: {_with_error(own, own_error, '.2f')}, best is {best} {_with_error(value, error, '.2f')}"
         )
         held.append(lies_within(value - own, 0 if best == chosen else math.hypot(error, own_error), high=0.05))
-    words = f"chosen on {first}: {chosen} {_with_error(*own_scores[chosen], '.2f')}"
     holds, fails = (bool(held) and all(own is answer for own in held) for answer in (True, False))
-    return judged("; ".join([words, *said]), holds, fails)
+    return judged("; ".join(words), holds, fails)
 
 
 def _correlations(rows: pd.DataFrame, measure: str = "log_probability") -> dict[str, tuple[float, float]]:

@@ -6,13 +6,29 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numba
 import numpy as np
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+def _can_be_kept() -> bool:
+    """Whether compiled kernels can be written: beside this file, to the user's cache, or where NUMBA_CACHE_DIR says."""
+    try:
+        numba.njit(cache=True)(_can_be_kept)
+    except RuntimeError:
+        warnings.warn(
+            "compiled kernels cannot be kept, so that each process compiles them anew: neither the directory of byheart"
+            " nor one of the user's can be written; NUMBA_CACHE_DIR names another",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+_OPTIONS = {"nogil": True, "cache": _can_be_kept(), "error_model": "numpy"}
 serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 # Only loops over prange: looking for more takes the compiler seconds.
 _ONLY_PRANGE = {"comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False}
