@@ -251,7 +251,7 @@ def sequences(value: float = 1.0):
     ("model", "given", "options", "message"),
     [
         (network(), data(), {"layer": "fc9"}, "layer: received 'fc9', accepted: 0, 1, 2, 3"),
-        (Pair(), sequences(), {"layer": "lstm"}, "layer lstm: received tuple, accepted"),
+        (Pair(), sequences(), {"layer": "lstm", "axes": "nu"}, "axes: received 'nu' for the .5, 6, 3. of layer lstm"),
         (Pair(), sequences(), {"layer": "unused"}, "which the model does not use"),
         (Pair(), sequences(np.nan), {}, "NaN or infinite activations of example 3"),
         (network(), (data()[0], data()[1][:-1]), {}, "50 inputs and 49 targets"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.inputs import as_inputs, require_torch
+from byheart.network.layers import SCRIPTED, unwrapped
+from byheart.network.layout import Axes
 from byheart.network.listed import Picture, Show, largest, picture_or_text
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
@@ -191,6 +193,9 @@ def audit(
     held_out: Counterfactual | None = None,
     checkpoints: Sequence[Mapping[str, Any]] = (),
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    head: str | Literal[False] | None = None,
+    axes: Axes = None,
+    mask: Callable[[Any], Any] | Any | Literal[False] | None = None,
     curvature: bool = False,
     batch_size: int = 512,
     show: Show | None = None,
@@ -212,10 +217,11 @@ def audit(
     answer it does not know by heart: times 2 sigmoid(margin), at most 1, of the ranks the fourth root.
 
     Args:
-        model: Any torch module; its mode, hooks and random states are left as found.
+        model: Any torch module with hooks; its mode, hooks and random states are left as found.
         dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), or a pair of arrays.
-        layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
-            there, its last submodule.
+        layer: Name of a module, or a glob pattern, for what it gives; with ".input" behind it, for what it reads.
+            Default the input of the head. Layers with positions are scored position by position, and an example's
+            score is the sum; of a layer that is called more than once, all calls count, as further positions.
         log: Of the losses in training, if there is one.
         held_out: Models that were trained on a part of the data, one or more: what turns the ranking into probabilities
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
@@ -223,6 +229,16 @@ def audit(
             (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
         loss: "cross_entropy" (outputs are logits; default for integer targets), "nll" (log probabilities), "mse"
             (default for other targets), or a function of outputs and targets that returns one loss per example.
+        head: Name of the last layer, which makes the output from a vector of each example; False for none, without the
+            scores of such a layer. Default the linear layer whose numbers the output has, wrappers such as adapters
+            seen through; not the one that is called last.
+        axes: What each axis of the layer's tensors holds, a letter each: n for examples (one axis), u for units, any
+            other for positions, such as "npu" of sequences, "pnu" where sequences come first, "nuhw" of images with
+            channels first; or a dict of such words by layer. Default by the module's type and sizes, where these tell.
+        mask: Which positions count, those of padding not: ones and zeros of shape (n_examples, n_positions), or
+            how many of each example, or a function that returns one of these for a batch's inputs; False if all do.
+            Default "attention_mask" of inputs that are dicts, else targets by position that are not -100, else ids that
+            are not the ``padding_idx`` of the model's embeddings; ``notes`` say which.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
         show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
@@ -235,18 +251,22 @@ def audit(
         on_progress: Called with the number of examples done, and the pass, after every batch.
 
     Raises:
-        ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
-            fit the outputs, the log is of another number of examples, or an option lies outside its range.
+        ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
+            the head stay open, the model is a TorchScript module, the dataset is empty, targets do not fit the outputs,
+            the log is of another number of examples, or an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.network.scores``.
     """
     require_torch()
-    _check(model, layer, log, held_out, most_shown)
+    _check(model, layer, log, held_out, most_shown, head, axes)
+    wrapper, model = model, unwrapped(model)
+    if layer is not None:
+        layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
     with looking_at(model):
-        plan = Plan.make(model, inputs, layer, loss)
+        plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         first = first_pass(model, inputs, plan, on_progress)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
@@ -309,13 +329,20 @@ def audit(
     )
 
 
-def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int) -> None:
+def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any) -> None:
+    import torch
     from torch import nn
 
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ValueError(f"model: received {SCRIPTED}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: received {type(model).__name__}, accepted: a torch module")
     if layer is not None and not isinstance(layer, str):
         raise ValueError(f"layer: received {layer!r}, accepted: a name or a glob pattern")
+    if head is not None and head is not False and not isinstance(head, str):
+        raise ValueError(f"head: received {head!r}, accepted: the name of a module, or False for none")
+    if axes is not None and not isinstance(axes, (str, Mapping)):
+        raise ValueError(f"axes: received {axes!r}, accepted: letters such as 'npu', or a dict of them by layer")
     if log is not None and not isinstance(log, TrainingLog):
         raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog")
     if held_out is not None and not isinstance(held_out, Counterfactual):

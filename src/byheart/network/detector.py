@@ -22,8 +22,9 @@ import scipy.linalg
 from jaxtyping import Float32, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
+from byheart.network.head import read_by_head
 from byheart.network.inputs import call, inputs_only
-from byheart.network.layers import left_as_found, vectors, watched
+from byheart.network.layers import INPUT, left_as_found, unwrapped, watched
 from byheart.network.score_table import Evidence
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
         raise ValueError("detector: received an audit made with detector=False, accepted: one with detector=True")
     if not len(carriers.examples):
         raise ValueError("detector: received an audit in which no example counts as memorized, accepted: one with some")
+    model = unwrapped(model)
     _check_weights(model, carriers.weights_digest)
     moment = carriers.moment.copy()
     moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
@@ -212,7 +214,8 @@ def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) ->
 
 def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
     """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
-    with left_as_found(model), watched(model, [], [head]) as seen:
+    first = 0
+    with left_as_found(model), watched(model, [head, f"{head}{INPUT}"]) as seen:
         for batch in inputs_only(inputs):
             seen.clear()
             outputs = call(model, batch)
@@ -221,5 +224,6 @@ def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
                     " with outputs of shape (n_inputs, n_classes)"
                 )
-            z = vectors(seen[f"{head}.input"], head, 0)[:, 0].astype(np.float64)
+            z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
+            first += len(outputs)
             yield outputs.argmax(dim=1).cpu().numpy(), z
