@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 _ROWS_PER_BLOCK = 65_536
 _ROWS_PER_UPDATE = 256  # of a QR decomposition, at least: it works column by column, which few rows do not pay for
-_COLUMNS_PER_STEP = 32  # fastest of 16, 32 and 64 at widths from 512 to 1,024
+_COLUMNS_PER_UPDATE = 32  # of reflections at once; fastest of 16, 32 and 64 at widths from 512 to 1,024
+_COLUMNS_PER_STEP = 64  # the same of a whole QR decomposition, at 300 columns of 50,000
 
 
 def example_dimensionality(
@@ -130,12 +131,13 @@ class TriangularFactor:
         """Return R of all rows so far."""
         if self._waiting:
             self._update()
-        return np.triu(self._R)
+        found: Float64[np.ndarray, "width width"] = np.triu(self._R)
+        return found
 
     def _update(self) -> None:
         rows = np.asfortranarray(np.concatenate(self._waiting))
         self._waiting.clear()
-        step = min(_COLUMNS_PER_STEP, len(self._R))
+        step = min(_COLUMNS_PER_UPDATE, len(self._R))
         self._R, _, _, info = scipy.linalg.lapack.dtpqrt(0, step, self._R, rows, overwrite_a=1, overwrite_b=1)
         assert info == 0
 
@@ -176,7 +178,8 @@ def tall_qr(
     n_columns = columns.shape[1]
     reflections, factors, info = scipy.linalg.lapack.dgeqrt(min(_COLUMNS_PER_STEP, n_columns), columns)
     assert info == 0
-    basis, info = scipy.linalg.lapack.dgemqrt(reflections, factors, np.eye(*columns.shape, order="F"), overwrite_c=1)
+    identity = np.eye(len(columns), n_columns, order="F")
+    basis, info = scipy.linalg.lapack.dgemqrt(reflections, factors, identity, overwrite_c=1)
     assert info == 0
     return basis, np.triu(reflections[:n_columns])
 
@@ -194,7 +197,9 @@ def _dimensionality(
 
 def _largest(hidden: Float[np.ndarray, "n_examples n_hidden"]) -> Float64[np.ndarray, " n_hidden"]:
     """The largest absolute value of each column."""
-    return np.maximum(hidden.max(axis=0).astype(np.float64), -hidden.min(axis=0).astype(np.float64))
+    high, low = hidden.max(axis=0).astype(np.float64), hidden.min(axis=0).astype(np.float64)
+    found: Float64[np.ndarray, " n_hidden"] = np.maximum(high, -low)
+    return found
 
 
 def _blocks(

@@ -348,8 +348,8 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
     if plan.n_classes is not None and first.head_scores is None:
         names = [score.name for score in SCORES.values() if {"classes", "head"} <= score.evidence]
         notes.append(
-            f"No linear layer makes the outputs: {', '.join(names)} are left out, here and in the score. A network"
-            " whose outputs are those of a linear layer has them."
+            f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
+            " network whose outputs are those of a linear layer has them."
         )
     losses = first.table["loss"]
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):

@@ -288,6 +288,8 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
             f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
             " function of outputs and targets"
         )
+    if outputs.is_floating_point() and outputs.element_size() < 4:
+        outputs = outputs.float()  # else losses would have the eight or eleven bits of the model's numbers
     if loss == "mse":
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")

@@ -165,7 +165,8 @@ class LayerMoments:
             self.by_class.clear()
             self.without_classes = (
                 f"{self._name}: the data have fewer than two classes with activations, so that class_dimensionality and"
-                " other_class, which compares classes, are left out. Examples of another class bring them."
+                " other_class, which compares classes, are left out of the table and of the score. Examples of another"
+                " class bring them."
             )
         return (factor if rest is None else rest[0]), factor
 
@@ -191,7 +192,7 @@ class LayerMoments:
         self._by_class = False
         self.without_classes = (
             f"{self._name}: {what} would take more than {MOST_CLASS_BYTES / 2**30:g} GB, so that class_dimensionality"
-            " and other_class are left out, here and in the score. A narrower layer or fewer classes bring them."
+            " and other_class are left out of the table and of the score. A narrower layer or fewer classes bring them."
         )
 
 
