@@ -103,7 +103,7 @@ def maximal_dimensionality(
         for rows in blocks:
             factor.add(rows)
         root = factor.finish()
-    whiten = whitening(root, n_rows)
+    whiten, _ = whitening(root, n_rows)
     return np.concatenate([np.square(rows @ whiten).sum(axis=1) for rows, _ in _blocks(hidden, scales)])
 
 
@@ -142,12 +142,15 @@ class TriangularFactor:
         assert info == 0
 
 
-def whitening(root: Float64[np.ndarray, "n_root_rows n_hidden"], n_rows: int) -> Float64[np.ndarray, "n_hidden rank"]:
+def whitening(
+    root: Float64[np.ndarray, "n_root_rows n_hidden"], n_rows: int
+) -> tuple[Float64[np.ndarray, "n_hidden rank"], Float64[np.ndarray, " rank"]]:
     """Return W such that |W^T h|^2 is the maximal dimensionality of h among rows whose second moment is root^T root.
 
-    W has as many columns as the rows have rank. That is counted as ``numpy.linalg.matrix_rank`` counts, by singular
-    values above the largest one times eps max(n_rows, n_hidden), once each column has been divided by its largest
-    entry: so neither rank nor dimensionalities depend on the units of the columns.
+    Beside it, how large each of its dimensions is, in shares of the largest. W has as many columns as the rows have
+    rank. That is counted as ``numpy.linalg.matrix_rank`` counts, by singular values above the largest one times
+    eps max(n_rows, n_hidden), once each column has been divided by its largest entry: so neither rank nor
+    dimensionalities depend on the units of the columns.
 
     Args:
         root: The rows themselves, or their triangular factor.
@@ -162,10 +165,8 @@ def whitening(root: Float64[np.ndarray, "n_root_rows n_hidden"], n_rows: int) ->
     _, singular, directions = np.linalg.svd(scaled, full_matrices=False)
     kept = singular > singular[0] * max(n_rows, root.shape[1]) * np.finfo(np.float64).eps
     whiten = directions[kept].T / singular[kept]
-    found: Float64[np.ndarray, "n_hidden rank"] = np.ldexp(
-        whiten if basis is None else basis @ whiten, -exponents[:, None]
-    )
-    return found
+    whiten = np.ldexp(whiten if basis is None else basis @ whiten, -exponents[:, None])
+    return whiten, singular[kept] / singular[0]
 
 
 def tall_qr(

@@ -75,6 +75,18 @@ def test_a_feature_of_another_size_keeps_its_dimension(ratio):
     np.testing.assert_allclose(found["maximal_dimensionality"], np.square(Q).sum(axis=1), rtol=1e-8)
 
 
+def test_dimensions_of_rounding_are_counted_and_noted():
+    inputs = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    mixed = inputs @ np.random.default_rng(1).normal(size=(5, 9)).astype(np.float32)
+    for rows, rank, n_notes in ((inputs, 5, 0), (mixed, 9, 1), (np.maximum(mixed, 0), 9, 0)):
+        moments = LayerMoments(rows.shape[1], None, "layer fc")
+        moments.add(rows[:, None], None)
+        scores = LayerScores(moments)
+        assert scores.rank == rank == np.linalg.matrix_rank(rows.astype(float))
+        assert len(scores.notes) == n_notes
+        assert all(note.startswith("layer fc: 4 of the 9 dimensions") for note in scores.notes)
+
+
 def test_positions_share_their_examples_budget():
     rows = np.random.default_rng(0).normal(size=(10, 4, 5))
     found, rank = layer_scores(rows, batch=3)

@@ -143,7 +143,8 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
     layer_scores = {name: LayerScores(m) for name, m in moments.items()}
     without_classes = [m.without_classes for m in moments.values() if m.without_classes]
     by_class = plan.n_classes is not None and not without_classes
-    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, without_classes[:1])
+    notes = without_classes[:1] + [note for scores in layer_scores.values() for note in scores.notes]
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, notes)
 
 
 def second_pass(

@@ -40,6 +40,7 @@ from byheart.geometry import TriangularFactor, tall_qr, whitening
 RIDGE = 0.01  # times the mean eigenvalue of the moments that it is added to
 MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * min(n_hidden, n_rows)^2 * 8 bytes
 MOST_BYTES = 2**30  # of rows that wait or of their moment: min(n_hidden, n_rows) * n_hidden * 8 bytes
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)  # a dimension that small beside the largest may be rounding
 _LEAST = float(np.finfo(np.float64).eps)  # of 1 - leverage
 
 
@@ -137,7 +138,7 @@ class LayerMoments:
         self.without_classes = ""
         """Why there are no scores by class; empty if there are, or the data have none."""
         self._by_class = n_classes is not None
-        self._name = name
+        self.name = name
         self._factor: TriangularFactor | None = None
 
     def add(
@@ -164,7 +165,7 @@ class LayerMoments:
         if self._by_class and sum(bool(moment.any()) for moment in self.by_class.values()) < 2:
             self.by_class.clear()
             self.without_classes = (
-                f"{self._name}: the data have fewer than two classes with activations, so that class_dimensionality and"
+                f"{self.name}: the data have fewer than two classes with activations, so that class_dimensionality and"
                 " other_class, which compares classes, are left out of the table and of the score. Examples of another"
                 " class bring them."
             )
@@ -191,7 +192,7 @@ class LayerMoments:
         self.by_class.clear()
         self._by_class = False
         self.without_classes = (
-            f"{self._name}: {what} would take more than {MOST_CLASS_BYTES / 2**30:g} GB, so that class_dimensionality"
+            f"{self.name}: {what} would take more than {MOST_CLASS_BYTES / 2**30:g} GB, so that class_dimensionality"
             " and other_class are left out of the table and of the score. A narrower layer or fewer classes bring them."
         )
 
@@ -203,16 +204,25 @@ class LayerScores:
     Attributes:
         moments: Of the first pass.
         rank: Of all rows: how many dimensions of the layer are in use.
+        notes: What a reader of the results must know.
     """
 
     moments: LayerMoments
     rank: int = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         root, self._factor = self.moments.finish()
-        self._whiten = whitening(root, self.moments.span.n_rows)
-        self.rank = self._whiten.shape[1]
-        width = self.moments.n_hidden
+        self._whiten, shares = whitening(root, self.moments.span.n_rows)
+        self.rank, width = self._whiten.shape[1], self.moments.n_hidden
+        n_rounding = int((shares < _ROUNDING).sum())
+        if n_rounding:
+            self.notes.append(
+                f"{self.moments.name}: {n_rounding:,} of the {self.rank:,} dimensions that its {width:,} units take are"
+                " no larger than the rounding of float32, as where a linear layer has more units than it reads numbers;"
+                " maximal_dimensionality counts them like others. Look at what the layer reads, or behind its"
+                " activation."
+            )
         self._by_class = {label: _inverse_root(m, width) for label, m in self.moments.by_class.items() if m.any()}
 
     def __call__(
