@@ -135,7 +135,8 @@ class TriangularFactor:
         return found
 
     def _update(self) -> None:
-        rows = np.asfortranarray(np.concatenate(self._waiting))
+        rows = np.empty((sum(map(len, self._waiting)), len(self._R)), order="F")
+        np.concatenate(self._waiting, out=rows)
         self._waiting.clear()
         step = min(_COLUMNS_PER_UPDATE, len(self._R))
         self._R, _, _, info = scipy.linalg.lapack.dtpqrt(0, step, self._R, rows, overwrite_a=1, overwrite_b=1)

@@ -103,6 +103,14 @@ def test_an_example_without_activation_holds_nothing():
     assert all(np.isfinite(values).all() for values in found.values())
 
 
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9)])
+def test_a_layer_without_any_activation_has_no_rank(shape):
+    found, rank = layer_scores(np.zeros((shape[0], 1, shape[1])), np.arange(shape[0]) % 2, 2)
+    assert rank == 0
+    assert set(found) == {"example_dimensionality", "maximal_dimensionality"}
+    assert all((values == 0).all() for values in found.values())
+
+
 @pytest.mark.parametrize("m", [6, 39, 40, 60])  # of 40 examples: rows that are summed, and rows that wait
 def test_leaving_an_example_out_of_its_class_by_hand(m):
     hidden, labels, _ = problem(m=m)

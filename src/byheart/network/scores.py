@@ -110,15 +110,19 @@ class SecondMoment:
     def add(self, rows: Float[np.ndarray, "n_new width"]) -> None:
         """Add rows."""
         for ready, _ in self.span.add(rows):
-            moment = ready.T @ ready
-            self.moment = self.moment + moment if len(self.moment) else moment
+            self._sum(ready)
 
     def finish(self) -> None:
         """Take the rows that still wait."""
         rest = self.span.rest()
         if rest is not None:
-            coordinates = self.span.coordinates(rest[0])
-            self.moment = coordinates.T @ coordinates
+            self._sum(self.span.coordinates(rest[0]))
+        self.moment = np.tril(self.moment) + np.tril(self.moment, -1).T
+
+    def _sum(self, rows: Float64[np.ndarray, "n_new n_coordinates"]) -> None:
+        if not len(self.moment):
+            self.moment = np.zeros((rows.shape[1], rows.shape[1]), order="F")
+        self.moment = _add_products(self.moment, rows)
 
 
 class LayerMoments:
@@ -185,8 +189,7 @@ class LayerMoments:
                     self._leave_out_classes(f"moments of {n_classes:,} classes or more at {width:,} dimensions")
                     return
                 self.by_class[label] = np.zeros((width, width), order="F")
-            own, moment = rows[labels == label].T, self.by_class[label]
-            self.by_class[label] = scipy.linalg.blas.dsyrk(1.0, own, 1.0, moment, lower=1, overwrite_c=1)
+            self.by_class[label] = _add_products(self.by_class[label], rows[labels == label])
 
     def _leave_out_classes(self, what: str) -> None:
         self.by_class.clear()
@@ -215,6 +218,10 @@ class LayerScores:
         root, self._factor = self.moments.finish()
         self._whiten, shares = whitening(root, self.moments.span.n_rows)
         self.rank, width = self._whiten.shape[1], self.moments.n_hidden
+        self._triangle = None
+        if self.moments.span.basis is None:  # a triangle of the same lengths takes half of the time
+            self._triangle = np.zeros((width, width), order="F")
+            self._triangle[: self.rank] = np.linalg.qr(self._whiten.T, mode="r")
         n_rounding = int((shares < _ROUNDING).sum())
         if n_rounding:
             self.notes.append(
@@ -239,11 +246,17 @@ class LayerScores:
         against_all = _squared_lengths(self._factor, coordinates, lower=False) / safe  # sum over j of (h^ . h_j)^2
         found = {
             "example_dimensionality": np.where(squares > 0, squares / np.where(squares > 0, against_all, 1), 0),
-            "maximal_dimensionality": np.square(flat @ self._whiten).sum(axis=1),
+            "maximal_dimensionality": self._maximal(flat),
         }
         if labels is not None and self._by_class:
             found |= self._of_classes(coordinates, np.repeat(labels, n_positions))
         return {name: values.reshape(n_examples, n_positions).sum(axis=1) for name, values in found.items()}
+
+    def _maximal(self, rows: Float64[np.ndarray, "n_rows n_hidden"]) -> Float64[np.ndarray, " n_rows"]:
+        if self._triangle is None:
+            found: Float64[np.ndarray, " n_rows"] = np.square(rows @ self._whiten).sum(axis=1)
+            return found
+        return _squared_lengths(self._triangle, rows, lower=False)
 
     def _of_classes(
         self, rows: Float64[np.ndarray, "n_rows n_coordinates"], labels: Int64[np.ndarray, " n_rows"]
@@ -333,6 +346,16 @@ def _delta(
     delta = probabilities.astype(np.float64)
     delta[np.arange(len(labels)), labels] -= 1
     return delta
+
+
+def _add_products(
+    moment: Float64[np.ndarray, "n_coordinates n_coordinates"], rows: Float64[np.ndarray, "n_rows n_coordinates"]
+) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
+    """Return the moment, in Fortran order, with the products of rows added in place to its lower triangle."""
+    found: Float64[np.ndarray, "n_coordinates n_coordinates"] = scipy.linalg.blas.dsyrk(
+        1.0, rows.T, 1.0, moment, lower=1, overwrite_c=1
+    )
+    return found
 
 
 def _inverse_root(
