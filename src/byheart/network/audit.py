@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.counterfactual import Counterfactual
-from byheart.network.curvature import input_curvature
+from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
@@ -35,7 +35,7 @@ from byheart.network.passes import (
 from byheart.network.ranking import best_score
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
-from byheart.network.scores import MOST_CLASS_BYTES, RIDGE
+from byheart.network.scores import RIDGE
 from byheart.provenance import provenance
 from byheart.records import SUFFIX, read, write
 
@@ -273,8 +273,9 @@ def audit(
         scores, losses_again = second_pass(model, inputs, plan, first, on_progress)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
+            precise = in_float32(model)
             table["input_curvature"] = np.concatenate(
-                [input_curvature(model, batch, lambda out, y: losses_of(out, y, plan.loss)) for batch in inputs]
+                [input_curvature(precise, batch, lambda out, y: losses_of(out, y, plan.loss)) for batch in inputs]
             )
     for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
         table[name] = values
@@ -311,12 +312,14 @@ def audit(
     if with_carriers:
         assert plan.head is not None
         assert first.head_scores is not None
-        carriers = Carriers(plan.head, kept, head_inputs, first.head_scores.moments.inputs, weights_digest(model))
+        seen = first.head_scores.moments.inputs
+        at = seen.span.coordinates(head_inputs) if len(kept) else head_inputs
+        carriers = Carriers(plan.head, kept, at, seen.moment, weights_digest(model), seen.span.basis)
     return Audit(
         table=table,
         layers=plan.layers,
         rank={name: found.rank for name, found in first.layer_scores.items()},
-        width={name: len(found.moments.moment) for name, found in first.layer_scores.items()},
+        width={name: found.moments.n_hidden for name, found in first.layer_scores.items()},
         score_name=score_name,
         evidence=evidence,
         notes=notes,
@@ -368,11 +371,12 @@ def _evidence(
 
 
 def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list[str]:
-    notes = []
-    if plan.n_classes is not None and not first.by_class:
+    notes = list(first.notes)
+    if plan.n_classes is not None and first.head_scores is None:
+        names = [score.name for score in SCORES.values() if {"classes", "head"} <= score.evidence]
         notes.append(
-            f"Moments of the layers by class would take more than {MOST_CLASS_BYTES / 2**30:g} GB with"
-            f" {plan.n_classes:,} classes: class_dimensionality and other_class are left out."
+            f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
+            " network whose outputs are those of a linear layer has them."
         )
     losses = first.table["loss"]
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
 from byheart.network.head import read_by_head
@@ -46,13 +46,16 @@ class Carriers:
         inputs: What the layer reads of each.
         moment: Sum of z z^T over all training examples, z what the layer reads.
         weights_digest: Digest of the audited network's weights.
+        basis: Orthonormal columns, where the layer reads more numbers than there are examples: inputs and moment are
+            coordinates in it. Else None: they are what the layer reads.
     """
 
     head: str
     examples: Int64[np.ndarray, " n_examples"]
-    inputs: Float32[np.ndarray, "n_examples n_inputs"]
-    moment: Float64[np.ndarray, "n_inputs n_inputs"]
+    inputs: Float[np.ndarray, "n_examples n_coordinates"]
+    moment: Float64[np.ndarray, "n_coordinates n_coordinates"]
     weights_digest: str
+    basis: Float64[np.ndarray, "n_inputs n_coordinates"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +161,11 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
     model = unwrapped(model)
     _check_weights(model, carriers.weights_digest)
     moment = carriers.moment.copy()
-    moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
+    width = len(moment) if carriers.basis is None else len(carriers.basis)
+    moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / width or 1.0
     solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), carriers.inputs.astype(np.float64).T).T
+    if carriers.basis is not None:
+        solved = solved @ carriers.basis.T
     kept = carriers.examples
     labels = audit.table["label"].to_numpy()[kept]
     ranked = audit.table["score"].to_numpy()[kept]

@@ -160,12 +160,14 @@ class FirstPass:
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
+        notes: What a reader of the results must know.
     """
 
     table: pd.DataFrame
     layer_scores: dict[str, LayerScores]
     head_scores: HeadScores | None
     by_class: bool
+    notes: list[str]
 
 
 @contextmanager
@@ -188,7 +190,7 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
         for name in plan.layers:
             rows = seen[name]
-            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
+            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes, f"layer {name}")).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
             z = seen[_OF_HEAD]
             head = head or HeadMoments(z.shape[1], plan.n_classes)
@@ -196,9 +198,11 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
         if on_progress is not None:
             on_progress(batch.first + len(batch), "moments")
     table = pd.concat(parts, ignore_index=True)
-    by_class = plan.n_classes is not None and all(len(m.by_class) for m in moments.values())
     layer_scores = {name: LayerScores(m) for name, m in moments.items()}
-    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class)
+    without_classes = [m.without_classes for m in moments.values() if m.without_classes]
+    by_class = plan.n_classes is not None and not without_classes
+    notes = without_classes[:1] + [note for scores in layer_scores.values() for note in scores.notes]
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, notes)
 
 
 def second_pass(
@@ -366,6 +370,8 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
             f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
             " function of outputs and targets"
         )
+    if outputs.is_floating_point() and outputs.element_size() < 4:
+        outputs = outputs.float()  # else losses would have the eight or eleven bits of the model's numbers
     if loss == "mse":
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
