@@ -267,7 +267,7 @@ def single(
     unit: Literal["documents", "spans"] = "documents",
     scores: np.ndarray | None = None,
     threshold: float = 1.0,
-    between_runs: float = 0.025,
+    between_runs: float = 0.035,
 ) -> Single:
     """Estimate the memorization of groups of documents or spans from one model, or from it and its complement.
 
@@ -279,8 +279,8 @@ def single(
     intervals are shorter.
 
     How much a run memorizes of everything differs between runs, which one run cannot tell. So intervals for what runs
-    have in the mean take it from elsewhere: 2.5 % is the deviation between the runs of the study "text-memorization",
-    on either of two corpora.
+    have in the mean take it from elsewhere: 3.5 % is the deviation between the runs of the study "text-memorization",
+    about the same on two corpora.
 
     With scores, each unit's probability of being memorized is told from the units with such scores. With one model the
     log-probabilities of a unit, trained on or not, are taken as normal around a regression on the scores and

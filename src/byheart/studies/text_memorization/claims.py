@@ -68,7 +68,9 @@ def _documents(score: str, least: float) -> _Test:
         if len(found) < _FEWEST_SETS:
             return f"fewer than {_FEWEST_SETS} sets of {_MANY_MODELS} models", None
         value, error = _mean(found)
-        by_size = ", ".join(f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().items())
+        by_size = ", ".join(
+            f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().dropna().items()
+        )
         words = f"{_with_error(value, error)} over {len(found)} sets of {_MANY_MODELS} models ({by_size})"
         return words, lies_within(value, error, least)
 
