@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from byheart.geometry import (
+    TriangularFactor,
     arrangement,
     example_dimensionality,
     feature_dimensionality,
@@ -16,6 +17,7 @@ from byheart.geometry import (
     lengths_apart,
     maximal_dimensionality,
     neighbour_overlap,
+    tall_qr,
 )
 
 # Rounding of sums of at most a few hundred float64 terms.
@@ -85,6 +87,90 @@ def test_no_invertible_map_changes_the_maximal_dimensionality(hidden, seed):
     rng = np.random.default_rng(seed)
     mixing = np.linalg.qr(rng.normal(size=(hidden.shape[1],) * 2))[0] * rng.uniform(0.5, 2, hidden.shape[1])
     np.testing.assert_allclose(maximal_dimensionality(hidden @ mixing), maximal_dimensionality(hidden), atol=1e-8)
+
+
+def leverages(hidden: np.ndarray) -> np.ndarray:
+    """Squared rows of the left singular vectors, by NumPy in float64, once each column has the length 1."""
+    U, singular, _ = np.linalg.svd(hidden / np.linalg.norm(hidden, axis=0), full_matrices=False)
+    return np.square(U[:, singular > singular[0] * max(hidden.shape) * np.finfo(float).eps]).sum(axis=1)
+
+
+@given(hiddens, st.data())
+def test_the_unit_of_each_feature_changes_neither_the_maximal_dimensionality_nor_the_rank(hidden, data):
+    powers = data.draw(arrays(np.float64, hidden.shape[1], elements=st.floats(-8, 8)))
+    found = maximal_dimensionality(hidden * 10**powers)
+    np.testing.assert_allclose(found, maximal_dimensionality(hidden), atol=1e-8)
+    assert found.sum() == pytest.approx(np.linalg.matrix_rank(hidden))
+
+
+@pytest.mark.parametrize("ratio", [1e-10, 1e-3, 1e3, 1e6, 1e10, 1e30])
+@pytest.mark.parametrize("shape", [(500, 6), (40, 40), (8, 30)])
+def test_features_of_very_different_sizes_all_count(shape, ratio):
+    hidden = np.random.default_rng(0).normal(size=shape)
+    hidden[:, ::2] *= ratio
+    found = maximal_dimensionality(hidden)
+    np.testing.assert_allclose(found, leverages(hidden), atol=1e-10)
+    assert found.sum() == pytest.approx(min(shape))
+
+
+@pytest.mark.parametrize("shape", [(300, 12), (20, 50)])
+def test_features_that_others_make_up_count_once_in_any_unit(shape):
+    rng = np.random.default_rng(1)
+    hidden = (rng.normal(size=(shape[0], 5)) @ rng.normal(size=(5, shape[1]))) * 10 ** rng.uniform(-6, 6, shape[1])
+    np.testing.assert_allclose(maximal_dimensionality(hidden), leverages(hidden), atol=1e-9)
+    assert maximal_dimensionality(hidden).sum() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
+def test_features_with_a_large_common_offset_all_count(offset):
+    # Their second moments have eigenvalues of 1 and offset^2, more than float64 tells apart from 1e8 on.
+    hidden = np.random.default_rng(2).normal(size=(200, 4)) + offset
+    np.testing.assert_allclose(maximal_dimensionality(hidden), leverages(hidden), atol=1e-14 * offset)
+    assert maximal_dimensionality(hidden).sum() == pytest.approx(4)
+
+
+@given(st.integers(0, 1_000), st.integers(1, 700), st.integers(1, 9), st.lists(st.integers(1, 300), min_size=1))
+def test_the_triangular_factor_is_that_of_all_rows_however_they_come(seed, n_rows, width, sizes):
+    rows = np.random.default_rng(seed).normal(size=(n_rows, width))
+    factor, scaled = TriangularFactor(width), TriangularFactor(width)
+    powers = 2.0 ** np.arange(width)
+    for part in np.split(rows, np.cumsum(sizes)[np.cumsum(sizes) < n_rows]):
+        factor.add(part)
+        scaled.add(part * powers)
+    R = factor.finish()
+    np.testing.assert_allclose(R.T @ R, rows.T @ rows, atol=1e-11)
+    np.testing.assert_array_equal(R, np.triu(R))
+    np.testing.assert_array_equal(scaled.finish(), R * powers)  # what a unit changes, to the last bit
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 5), (7, 3), (300, 100)])
+def test_tall_columns_are_an_orthonormal_basis_times_a_triangle(shape):
+    columns = np.random.default_rng(3).normal(size=shape)
+    columns[:, -1] = columns[:, 0]
+    before = columns.copy()
+    basis, R = tall_qr(columns)
+    np.testing.assert_array_equal(columns, before)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(shape[1]), atol=1e-13)
+    np.testing.assert_allclose(basis @ R, columns, atol=1e-12)
+
+
+@both
+def test_twenty_vectors_of_100_000_components(dimensionality):
+    # A moment of that width would take 80 GB.
+    rng = np.random.default_rng(4)
+    hidden = rng.normal(size=(20, 100_000)).astype(np.float32)
+    hidden[3] = hidden[7]
+    repeats = np.where(np.arange(20) == 5, 3, 1)
+    expected = brute_force(hidden.astype(float), repeats)
+    if dimensionality is maximal_dimensionality:
+        expected = np.where(np.isin(np.arange(20), [3, 7]), 1 / 2, 1 / repeats)
+    np.testing.assert_allclose(dimensionality(hidden, repeats), expected, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_most_negative_whole_number_has_its_size():
+    hidden = np.array([[-128, 0], [1, 100]], dtype=np.int8)
+    np.testing.assert_allclose(maximal_dimensionality(hidden), 1)
 
 
 @both

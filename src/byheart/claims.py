@@ -64,8 +64,10 @@ def judge(claims: Sequence[Claim], tables: Any, *, at_paper_setup: bool = True) 
     return pd.DataFrame(rows)
 
 
-def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float, form: str = ".4f") -> Finding:
-    """Compare the mean over seeds with the paper's value, as an equivalence test.
+def compare(
+    values: Sequence[float] | np.ndarray, paper: float, tolerance: float, form: str = ".4f", of: str = "seeds"
+) -> Finding:
+    """Compare the mean over seeds, or what else the values are of, with the paper's value, as an equivalence test.
 
     With the interval mean +- 2 standard errors and the band paper +- tolerance: reproduced if the interval lies in the
     band, differs if they do not touch, inconclusive otherwise (or with fewer than two seeds).
@@ -74,7 +76,7 @@ def compare(values: Sequence[float] | np.ndarray, paper: float, tolerance: float
     if len(values) < 2:
         return Finding(_not_enough(values, form), "inconclusive")
     mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-    ours = f"{mean:{form}} \N{PLUS-MINUS SIGN} {one_digit(error)} (standard error, {len(values)} seeds)"
+    ours = f"{mean:{form}} \N{PLUS-MINUS SIGN} {one_digit(error)} (standard error, {len(values)} {of})"
     low, high = mean - 2 * error, mean + 2 * error
     if paper - tolerance <= low and high <= paper + tolerance:
         return Finding(ours, "reproduced")

@@ -2,7 +2,8 @@
 
 For vectors v_j the dimensionality of vector i is D_i = |v_i|^2 / sum_j (v^_i . v_j)^2, where v^ is the unit vector and
 j runs over all vectors, i included. With M = sum_j v_j v_j^T (n_hidden x n_hidden) the sum is v^_i^T M v^_i, so a
-million vectors cost O(T m^2) time and O(m^2) memory beyond them.
+million vectors cost O(T m^2) time and O(m^2) memory beyond them. Fewer vectors than they have components are compared
+with each other instead, which costs O(T^2 m).
 
 Known values: 1 for a vector orthogonal to all others, 1/2 in an antipodal pair, 2/T in a regular T-gon, 0 if absent.
 The values of a set sum to at most its rank. Vectors may be in any container that ``byheart.arrays`` takes.
@@ -13,16 +14,25 @@ Source: Elhage et al. 2022, "Toy Models of Superposition" (features); Henighan e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 from jaxtyping import Bool, Float, Float64, Int64
 
 from byheart.arrays import as_array, finite_array
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Share of the largest dimension up to which others are the rounding of float32.
+
+The units of a LayerNorm, which sum to 0, or of a linear layer with more units than it reads numbers, would otherwise
+have dimensions of noise."""
 _ROWS_PER_BLOCK = 65_536
+_ROWS_PER_UPDATE = 256  # of a QR decomposition, at least: it works column by column, which few rows do not pay for
+_COLUMNS_PER_UPDATE = 32  # of reflections at once; fastest of 16, 32 and 64 at widths from 512 to 1,024
+_COLUMNS_PER_STEP = 64  # the same of a whole QR decomposition, at 300 columns of 50,000
 
 
 def example_dimensionality(
@@ -43,10 +53,19 @@ def example_dimensionality(
     """
     repeats = None if repeats is None else as_array(repeats, "repeats")
     hidden = _checked(hidden, "hidden", repeats)
-    second_moment = np.zeros((hidden.shape[1], hidden.shape[1]))
-    for rows, weights in _blocks(hidden, repeats):
-        second_moment += rows.T @ (rows * weights[:, None])
-    return np.concatenate([_dimensionality(rows, second_moment) for rows, _ in _blocks(hidden, None)])
+    n_rows, width = hidden.shape
+    largest = float(_largest(hidden).max()) or 1.0
+    if n_rows < width:
+        root = np.concatenate([rows * np.sqrt(weights)[:, None] for rows, weights in _blocks(hidden, largest, repeats)])
+        return np.concatenate(
+            [_dimensionality(rows, lambda v: np.square(v @ root.T).sum(axis=1)) for rows, _ in _blocks(hidden, largest)]
+        )
+    moment = np.zeros((width, width))
+    for rows, weights in _blocks(hidden, largest, repeats):
+        moment += rows.T @ (rows * weights[:, None])
+    return np.concatenate(
+        [_dimensionality(rows, lambda v: np.einsum("ij,ij->i", v @ moment, v)) for rows, _ in _blocks(hidden, largest)]
+    )
 
 
 def feature_dimensionality(W: Float[np.ndarray, "n_hidden n_features"]) -> Float64[np.ndarray, " n_features"]:
@@ -67,8 +86,10 @@ def maximal_dimensionality(
     """Return D*_i = max over directions v of (v . h_i)^2 / sum_j (v . h_j)^2, in [0, 1] and at least D_X.
 
     The maximum is h_i^T (sum_j h_j h_j^T)^+ h_i, the leverage score of example i, so no search is needed; the values
-    sum to the rank of ``hidden`` (copies counted). Computed from a streaming QR decomposition, which does not square
-    the condition number as the second-moment matrix would.
+    sum to the rank of ``hidden`` (copies counted). Computed from a QR decomposition in float64, which does not square
+    the condition number as the second-moment matrix would. The unit of a column does not matter: each counts as a
+    dimension, however small it is beside others, unless others make it up to within the rounding of the numbers, in
+    float32 if they are (see ``whitening``).
 
     Args:
         hidden: Hidden vectors, one row per example.
@@ -82,33 +103,126 @@ def maximal_dimensionality(
     """
     repeats = None if repeats is None else as_array(repeats, "repeats")
     hidden = _checked(hidden, "hidden", repeats)
-    R: Float64[np.ndarray, "n_kept n_hidden"] = np.zeros((0, hidden.shape[1]))
-    for rows, weights in _blocks(hidden, repeats):
-        R = np.asarray(np.linalg.qr(np.vstack([R, rows * np.sqrt(weights)[:, None]]), mode="r"))
-    _, singular, directions = np.linalg.svd(R, full_matrices=False)
-    kept = singular > singular[0] * max(hidden.shape) * np.finfo(np.float64).eps if singular[0] > 0 else singular > 0
+    n_rows, width = hidden.shape
+    scales = np.ldexp(1.0, np.frexp(_largest(hidden))[1].clip(-1000, 1000))
+    blocks = (rows * np.sqrt(weights)[:, None] for rows, weights in _blocks(hidden, scales, repeats))
+    if n_rows <= width:
+        root = np.concatenate(list(blocks))
+    else:
+        factor = TriangularFactor(width)
+        for rows in blocks:
+            factor.add(rows)
+        root = factor.finish()
+    whiten, _ = whitening(root, n_rows, ROUNDING if hidden.dtype in (np.float32, np.float16) else 0.0)
+    return np.concatenate([np.square(rows @ whiten).sum(axis=1) for rows, _ in _blocks(hidden, scales)])
+
+
+class TriangularFactor:
+    """R, upper triangular, with R^T R the sum of h h^T over rows h that come in batches.
+
+    It is the factor of a QR decomposition of all rows, by Householder reflections of R and the rows that are new: in
+    O(m^2) memory, without squaring the condition number, and whatever the unit of each column.
+
+    Args:
+        width: Length of a row.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._R = np.zeros((width, width), order="F")
+        self._waiting: list[Float64[np.ndarray, "n_rows width"]] = []
+
+    def add(self, rows: Float64[np.ndarray, "n_rows width"]) -> None:
+        """Add rows, which are not copied."""
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= max(len(self._R), _ROWS_PER_UPDATE):
+            self._update()
+
+    def finish(self) -> Float64[np.ndarray, "width width"]:
+        """Return R of all rows so far."""
+        if self._waiting:
+            self._update()
+        found: Float64[np.ndarray, "width width"] = np.triu(self._R)
+        return found
+
+    def _update(self) -> None:
+        rows = np.empty((sum(map(len, self._waiting)), len(self._R)), order="F")
+        np.concatenate(self._waiting, out=rows)
+        self._waiting.clear()
+        step = min(_COLUMNS_PER_UPDATE, len(self._R))
+        self._R, _, _, info = scipy.linalg.lapack.dtpqrt(0, step, self._R, rows, overwrite_a=1, overwrite_b=1)
+        assert info == 0
+
+
+def whitening(
+    root: Float64[np.ndarray, "n_root_rows n_hidden"], n_rows: int, least: float = 0.0
+) -> tuple[Float64[np.ndarray, "n_hidden rank"], Float64[np.ndarray, " n_directions"]]:
+    """Return W such that |W^T h|^2 is the maximal dimensionality of h among rows whose second moment is root^T root.
+
+    Beside it, how large each of the dimensions is, in shares of the largest, those included that are too small to
+    count. W has as many columns as the rows have rank. That is counted as ``numpy.linalg.matrix_rank`` counts, by
+    singular values above the largest one times eps max(n_rows, n_hidden), once each column has been divided by its
+    largest entry: so neither rank nor dimensionalities depend on the units of the columns.
+
+    Args:
+        root: The rows themselves, or their triangular factor.
+        n_rows: Number of the rows.
+        least: Share of the largest dimension up to which others are taken for rounding of the rows (see ``ROUNDING``).
+    """
+    _, exponents = np.frexp(np.abs(root).max(axis=0))  # powers of two, so that dividing by them rounds nothing
+    scaled = np.ldexp(root, -exponents)
+    basis = None
+    if len(root) < root.shape[1]:
+        basis, factor = tall_qr(scaled.T)
+        scaled = factor.T
+    _, singular, directions = np.linalg.svd(scaled, full_matrices=False)
+    kept = singular > singular[0] * max(max(n_rows, root.shape[1]) * np.finfo(np.float64).eps, least)
     whiten = directions[kept].T / singular[kept]
-    return np.concatenate([np.square(rows @ whiten).sum(axis=1) for rows, _ in _blocks(hidden, None)])
+    whiten = np.ldexp(whiten if basis is None else basis @ whiten, -exponents[:, None])
+    return whiten, singular / max(singular[0], np.finfo(np.float64).tiny)
+
+
+def tall_qr(
+    columns: Float64[np.ndarray, "n_hidden n_columns"],
+) -> tuple[Float64[np.ndarray, "n_hidden n_columns"], Float64[np.ndarray, "n_columns n_columns"]]:
+    """Return the QR decomposition of at most as many columns as they are long.
+
+    By recursive Householder reflections, which take half of the time of ``numpy.linalg.qr`` for 300 columns of 50,000.
+    """
+    n_columns = columns.shape[1]
+    reflections, factors, info = scipy.linalg.lapack.dgeqrt(min(_COLUMNS_PER_STEP, n_columns), columns)
+    assert info == 0
+    identity = np.eye(len(columns), n_columns, order="F")
+    basis, info = scipy.linalg.lapack.dgemqrt(reflections, factors, identity, overwrite_c=1)
+    assert info == 0
+    return basis, np.triu(reflections[:n_columns])
 
 
 def _dimensionality(
-    rows: Float64[np.ndarray, "n_rows n_hidden"], second_moment: Float64[np.ndarray, "n_hidden n_hidden"]
+    rows: Float64[np.ndarray, "n_rows n_hidden"],
+    against_all: Callable[[Float64[np.ndarray, "n_rows n_hidden"]], Float64[np.ndarray, " n_rows"]],
 ) -> Float64[np.ndarray, " n_rows"]:
     squared_norms = np.square(rows).sum(axis=1)
     present = squared_norms > 0  # a vector too small to square counts as absent
-    unit = rows[present] / np.sqrt(squared_norms[present, None])
     result = np.zeros(len(rows))
-    result[present] = squared_norms[present] / np.einsum("ij,ij->i", unit @ second_moment, unit)
+    result[present] = squared_norms[present] / against_all(rows[present] / np.sqrt(squared_norms[present, None]))
     return result
 
 
+def _largest(hidden: Float[np.ndarray, "n_examples n_hidden"]) -> Float64[np.ndarray, " n_hidden"]:
+    """The largest absolute value of each column."""
+    high, low = hidden.max(axis=0).astype(np.float64), hidden.min(axis=0).astype(np.float64)
+    found: Float64[np.ndarray, " n_hidden"] = np.maximum(high, -low)
+    return found
+
+
 def _blocks(
-    hidden: Float[np.ndarray, "n_examples n_hidden"], repeats: Int64[np.ndarray, " n_examples"] | None
+    hidden: Float[np.ndarray, "n_examples n_hidden"],
+    scale: float | Float64[np.ndarray, " n_hidden"],
+    repeats: Int64[np.ndarray, " n_examples"] | None = None,
 ) -> Iterator[tuple[Float64[np.ndarray, "n_rows n_hidden"], Float64[np.ndarray, " n_rows"]]]:
-    """Yield blocks of rows in float64, scaled so that the largest entry is 1, with their weights."""
-    largest = float(np.abs(hidden).max(initial=0)) or 1.0
+    """Yield blocks of rows in float64, divided by a scale of all or of each column, with their weights."""
     for start in range(0, len(hidden), _ROWS_PER_BLOCK):
-        rows = hidden[start : start + _ROWS_PER_BLOCK].astype(np.float64) / largest
+        rows = hidden[start : start + _ROWS_PER_BLOCK].astype(np.float64) / scale
         weights = np.ones(len(rows)) if repeats is None else repeats[start : start + _ROWS_PER_BLOCK].astype(np.float64)
         yield rows, weights
 

@@ -60,3 +60,12 @@ def test_two_audits_are_compared(run, target, tmp_path):
         run("audit", f"{target}:{name}", "--out", tmp_path / "page.html", "--table", tables[-1])
     assert run("audit", "diff", *tables)[1].splitlines()[-1] == out.splitlines()[-1]
     assert run("audit", "diff", tables[0], tables[0])[1].splitlines()[-1] == "0 newly memorized examples, 0 no longer"
+
+
+def test_layer_head_and_axes_are_options(run, target, tmp_path):
+    command = ["audit", f"{target}:early", "--out", tmp_path / "page.html"]
+    assert run(*command, "--layer", "1", "--head", "2", "--axes", "nu")[0] == 0
+    for option, message in (("--head", "head: received 'npu', accepted: 0, 2"), ("--axes", "axes: received 'npu'")):
+        status, _, err = run(*command, option, "npu")
+        assert status == 2
+        assert message in err

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from language.simulate import documents, planted, simulated
 
-from byheart.language.design import Design
+from byheart.language.design import Design, Place, Span
 from byheart.language.differences import Parts
 from byheart.language.few import shrunk, single
 from byheart.language.regress import cross_fitted, logistic, ridge
@@ -207,3 +207,14 @@ def test_what_eight_models_cannot_tell_is_as_the_scores_say():
     truth = 3 + scores
     held = (table["log_probability_low"] <= truth) & (truth <= table["log_probability_high"])
     assert held[untold].mean() > 0.8
+
+
+def test_a_group_whose_documents_hang_on_a_few_has_no_interval():
+    """Six spans in most of them: all are on one time in 64, and such a document stands for 64 of them."""
+    spans = tuple(Span("ab", "repeat", (Place(d, 2 * k, 2 * k + 2),)) for d in range(120) for k in range(6))
+    design = Design(documents([12] * 160), spans, n_models=2, seed=1)
+    logs = np.random.default_rng(0).normal(-1, 0.1, design.documents.n_tokens).clip(max=0)
+    groups = single(design, logs, [d < 140 for d in range(160)]).groups.set_index("group")
+    assert min(groups.loc[True, ["n_in", "n_out"]]) >= 8
+    assert np.isnan(groups.loc[True, "standard_error"])
+    assert groups.loc[False, "standard_error"] > 0

@@ -20,7 +20,7 @@ def ensemble(tmp_path_factory):
     store = tmp_path_factory.mktemp("models")
     config = EnsembleConfig(width=8, n_heads=2, n_epochs=3, batch_size=4)
     with ThreadPoolExecutor(1) as executor:
-        return train(design_with_spans(12, 30), config, store=store, executor=executor)
+        return train(design_with_spans(12, 160), config, store=store, executor=executor)
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,7 @@ def sequences(value: float = 1.0):
     ("model", "given", "options", "message"),
     [
         (network(), data(), {"layer": "fc9"}, "layer: received 'fc9', accepted: 0, 1, 2, 3"),
-        (Pair(), sequences(), {"layer": "lstm"}, "layer lstm: received tuple, accepted"),
+        (Pair(), sequences(), {"layer": "lstm", "axes": "nu"}, "axes: received 'nu' for the .5, 6, 3. of layer lstm"),
         (Pair(), sequences(), {"layer": "unused"}, "which the model does not use"),
         (Pair(), sequences(np.nan), {}, "NaN or infinite activations of example 3"),
         (network(), (data()[0], data()[1][:-1]), {}, "50 inputs and 49 targets"),
@@ -354,6 +354,63 @@ def test_the_evidence_says_which_scores_there_are():
         assert {str(name).split(":")[0] for name in found.table} - results == {s.name for s in scores_from(evidence)}
         columns = [column for score in scores_from(evidence) for column in score.columns(found.layers)]
         assert set(columns) <= set(found.table)
+
+
+def test_what_is_left_out_for_want_of_a_last_linear_layer_is_noted():
+    six = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.Unflatten(1, (1, 6)))
+    model, given = nn.Sequential(six, nn.AvgPool1d(2), nn.Flatten()), data()
+    found = audit(model, given)
+    names = {"ridge_leave_one_out", "gradient_dimensionality", "residual_dimensionality", "gradient_norm"}
+    assert not names & set(found.table)
+    (note,) = [note for note in found.notes if "left out" in note]
+    assert all(name in note for name in names)
+    assert not any("left out" in note for note in audit(network(), given).notes)
+
+
+def test_one_class_is_noted_and_finite():
+    x, y = data()
+    found = audit(network(), (x, y * 0))
+    assert "class_moments" not in found.evidence
+    assert any("fewer than two classes" in note for note in found.notes)
+    assert np.isfinite(found.table.select_dtypes("number").to_numpy()).all()
+
+
+def test_a_head_with_classes_that_no_example_has_scores_as_one_without():
+    few, many = network(), network()
+    x, y = data()
+    many[3] = nn.Linear(8, 10)
+    with torch.no_grad():
+        many[3].weight[:3], many[3].bias[:3] = few[3].weight, few[3].bias
+    expected, found = audit(few, (x, y)).table, audit(many, (x, y)).table
+    for name in ("other_class", "class_dimensionality", "ridge_leave_one_out", "maximal_dimensionality"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_few_examples_of_10_000_classes_and_of_a_wide_layer():
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.arange(60) % 50 * 200
+    model = nn.Sequential(nn.Linear(4, 5_000), nn.ReLU(), nn.Linear(5_000, 10_000))
+    found = audit(model, (x, y))
+    assert found.evidence == {"model", "classes", "class_moments", "head"}
+    assert np.isfinite(found.table.select_dtypes("number").to_numpy()).all()
+    with torch.no_grad():
+        hidden = model[:2](x).double().numpy()
+    assert found.rank == {"2.input": np.linalg.matrix_rank(hidden)}
+    assert found.width == {"2.input": 5_000}
+    products = hidden @ hidden.T
+    expected = np.diag(products) ** 2 / np.square(products).sum(axis=1)
+    np.testing.assert_allclose(found.table["example_dimensionality"], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_models_are_not_rounded_to_it(dtype):
+    x, y = data()
+    model = network().to(dtype)
+    found = audit(model, (torch.tensor(x).to(dtype), y), show=lambda _: "a row")
+    with torch.no_grad():
+        logits = model(torch.tensor(x).to(dtype)).double()
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(y), reduction="none")
+    np.testing.assert_allclose(found.table["loss"], expected, rtol=1e-5)
 
 
 def test_many_classes_go_without_scores_by_class_and_a_note_says_so(monkeypatch):

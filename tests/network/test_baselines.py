@@ -32,6 +32,14 @@ def test_leaving_one_out_equals_training_without_it():
     assert sum(agree) == 1
 
 
+def test_classes_that_the_data_lack_are_no_answers():
+    data = digits().take(np.arange(60))
+    few = data.labels < 3
+    inputs, labels = data.inputs[few], data.labels[few]
+    found = kernel_leave_one_out(inputs, labels)
+    np.testing.assert_array_equal(kernel_leave_one_out(inputs, labels * 50 - 1), found)
+
+
 def test_wrong_labels_are_found_without_a_model():
     data, wrong = with_wrong_labels(digits().take(np.arange(600)), 0.05)
     for scores in (neighbour_disagreement(data.inputs, data.labels), kernel_leave_one_out(data.inputs, data.labels)):

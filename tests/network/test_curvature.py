@@ -26,6 +26,16 @@ def test_the_mean_over_directions_is_the_sum_of_squared_curvatures():
     np.testing.assert_allclose(found.table["input_curvature"], 4 * (1 + 4 + 9), rtol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_precision_of_the_model_changes_nothing(dtype):
+    x = torch.tensor(np.random.default_rng(0).normal(size=(40, 3)), dtype=dtype)
+    model = Quadratic().to(dtype)
+    options = {"loss": lambda out, y: (out - y).square().sum(dim=1), "show": lambda _: "a row"}
+    found = audit(model, (x, torch.zeros_like(x)), curvature=True, **options)
+    np.testing.assert_allclose(found.table["input_curvature"], 4 * (1 + 4 + 9), rtol=0.02)
+    assert model.curvatures.dtype == dtype
+
+
 def test_words_have_no_curvature():
     model = nn.Sequential(nn.EmbeddingBag(10, 4), nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"received inputs of torch.int64, accepted: one floating-point tensor"):

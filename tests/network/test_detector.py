@@ -105,6 +105,23 @@ def test_an_audit_without_what_a_detector_needs_says_so(memorizing):
         dataclasses.replace(nothing, carriers=none).detector(model, x)
 
 
+def test_a_layer_wider_than_the_data_carries_as_written_out(tmp_path):
+    x, y = blobs(60, np.random.default_rng(4))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 3))
+    bh.audit(model, (x, y)).save(tmp_path / "audit.safetensors")
+    audit = bh.Audit.load(tmp_path / "audit.safetensors")
+    found = audit.detector(model, x + 1)(x)
+    with torch.no_grad():
+        Z = model[:2](torch.tensor(x)).double().numpy()
+    moment = Z.T @ Z
+    ridge = 1e-3 * np.trace(moment) / 200 * np.eye(200)
+    weights = np.minimum(audit.table["score"].rank(pct=True).to_numpy() / 0.9, 1) ** 10
+    carried = np.maximum(Z @ np.linalg.solve(moment + ridge, Z.T), 0) * np.where(weights > 1e-3, weights, 0)
+    carried *= y == found["prediction"].to_numpy()[:, None]
+    np.testing.assert_allclose(found["score"], carried.max(axis=1), rtol=1e-6)
+
+
 def test_a_detector_of_a_network_that_was_trained_on_is_refused(memorizing):
     audit, x, _, model = memorizing
     model = copy.deepcopy(model)

@@ -255,7 +255,7 @@ def test_an_example_is_named_by_its_place_in_the_dataset():
     x[17] = np.nan
     dataset = TensorDataset(torch.tensor(x), torch.tensor(Y))
     reversed_batches = DataLoader(dataset, batch_sampler=[list(range(k, k - 10, -1)) for k in range(N - 1, 0, -10)])
-    with pytest.raises(ValueError, match="layer 0: received NaN or infinite activations of example 17, accepted"):
+    with pytest.raises(ValueError, match=r"layer .*: received NaN or infinite activations of example 17, acc"):
         audit(network(), reversed_batches, layer="0")
 
 

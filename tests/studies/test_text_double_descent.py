@@ -18,11 +18,11 @@ SIZES = np.array([50, 100, 200, 400, 800])
 def verses(losses, bits, recited=(1, 1, 0.5, 0.1, 0)):
     """Four models for each number; the data of 200 verses have 1.2 times the capacity."""
     rows = [
-        (n, seed, 100, loss * (1 + 0.01 * seed), 60.0 * n, b * (1 + 0.01 * seed), share)
+        (n, 0, seed, 100, loss * (1 + 0.01 * seed), 60.0 * n, b * (1 + 0.01 * seed), share)
         for n, loss, b, share in zip(SIZES, losses, bits, recited, strict=True)
         for seed in range(4)
     ]
-    names = ["n_examples", "seed", "n_parameters", "test_loss", "data_bits", "bits", "recited"]
+    names = ["n_examples", "pool", "seed", "n_parameters", "test_loss", "data_bits", "bits", "recited"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -46,6 +46,14 @@ HELD = (2_500, 5_000, 9_000, 9_500, 9_000)
 def test_a_claim_is_judged_by_its_table(claim, good, bad):
     assert CLAIMS[claim].test({"verses": good, "capacity": capacity()}).verdict == "reproduced"
     assert CLAIMS[claim].test({"verses": bad, "capacity": capacity()}).verdict == "differs"
+
+
+def test_the_means_of_pools_stand_beside_the_bump():
+    table = verses((5, 6, 9, 5, 4), HELD)
+    two = pd.concat([table, table.assign(pool=1, test_loss=table["test_loss"] * 1.1)])
+    assert (
+        CLAIMS["bump"].test({"verses": two}).ours.endswith("pools: 5.1, 5.6 at 50; 6.1, 6.7 at 100; 9.1, 10.0 at 200")
+    )
 
 
 def test_capacity_is_compared_with_the_published_one():

@@ -146,6 +146,13 @@ def test_the_score_that_is_best_on_the_first_corpus_is_judged_on_the_others(on_a
         assert CLAIMS["cheap-scores"].test({"scores": too_little}).verdict == "inconclusive"
 
 
+def test_a_corpus_without_a_row_is_no_corpus_for_which_the_claim_holds():
+    tables = {"single": single(0.95).assign(corpus="a"), "corpora": pd.DataFrame({"corpus": ["a", "b"]})}
+    found = CLAIMS["one-model"].test(tables)
+    assert found.verdict == "inconclusive"
+    assert "b: no group of documents" in found.ours
+
+
 @pytest.mark.slow
 def test_the_study_runs_in_a_small_form(tmp_path):
     training = EnsembleConfig(width=8, n_heads=2, n_epochs=2)

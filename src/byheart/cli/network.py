@@ -36,6 +36,10 @@ class AuditCommand:
     """Where to write the scores of all examples, as CSV."""
     layer: str | None = None
     """Name of a layer, or a glob pattern; default what the last linear layer reads."""
+    head: str | None = None
+    """Name of the layer that makes the output, where it is not found."""
+    axes: str | None = None
+    """What each axis of the layer holds, where that stays open: n examples, u units, other letters positions."""
     held_out: bool = True
     """Of mnist, fashion-mnist and digits: also train a network without some of the data, for probabilities."""
     fail_on: str | None = None
@@ -87,7 +91,8 @@ class AuditCommand:
             return self._audit(given)
 
     def _audit(self, given: dict[str, Any]) -> Audit:
-        given = given | ({} if self.layer is None else {"layer": self.layer})
+        options = {"layer": self.layer, "head": self.head, "axes": self.axes}
+        given = given | {name: value for name, value in options.items() if value is not None}
         size = given["dataset"].dataset if hasattr(given["dataset"], "batch_sampler") else given["dataset"]
         total = len(size) if hasattr(size, "__len__") and not isinstance(size, tuple) else None
         with bar("audit") as advance:

@@ -23,6 +23,7 @@ from byheart.language.regress import checked_scores, cross_fitted, logistic, rid
 
 _LARGE = 1e6  # degrees of freedom that are as good as infinite
 _DEVIATIONS = 200  # of documents from the regression, that are weighed against each other
+_FEWEST_EFFECTIVE = 5  # units of a group, on either side, that an interval is told from
 _MOST_SHARED = 0.9  # of the models' errors: scores that follow them more say nothing else
 FEWEST = 10
 """Units that a regression takes."""
@@ -266,18 +267,20 @@ def single(
     unit: Literal["documents", "spans"] = "documents",
     scores: np.ndarray | None = None,
     threshold: float = 1.0,
-    between_runs: float = 0.025,
+    between_runs: float = 0.035,
 ) -> Single:
     """Estimate the memorization of groups of documents or spans from one model, or from it and its complement.
 
     A group's memorization is the mean log-probability of its units that the model was trained on, less that of the
     others. The intervals are over units, which is valid for this one run since it was drawn at random which of them it
-    was trained on; documents that share a span count as one. With the complement, a unit's own difficulty cancels and
+    was trained on; documents that share a span count as one. A document is compared if all of its spans are on, and
+    stands for those whose are not; where a few stand for most, as of documents with many spans, a group has no
+    interval. With the complement, a unit's own difficulty cancels and
     intervals are shorter.
 
     How much a run memorizes of everything differs between runs, which one run cannot tell. So intervals for what runs
-    have in the mean take it from elsewhere: 2.5 % is the deviation between the runs of the study "text-memorization",
-    on either of two corpora.
+    have in the mean take it from elsewhere: 3.5 % is the deviation between the runs of the study "text-memorization",
+    about the same on two corpora.
 
     With scores, each unit's probability of being memorized is told from the units with such scores. With one model the
     log-probabilities of a unit, trained on or not, are taken as normal around a regression on the scores and
@@ -305,7 +308,8 @@ def single(
         ValueError: If a shape or number is wrong, or there are fewer than ten units to fit to.
 
     References:
-        Neyman 1923 (intervals by the random draw). The regressions follow ``byheart.network.calibration``.
+        Neyman 1923 (intervals by the random draw); Kish 1965 (how many units weighted ones are worth, at least five
+        here). The regressions follow ``byheart.network.calibration``.
     """
     values, models = _checked(design, log_probability, model)
     if not 0 <= between_runs < np.inf:
@@ -385,7 +389,7 @@ def _compared(
         return found
     means = [np.average(measured[rows], weights=weights[rows]) for rows in sides]
     found["memorization"] = float(means[0] - means[1])
-    if min(n) < 2:
+    if min(n) < 2 or min(_effective(weights[rows]) for rows in sides) < _FEWEST_EFFECTIVE:
         return found
     parts = np.zeros(len(measured))  # of the error of the difference
     variances = []
@@ -402,6 +406,11 @@ def _compared(
     half = float(t.ppf(0.975, degrees)) * found["standard_error"]
     found["low"], found["high"] = found["memorization"] - half, found["memorization"] + half
     return found
+
+
+def _effective(weights: np.ndarray) -> float:
+    """How many units of equal weight would tell as much (Kish 1965)."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def _probabilities(

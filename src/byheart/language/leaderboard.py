@@ -16,7 +16,7 @@ from byheart.language.differences import Parts, measures_of
 from byheart.language.ensemble import Ensemble
 from byheart.language.scores import SCORES, Needs, document_scores, reference_models
 
-_FEWEST = 3  # documents that a correlation is told of
+_FEWEST = 10  # documents that a correlation is told of
 _N_MODELS: dict[Needs, int] = {"texts": 0, "reference": 3}  # others take 1
 
 

@@ -10,6 +10,7 @@ from byheart.language.differences import Difference, Parts, Places, measures_of
 from byheart.language.logs import Logs
 
 _SPLITS = 10
+_FEWEST_UNITS = 10  # that a reliability is told of
 _TOLD = 2.8  # standard errors of an effect that is told from 0 with probability 0.8
 _FALSE = 0.05  # share of those counted that are expected to be false
 
@@ -27,7 +28,8 @@ def reliability_table(design: Design, logs: Logs, places: Places, seed: int = 0)
         unit, score: A row per unit and score, in nats per token and in tokens right.
         n_units: Units with an estimate in both halves, median over splits.
         reliability: Squared correlation with what many models would say: of the halves, stepped up (Spearman 1910,
-            Brown 1910), mean over ten splits; ``reliability_sd`` its standard deviation over the splits.
+            Brown 1910), mean over ten splits; ``reliability_sd`` its standard deviation over the splits. NaN of fewer
+            than ten units.
         error_ratio: Stated standard error over the one that the halves show (root mean squares): near 1 if it holds;
             ``error_ratio_sd`` its standard deviation over the splits.
     """
@@ -61,7 +63,11 @@ def _agreement(whole: Difference, halves: list[list[Difference]], share: float) 
         a, b = first.difference, second.difference
         both = told & np.isfinite(a) & np.isfinite(b)
         counts.append(int(both.sum()))
-        r = np.corrcoef(a[both], b[both])[0, 1] if both.sum() >= 3 and a[both].std() * b[both].std() > 0 else np.nan
+        r = (
+            np.corrcoef(a[both], b[both])[0, 1]
+            if both.sum() >= _FEWEST_UNITS and a[both].std() * b[both].std() > 0
+            else np.nan
+        )
         reliabilities.append(r / (share + (1 - share) * r) if r > -1 else np.nan)
         apart = np.sqrt(np.mean((a - b)[both] ** 2)) * np.sqrt(share / 2) if both.any() else np.nan
         ratios.append(stated / apart if apart > 0 else np.nan)

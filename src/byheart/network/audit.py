@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,11 @@ from jaxtyping import Int64
 
 from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.counterfactual import Counterfactual
-from byheart.network.curvature import input_curvature
+from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.inputs import as_inputs, require_torch
+from byheart.network.layers import SCRIPTED, unwrapped
+from byheart.network.layout import Axes
 from byheart.network.listed import Picture, Show, largest, picture_or_text
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
@@ -34,7 +36,7 @@ from byheart.network.ranking import best_score
 from byheart.network.reading import LossName, check_order_of_words
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
-from byheart.network.scores import MOST_CLASS_BYTES, RIDGE
+from byheart.network.scores import RIDGE
 from byheart.provenance import provenance
 from byheart.records import SUFFIX, read, write
 
@@ -192,6 +194,9 @@ def audit(
     held_out: Counterfactual | None = None,
     checkpoints: Sequence[Mapping[str, Any]] = (),
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+    head: str | Literal[False] | None = None,
+    axes: Axes = None,
+    mask: Callable[[Any], Any] | Any | Literal[False] | None = None,
     curvature: bool = False,
     batch_size: int = 512,
     show: Show | None = None,
@@ -213,11 +218,12 @@ def audit(
     answer it does not know by heart: times 2 sigmoid(margin), at most 1, of the ranks the fourth root.
 
     Args:
-        model: Any torch module; its mode, hooks and random states are left as found.
+        model: Any torch module with hooks; its mode, hooks and random states are left as found.
         dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), a list of such pairs,
             or a pair of arrays, of anything that ``byheart.arrays`` takes; labels may be words.
-        layer: Name of a module, or a glob pattern; default the input of the last linear layer, or if the model has none
-            there, its last submodule.
+        layer: Name of a module, or a glob pattern, for what it gives; with ".input" behind it, for what it reads.
+            Default the input of the head. Layers with positions are scored position by position, and an example's
+            score is the sum; of a layer that is called more than once, all calls count, as further positions.
         log: Of the losses in training, if there is one.
         held_out: Models that were trained on a part of the data, one or more: what turns the ranking into probabilities
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
@@ -227,6 +233,16 @@ def audit(
             class 1, or of each of several labels), "binary_cross_entropy_with_logits", "mse" (default for other
             numbers), or a function of outputs and targets that returns one loss per example. By default what outputs
             and targets are is read from their numbers (``byheart.network.reading``); notes say what was assumed.
+        head: Name of the last layer, which makes the output from a vector of each example; False for none, without the
+            scores of such a layer. Default the linear layer whose numbers the output has, wrappers such as adapters
+            seen through; not the one that is called last.
+        axes: What each axis of the layer's tensors holds, a letter each: n for examples (one axis), u for units, any
+            other for positions, such as "npu" of sequences, "pnu" where sequences come first, "nuhw" of images with
+            channels first; or a dict of such words by layer. Default by the module's type and sizes, where these tell.
+        mask: Which positions count, those of padding not: ones and zeros of shape (n_examples, n_positions), or
+            how many of each example, or a function that returns one of these for a batch's inputs; False if all do.
+            Default "attention_mask" of inputs that are dicts, else targets by position that are not -100, else ids that
+            are not the ``padding_idx`` of the model's embeddings; ``notes`` say which.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
         show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
@@ -239,19 +255,22 @@ def audit(
         on_progress: Called with the number of examples done, and the pass, after every batch.
 
     Raises:
-        ValueError: If the layer does not exist or is no tensor of finite numbers, the dataset is empty, targets do not
-            fit the outputs or what they mean stays open, the log is of another number of examples, or an option lies
-            outside its range.
+        ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
+            the head stay open, the model is a TorchScript module, the dataset is empty, targets do not fit the outputs
+            or what they mean stays open, the log is of another number of examples, or an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.network.scores``.
     """
     require_torch()
-    _check(model, layer, log, held_out, most_shown)
+    _check(model, layer, log, held_out, most_shown, head, axes)
+    wrapper, model = model, unwrapped(model)
+    if layer is not None:
+        layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
     with looking_at(model):
-        plan = Plan.make(model, inputs, layer, loss)
+        plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         first = first_pass(model, inputs, plan, on_progress)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
@@ -261,8 +280,9 @@ def audit(
         scores, losses_again = second_pass(model, inputs, plan, first, on_progress)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
+            precise = in_float32(model)
             table["input_curvature"] = np.concatenate(
-                [input_curvature(model, batch, partial(plan_losses, batch, plan)) for batch in inputs]
+                [input_curvature(precise, batch, partial(plan_losses, batch, plan)) for batch in inputs]
             )
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
     for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
@@ -302,12 +322,14 @@ def audit(
     if with_carriers:
         assert plan.head is not None
         assert first.head_scores is not None
-        carriers = Carriers(plan.head, kept, head_inputs, first.head_scores.moments.inputs, weights_digest(model))
+        seen = first.head_scores.moments.inputs
+        at = seen.span.coordinates(head_inputs) if len(kept) else head_inputs
+        carriers = Carriers(plan.head, kept, at, seen.moment, weights_digest(model), seen.span.basis)
     return Audit(
         table=table,
         layers=plan.layers,
         rank={name: found.rank for name, found in first.layer_scores.items()},
-        width={name: len(found.moments.moment) for name, found in first.layer_scores.items()},
+        width={name: found.moments.n_hidden for name, found in first.layer_scores.items()},
         score_name=score_name,
         evidence=evidence,
         notes=notes,
@@ -320,13 +342,20 @@ def audit(
     )
 
 
-def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int) -> None:
+def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any) -> None:
+    import torch
     from torch import nn
 
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ValueError(f"model: received {SCRIPTED}")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: received {type(model).__name__}, accepted: a torch module")
     if layer is not None and not isinstance(layer, str):
         raise ValueError(f"layer: received {layer!r}, accepted: a name or a glob pattern")
+    if head is not None and head is not False and not isinstance(head, str):
+        raise ValueError(f"head: received {head!r}, accepted: the name of a module, or False for none")
+    if axes is not None and not isinstance(axes, (str, Mapping)):
+        raise ValueError(f"axes: received {axes!r}, accepted: letters such as 'npu', or a dict of them by layer")
     if log is not None and not isinstance(log, TrainingLog):
         raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog")
     if held_out is not None and not isinstance(held_out, Counterfactual):
@@ -352,11 +381,12 @@ def _evidence(
 
 
 def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list[str]:
-    notes = []
-    if plan.n_classes is not None and not first.by_class:
+    notes = list(first.notes)
+    if plan.n_classes is not None and first.head_scores is None:
+        names = [score.name for score in SCORES.values() if {"classes", "head"} <= score.evidence]
         notes.append(
-            f"Moments of the layers by class would take more than {MOST_CLASS_BYTES / 2**30:g} GB with"
-            f" {plan.n_classes:,} classes: class_dimensionality and other_class are left out."
+            f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
+            " network whose outputs are those of a linear layer has them."
         )
     losses = first.table["loss"]
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):

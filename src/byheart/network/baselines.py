@@ -48,7 +48,8 @@ def kernel_leave_one_out(
     """Return by how much a kernel ridge regression trained without the example gets its label wrong, in closed form.
 
     The kernel is exp(-d^2 / (2 w^2)); width and ridge are those with the least leave-one-out error on the first 1,500
-    examples. The score is the regression's largest output for another class less that for the example's own.
+    examples. The score is the regression's largest output for another class that the data have, less that for the
+    example's own.
 
     Raises:
         ValueError: If there are fewer than two examples or classes, or too many examples for a kernel matrix.
@@ -56,14 +57,13 @@ def kernel_leave_one_out(
     References:
         Allen 1974 (PRESS); Rifkin and Lippert 2007, "Notes on regularized least squares" (kernel form).
     """
-    labels = _labels(labels)
-    n_classes = int(labels.max()) + 1
-    if len(labels) < 2 or len(set(labels.tolist())) < 2:
+    classes, labels = np.unique(_labels(labels), return_inverse=True)
+    if len(labels) < 2 or len(classes) < 2:
         raise ValueError(f"labels: received {len(labels)} of one class, accepted: two classes or more")
     squares = _squared_distances(inputs)
     few = squares[:_N_TO_CHOOSE, :_N_TO_CHOOSE]
     median = float(np.sqrt(np.median(few[np.triu_indices(len(few), 1)]))) or 1.0
-    targets = np.eye(n_classes)[labels]
+    targets = np.eye(len(classes))[labels]
 
     def left_out(squares: np.ndarray, width: float, ridge: float) -> np.ndarray:
         """What the regression says of each example without it."""

@@ -7,6 +7,7 @@ Source: Garg, Ravikumar and Roy 2024, "Memorization through the lens of curvatur
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,29 @@ _STEP = 1e-3  # of the finite difference, times the root mean square of the batc
 _N_DIRECTIONS = 4
 
 
+def in_float32(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy in float32 if some of it is half as precise.
+
+    A finite difference of gradients that have eight or eleven bits is their rounding.
+    """
+    import torch
+
+    half = (torch.float16, torch.bfloat16)
+    if any(tensor.dtype in half for tensor in (*model.parameters(), *model.buffers())):
+        return copy.deepcopy(model).float()
+    return model
+
+
 def input_curvature(
     model: nn.Module, batch: Batch, losses_of: Callable[[Any], torch.Tensor]
 ) -> Float64[np.ndarray, " n_examples"]:
     """Return the mean of |H v|^2 over four random directions v of ones and minus ones, H the Hessian in the input.
 
-    H v is a finite difference of gradients. Directions depend on the index of the batch's first example only.
+    H v is a finite difference of gradients, in float32 at least. Directions depend on the index of the batch's first
+    example only.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode, and of no half precision (see ``in_float32``).
         batch: Its inputs are one floating-point tensor.
         losses_of: One loss per example of the batch, of its outputs.
 
@@ -45,6 +60,8 @@ def input_curvature(
         raise ValueError(f"curvature: received inputs of {kind}, accepted: one floating-point tensor")
     device = device_of(model)
     inputs = to_device(batch.inputs, device)
+    if inputs.element_size() < 4:
+        inputs = inputs.float()
     generator = torch.Generator().manual_seed(batch.first)
     step = _STEP * float(inputs.square().mean().sqrt()) or _STEP
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import scipy.linalg
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
+from byheart.network.head import read_by_head
 from byheart.network.inputs import call, inputs_only
-from byheart.network.layers import left_as_found, vectors, watched
+from byheart.network.layers import INPUT, left_as_found, unwrapped, watched
 from byheart.network.score_table import Evidence
 
 if TYPE_CHECKING:
@@ -45,13 +46,16 @@ class Carriers:
         inputs: What the layer reads of each.
         moment: Sum of z z^T over all training examples, z what the layer reads.
         weights_digest: Digest of the audited network's weights.
+        basis: Orthonormal columns, where the layer reads more numbers than there are examples: inputs and moment are
+            coordinates in it. Else None: they are what the layer reads.
     """
 
     head: str
     examples: Int64[np.ndarray, " n_examples"]
-    inputs: Float32[np.ndarray, "n_examples n_inputs"]
-    moment: Float64[np.ndarray, "n_inputs n_inputs"]
+    inputs: Float[np.ndarray, "n_examples n_coordinates"]
+    moment: Float64[np.ndarray, "n_coordinates n_coordinates"]
     weights_digest: str
+    basis: Float64[np.ndarray, "n_inputs n_coordinates"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +158,14 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
         raise ValueError("detector: received an audit made with detector=False, accepted: one with detector=True")
     if not len(carriers.examples):
         raise ValueError("detector: received an audit in which no example counts as memorized, accepted: one with some")
+    model = unwrapped(model)
     _check_weights(model, carriers.weights_digest)
     moment = carriers.moment.copy()
-    moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / len(moment) or 1.0
+    width = len(moment) if carriers.basis is None else len(carriers.basis)
+    moment[np.diag_indices_from(moment)] += _RIDGE * np.trace(moment) / width or 1.0
     solved = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moment), carriers.inputs.astype(np.float64).T).T
+    if carriers.basis is not None:
+        solved = solved @ carriers.basis.T
     kept = carriers.examples
     labels = audit.table["label"].to_numpy()[kept]
     ranked = audit.table["score"].to_numpy()[kept]
@@ -212,7 +220,8 @@ def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) ->
 
 def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
     """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
-    with left_as_found(model), watched(model, [], [head]) as seen:
+    first = 0
+    with left_as_found(model), watched(model, [head, f"{head}{INPUT}"]) as seen:
         for batch in inputs_only(inputs):
             seen.clear()
             outputs = call(model, batch)
@@ -221,5 +230,6 @@ def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
                     " with outputs of shape (n_inputs, n_classes)"
                 )
-            z = vectors(seen[f"{head}.input"], head, np.arange(len(outputs)))[:, 0].astype(np.float64)
+            z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
+            first += len(outputs)
             yield outputs.argmax(dim=1).cpu().numpy(), z

@@ -400,8 +400,11 @@ def device_of(model: Any) -> Any:
 
 
 def _float_of(model: Any) -> Any:
-    """The type of a model's first floating parameter or buffer; None if it has none."""
-    return next((t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
+    """The type of a model's first floating parameter or buffer; torch's default if it has none, as quantised ones."""
+    import torch
+
+    found = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
+    return next(found, torch.get_default_dtype())
 
 
 def to_device(inputs: Any, device: Any, floats: Any = None) -> Any:

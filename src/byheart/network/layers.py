@@ -5,69 +5,133 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int64
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 
+INPUT = ".input"  # behind a module's name: what it reads, in place of what it gives
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; any other as it is.
+
+    These call copies of the layers, or compiled code without hooks.
+    """
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
 def find_layers(model: nn.Module, pattern: str) -> list[str]:
     """Return the names of the modules that a name or a glob pattern such as ``"blocks.*.mlp"`` means.
 
+    With ``".input"`` behind it, a name means what the module reads.
+
     Raises:
-        ValueError: If there is none; the message lists those that exist.
-    """
-    names = [name for name, _ in model.named_modules() if name]
-    found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
-    if not found:
-        shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-        raise ValueError(f"layer: received {pattern!r}, accepted: {shown or 'none, the model has no submodules'}")
-    return found
-
-
-def find_head(model: nn.Module, forward: Any) -> str | None:
-    """Return the name of the linear layer that makes the model's output, or None.
-
-    Args:
-        model: The network.
-        forward: Calls it on a batch and returns its output.
+        ValueError: If there is none, and the message lists those that exist; or if it is part of a TorchScript module.
     """
     import torch
 
-    made: list[tuple[str, torch.Tensor]] = []
-    linear = {name: module for name, module in model.named_modules() if name and isinstance(module, torch.nn.Linear)}
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: made.append((name, output)))
-        for name, module in linear.items()
-    ]
-    try:
-        output = forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    same = [name for name, tensor in made if isinstance(output, torch.Tensor) and tensor.shape == output.shape]
-    return same[-1] if same and made[-1][0] == same[-1] else None
+    modules = {name: module for name, module in model.named_modules() if name}
+    names = list(modules)
+    if pattern not in modules and pattern.removesuffix(INPUT) in modules:
+        found = [pattern]
+    else:
+        found = [pattern] if pattern in modules else fnmatch.filter(names, pattern)
+    if not found:
+        shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+        raise ValueError(f"layer: received {pattern!r}, accepted: {shown or 'none, the model has no submodules'}")
+    for name in found:
+        if isinstance(modules[name.removesuffix(INPUT)], torch.jit.ScriptModule):
+            raise ValueError(f"layer: received {name!r} of {SCRIPTED}")
+    return found
+
+
+SCRIPTED = (
+    "a TorchScript module (scripted, traced or frozen), whose layers take no hooks, accepted: the torch module that it"
+    " was made from"
+)
+
+
+def tensor_of_output(module: nn.Module, output: Any) -> torch.Tensor | None:
+    """Return the one tensor of activations that a module gives, or None.
+
+    Of recurrent layers and attention these are the vectors of all positions, the first of what they return; packed
+    sequences are padded with zeros; of outputs with names, ``last_hidden_state``.
+    """
+    import torch
+    from torch.nn.utils import rnn
+
+    if torch.is_tensor(output):
+        return output
+    if isinstance(output, rnn.PackedSequence):
+        return rnn.pad_packed_sequence(output, batch_first=bool(getattr(module, "batch_first", True)))[0]
+    if isinstance(output, Mapping):
+        return tensor_of_output(module, output.get("last_hidden_state"))
+    if isinstance(output, (tuple, list)) and output:
+        if isinstance(module, (torch.nn.RNNBase, torch.nn.LSTMCell, torch.nn.MultiheadAttention)):
+            return tensor_of_output(module, output[0])
+        floats = [part for part in output if torch.is_tensor(part) and part.is_floating_point()]
+        return floats[0] if len(floats) == 1 else None
+    return None
+
+
+def tensor_of_input(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return the first tensor that a module is called with, or None."""
+    import torch
+
+    given = [*args, *kwargs.values()]
+    found = next((part for part in given if torch.is_tensor(part)), None)
+    return found if found is not None else tensor_of_output(module, given[0] if given else None)
 
 
 @contextlib.contextmanager
-def watched(model: nn.Module, outputs_of: list[str], inputs_of: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield a dict that each call of the model fills: a module's output under its name, its input under NAME.input."""
-    seen: dict[str, Any] = {}
+def watched(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Yield a dict that the model's calls fill: by name a tensor for each call of a module, copied to the CPU.
+
+    Each is copied when the module is called, since what follows may overwrite it in place; floating-point ones become
+    float32, quantised ones too. A name that ends in ".input" stands for what the module reads.
+
+    Raises:
+        ValueError: From the model's call, if a module gives or reads no single tensor.
+    """
+    seen: dict[str, list[torch.Tensor]] = {}
     modules = dict(model.named_modules())
 
-    def keep_output(name: str) -> Any:
-        return lambda _module, _inputs, output: seen.__setitem__(name, output)
+    def keep(name: str, tensor: torch.Tensor | None, given: Any) -> None:
+        if tensor is None:
+            raise ValueError(
+                f"layer {name}: received {type(given).__name__}, accepted: a layer that gives one floating-point tensor"
+            )
+        seen.setdefault(name, []).append(copied(tensor))
 
-    def keep_input(name: str) -> Any:
-        return lambda _module, inputs: seen.__setitem__(f"{name}.input", inputs[0])
+    def output_hook(name: str) -> Any:
+        return lambda module, _, output: keep(name, tensor_of_output(module, output), output)
 
-    handles = [modules[name].register_forward_hook(keep_output(name)) for name in outputs_of]
-    handles += [modules[name].register_forward_pre_hook(keep_input(name)) for name in inputs_of]
+    def input_hook(name: str) -> Any:
+        return lambda module, args, kwargs: keep(name, tensor_of_input(module, args, kwargs), args)
+
+    handles = []
+    for name in names:
+        module = modules.get(name)
+        if module is not None:
+            handles.append(module.register_forward_hook(output_hook(name)))
+        else:
+            module = modules[name.removesuffix(INPUT)]
+            handles.append(module.register_forward_pre_hook(input_hook(name), with_kwargs=True))
     try:
         yield seen
     finally:
@@ -75,60 +139,40 @@ def watched(model: nn.Module, outputs_of: list[str], inputs_of: list[str]) -> It
             handle.remove()
 
 
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy on the CPU, in float32 if it has floating-point or quantised numbers."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return tensor.to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True)
+
+
 @contextlib.contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode without gradients; give back each module's mode and all random states afterwards."""
+    """Run in evaluation mode without gradients; give back each module's mode and all random states afterwards.
+
+    Compiled parts run as they are written and attention layer by layer, since neither calls hooks otherwise.
+    """
     import torch
 
     modes = {module: module.training for module in model.modules()}
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    fast_attention = torch.backends.mha.get_fastpath_enabled()
+    compiled = "torch._dynamo" in sys.modules  # else nothing is compiled, and asking would load it
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
             yield
     finally:
         for module, training in modes.items():
             module.training = training
+        torch.backends.mha.set_fastpath_enabled(fast_attention)
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-
-
-def vectors(activations: Any, layer: str, indices: Int64[np.ndarray, " n_examples"]) -> np.ndarray:
-    """Return a layer's activations as float32 rows of shape (n_examples, n_positions, n_hidden).
-
-    A matrix has one row per example. Of a convolution (n_examples, n_channels, height, width, ...) each place is a
-    position. Of anything with three axes, (n_examples, n_positions, n_hidden), as of a transformer.
-
-    Args:
-        activations: What the layer returned.
-        layer: Its name, for messages.
-        indices: Of the batch's examples in the dataset, for messages.
-
-    Raises:
-        ValueError: If this is not a tensor of floating point numbers with two axes or more, or not all are finite.
-    """
-    import torch
-
-    if not isinstance(activations, torch.Tensor) or activations.ndim < 2 or not activations.is_floating_point():
-        kind = tuple(activations.shape) if isinstance(activations, torch.Tensor) else type(activations).__name__
-        raise ValueError(
-            f"layer {layer}: received {kind}, accepted: a layer whose output is one floating-point tensor with an axis"
-            " of examples and one of units"
-        )
-    rows = activations.detach()
-    if rows.ndim == 2:
-        rows = rows[:, None]
-    elif rows.ndim > 3:
-        rows = rows.flatten(2).transpose(1, 2)
-    found: np.ndarray = rows.to("cpu", torch.float32).numpy()
-    finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"layer {layer}: received NaN or infinite activations of example {indices[int(finite.argmin())]}, accepted:"
-            " finite"
-        )
-    return found

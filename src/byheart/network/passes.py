@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
+from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, call, tensor_of
-from byheart.network.layers import find_head, find_layers, left_as_found, vectors, watched
+from byheart.network.layers import INPUT, find_layers, left_as_found, watched
+from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
+from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, last_operation, read
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[int, str], None]
 _N_NEAREST = 3
+_OF_HEAD = ""  # the name under which passes yield what the head read, no module's
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,20 @@ class Plan:
     """What is watched, and how outputs are read.
 
     Attributes:
-        layers: Names of the layers that are looked at.
-        layer_is_head_input: Whether the layer is what the last linear layer reads.
+        layers: Names of the layers that are looked at; NAME.input is what a module reads.
         head: Name of the linear layer that makes the output, if there is one.
+        axes: By layer: a letter for each axis (``layout``).
+        one_position: Whether the head makes the output at one position of each example.
+        mask: Which positions count.
         reading: How outputs and targets are read.
         notes: What a reader of the results must know.
     """
 
     layers: list[str]
-    layer_is_head_input: bool
     head: str | None
+    axes: dict[str, str]
+    one_position: bool
+    mask: Mask
     reading: Reading
     notes: list[str]
 
@@ -61,30 +70,80 @@ class Plan:
         return self.reading.loss
 
     @classmethod
-    def make(cls, model: nn.Module, inputs: Inputs, layer: str | None, loss: Loss | None) -> Plan:
-        """Call the model on the first batch, and decide.
+    def make(
+        cls,
+        model: nn.Module,
+        inputs: Inputs,
+        layer: str | None,
+        loss: Loss | None,
+        head: str | Literal[False] | None = None,
+        axes: Axes = None,
+        mask: Given = None,
+    ) -> Plan:
+        """Call the model on the first batch twice, and decide.
 
         Raises:
-            ValueError: If the layer or the loss does not exist, or what the outputs mean stays open.
+            ValueError: If the layer, the head or the loss does not exist, what the outputs mean stays open, or axes or
+                mask fit none of the layers.
         """
         batch = next(iter(inputs))
-        outputs: list[Any] = []
+        output, forward = _called(model, batch)
+        reading = read(inputs, batch, output, loss, lambda: last_operation(lambda: call(model, _copied(batch.inputs))))
+        if layer is None and head is False:
+            raise ValueError("layer: received none with head=False, accepted: the layer to look at")
+        head, notes = find_head(model, forward, head, output)
+        if layer is not None and not head and reading.n_classes is not None:
+            notes.append("Scores of the last linear layer are left out: none makes the output, or head=False says so.")
+        layers = find_layers(model, layer) if layer is not None else [default_layer(model, forward, head, notes)]
+        one_position = forward.makers.get(head or "") == "position"
+        fewer = _fewer(model, inputs, batch)
+        found = axes_of_layers(model, forward.layouts, layers, axes, len(batch), fewer)
+        by_position = [name for name in layers if not (one_position and name == f"{head}{INPUT}")]
+        n_examples = len(inputs.loader.dataset)
+        masked, more = find_mask(mask, batch, n_examples, model, forward.layouts, by_position, found, fewer)
+        return cls(layers, head, found, one_position, masked, reading, [*notes, *more, *reading.notes])
 
-        def forward() -> Any:
-            outputs.append(call(model, batch.inputs))
-            return outputs[0]
+    @property
+    def reads_head(self) -> bool:
+        """Whether it takes what the head reads: for scores of the head, or as a layer."""
+        as_layer = self.one_position and f"{self.head}{INPUT}" in self.layers
+        return self.head is not None and (self.n_classes is not None or as_layer)
 
-        head = find_head(model, forward)
-        reading = read(inputs, batch, outputs[0], loss, lambda: last_operation(lambda: call(model, batch.inputs)))
-        notes = list(reading.notes)
-        if layer is None and head is None:
-            names = [name for name, _ in model.named_modules() if name]
-            if not names:
-                raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
-            layer = names[-1]
-            notes.append(f"No linear layer makes the output; the layer looked at is {layer}.")
-        layers = find_layers(model, layer) if layer is not None else [f"{head}.input"]
-        return cls(layers, layer is None, head, reading, notes)
+
+def _called(model: nn.Module, batch: Batch) -> tuple[Any, Forward]:
+    """Return a batch's outputs, and what a second forward pass of it shows."""
+    import torch
+
+    state = torch.get_rng_state()
+    output = call(model, _copied(batch.inputs))
+    if torch.is_tensor(output):
+        output = output.clone()
+    torch.set_rng_state(state)
+    return output, follow(model, lambda: call(model, _copied(batch.inputs)), output)
+
+
+def _copied(inputs: Any) -> Any:
+    """A batch's inputs once more, since a model may write into them."""
+    import torch
+
+    if torch.is_tensor(inputs):
+        return inputs.detach().clone()
+    if isinstance(inputs, dict):
+        return {name: _copied(value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(_copied(value) for value in inputs)
+    return copy.deepcopy(inputs)
+
+
+def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple[Layouts, int]]:
+    """Return what follows a forward pass of one example less than the batch has."""
+
+    @functools.cache
+    def layouts() -> tuple[Layouts, int]:
+        less = next(iter(inputs.take(batch.indices[:-1])))
+        return follow(model, lambda: call(model, less.inputs), None).layouts, len(less)
+
+    return layouts
 
 
 @dataclass(frozen=True)
@@ -96,12 +155,14 @@ class FirstPass:
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
+        notes: What a reader of the results must know.
     """
 
     table: pd.DataFrame
     layer_scores: dict[str, LayerScores]
     head_scores: HeadScores | None
     by_class: bool
+    notes: list[str]
 
 
 @contextmanager
@@ -120,21 +181,23 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
     for batch, outputs, seen in passes(model, inputs, plan):
-        found = {name: vectors(seen[name], name, batch.indices) for name in plan.layers}
         parts.append(_answers(batch, outputs, plan))
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
-        for name, rows in found.items():
-            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes)).add(rows, labels)
+        for name in plan.layers:
+            rows = seen[name]
+            moments.setdefault(name, LayerMoments(rows.shape[-1], plan.n_classes, f"layer {name}")).add(rows, labels)
         if plan.head is not None and labels is not None and plan.n_classes is not None:
-            z = _head_inputs(seen, plan, batch.indices)
+            z = seen[_OF_HEAD]
             head = head or HeadMoments(z.shape[1], plan.n_classes)
             head.add(z, _probabilities(batch, outputs, plan), labels)
         if on_progress is not None:
             on_progress(batch.first + len(batch), "moments")
     table = pd.concat(parts).sort_index()
-    by_class = plan.n_classes is not None and all(len(m.by_class) for m in moments.values())
     layer_scores = {name: LayerScores(m) for name, m in moments.items()}
-    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class)
+    without_classes = [m.without_classes for m in moments.values() if m.without_classes]
+    by_class = plan.n_classes is not None and not without_classes
+    notes = without_classes[:1] + [note for scores in layer_scores.values() for note in scores.notes]
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, notes)
 
 
 def second_pass(
@@ -147,11 +210,10 @@ def second_pass(
         labels = answers["label"].to_numpy() if plan.n_classes is not None else None
         columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
         for name in plan.layers:
-            rows = vectors(seen[name], name, batch.indices)
-            found = first.layer_scores[name](rows, labels if first.by_class else None)
+            found = first.layer_scores[name](seen[name], labels if first.by_class else None)
             columns |= {_column(score, name, plan.layers): values for score, values in found.items()}
         if first.head_scores is not None and labels is not None:
-            z = _head_inputs(seen, plan, batch.indices)
+            z = seen[_OF_HEAD]
             columns |= _of_outputs(first.head_scores(z, _probabilities(batch, outputs, plan), labels), plan)
         parts.append(pd.DataFrame(columns, index=batch.indices))
         if on_progress is not None:
@@ -173,21 +235,20 @@ def third_pass(
 
     Nearest are the three whose vectors in the first layer, means over positions, have the least angle to an example's.
     """
-    chosen = np.concatenate(
-        [_directions(seen, plan, batch.indices) for batch, _, seen in passes(model, inputs.take(listed), plan)]
-    )
+    of_listed = passes(model, inputs.take(listed), plan)
+    chosen = np.concatenate([_directions(seen, plan) for _, _, seen in of_listed])
     best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
     head, read_of = [np.zeros((0, 0), np.float32)], [np.zeros(0, np.int64)]
     for batch, _, seen in passes(model, inputs, plan):
         places = batch.indices
-        cosines = chosen @ _directions(seen, plan, batch.indices).T
+        cosines = chosen @ _directions(seen, plan).T
         cosines[listed[:, None] == places] = -np.inf
         values = np.hstack([best, cosines])
         indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
         order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
         best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
         if len(kept):
-            head.append(_head_inputs(seen, plan, batch.indices)[np.isin(places, kept)])
+            head.append(seen[_OF_HEAD][np.isin(places, kept)])
             read_of.append(places[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
@@ -207,10 +268,12 @@ def over_checkpoints(
         return {}
     found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
     then = copy.deepcopy(model)
+    names = then.state_dict().keys()
     plan = dataclasses.replace(plan, layers=[])  # what is averaged is of the last linear layer
     for number, state in enumerate(checkpoints):
         try:
-            then.load_state_dict(state)
+            inner = {name: name.removeprefix("module.").removeprefix("_orig_mod.") for name in state}  # of wrappers
+            then.load_state_dict({n if n in names else inner[n]: value for n, value in state.items()})
         except (RuntimeError, TypeError, AttributeError) as error:
             words = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoints: received {number}: {words}, accepted: state dicts of the model") from error
@@ -223,23 +286,39 @@ def over_checkpoints(
     return {name: np.mean(values, axis=0) for name, values in found.items() if values}
 
 
-def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
-    """Yield each batch with the model's outputs and what was seen of its layers.
+def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch, Any, dict[str, np.ndarray]]]:
+    """Yield each batch with the model's outputs, the vectors of its layers, and under "" those that its head read.
+
+    Args:
+        model: The network.
+        inputs: The data.
+        plan: What is looked at.
 
     Raises:
-        ValueError: If the model does not use a layer.
+        ValueError: If the model does not use a layer, or its tensors are not of the batch's examples.
     """
-    outputs_of = [] if plan.layer_is_head_input else plan.layers
-    with watched(model, outputs_of, [plan.head] if plan.head else []) as seen:
+    of_head = [f"{plan.head}{INPUT}"] if plan.reads_head else []
+    made_by_head = [str(plan.head)] if plan.reads_head else []
+    names = dict.fromkeys([*plan.layers, *of_head, *made_by_head])
+    with watched(model, {**names, **dict.fromkeys(plan.mask.watched)}) as seen:
         for batch in inputs:
             seen.clear()
             outputs = call(model, batch.inputs)
-            missing = [name for name in plan.layers if name not in seen]
+            missing = [name for name in names if name not in seen]
             if missing:
                 raise ValueError(
                     f"layer: received {missing[0]!r}, which the model does not use, accepted: one it calls"
                 )
-            yield batch, outputs, seen
+            counted = plan.mask.of(batch, batch.indices, seen)
+            found = {}
+            if plan.reads_head:
+                found[_OF_HEAD] = read_by_head(seen, str(plan.head), outputs, batch.indices)
+            for name in plan.layers:
+                if plan.one_position and name in of_head:
+                    found[name] = found[_OF_HEAD][:, None]
+                else:
+                    found[name] = rows_of(seen[name], name, plan.axes[name], batch.indices, counted)
+            yield batch, outputs, found
 
 
 def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
@@ -300,6 +379,8 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tens
             f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
             " function of outputs and targets"
         )
+    if outputs.is_floating_point() and outputs.element_size() < 4:
+        outputs = outputs.float()  # else losses would have the eight or eleven bits of the model's numbers
     if loss == "mse":
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
@@ -342,13 +423,9 @@ def _of_outputs(scores: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarr
     return scores
 
 
-def _head_inputs(seen: dict[str, Any], plan: Plan, indices: np.ndarray) -> Float32[np.ndarray, "n_examples n_inputs"]:
-    return vectors(seen[f"{plan.head}.input"], str(plan.head), indices)[:, 0]
-
-
-def _directions(seen: dict[str, Any], plan: Plan, indices: np.ndarray) -> Float32[np.ndarray, "n_examples n_hidden"]:
+def _directions(seen: dict[str, np.ndarray], plan: Plan) -> Float32[np.ndarray, "n_examples n_hidden"]:
     """Unit vectors of a batch in the first layer, of means over positions."""
-    rows = vectors(seen[plan.layers[0]], plan.layers[0], indices).mean(axis=1)
+    rows = seen[plan.layers[0]].mean(axis=1)
     found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
     return found
 

@@ -1,62 +1,202 @@
 """What one trained network says of each of its training examples: scores, larger meaning more memorized.
 
-All come from second moments, so that two passes over the data suffice and no activations are kept. With h the vectors
-of a layer (one per position of an example), z the input of the last linear layer, p the predicted probabilities, y the
-one-hot class and delta = p - y:
+Two passes over the data suffice and no activations are kept, since all come from a triangular factor of the rows and
+from second moments. With h the vectors of a layer (one per position of an example), z the input of the last linear
+layer, p the predicted probabilities, y the one-hot class and delta = p - y:
 
 - ``example_dimensionality`` D_X = |h|^2 / sum_j (h^ . h_j)^2 and ``maximal_dimensionality`` D* = h^T M^+ h, with
-  M = sum h h^T: the share of the layer's dimensions that the example holds (Henighan et al. 2023).
+  M = sum h h^T: the share of the layer's dimensions that the example holds (Henighan et al. 2023). D* comes from a QR
+  decomposition and does not depend on the units of the layer's numbers (``byheart.geometry.whitening``).
 - ``class_dimensionality``: D* among the examples of its own class, with a ridge.
 - ``other_class``: how much better the best other class explains the example than its own without it: the logarithm of
-  the own class's leave-one-out D* over the lowest D* of another class. New; finds wrong labels.
+  the own class's leave-one-out D* over the lowest D* of another class. New; finds wrong labels. Classes without
+  examples, or whose vectors are all zero, explain nothing and do not compete.
 - ``gradient_dimensionality``: D* of the gradient of the loss in the last linear layer, delta z^T, with the Kronecker
   product of the moments of delta and z in place of those of the gradient (as in K-FAC, Martens and Grosse 2015).
 - ``residual_dimensionality``: D* of z times |delta|^2. New.
 - ``ridge_leave_one_out``: margin by which a ridge regression of y on z, trained without the example, gets it wrong; in
-  closed form (Allen 1974, PRESS).
+  closed form (Allen 1974, PRESS). Classes without examples are no answers.
 - ``gradient_norm`` |delta| |z|, of the same layer's gradient (Paul et al. 2021, GraNd, last layer).
 
 The layer's rows may be many per example (positions of an image or a text): each is a row of the moments, and an
 example's dimensionality is the sum over its rows, so that all still sum to the rank.
+
+Rows that stay fewer than they are wide (300 examples of 50,000 units; 200 of 10,000 classes) are the exception: they
+are kept, and all that depends on inner products alone is computed in their span, in which they have as many numbers as
+there are rows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64, Int64
 
+from byheart.geometry import ROUNDING, TriangularFactor, tall_qr, whitening
+
 RIDGE = 0.01  # times the mean eigenvalue of the moments that it is added to
-MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * n_hidden^2 * 8 bytes
+MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * min(n_hidden, n_rows)^2 * 8 bytes
+MOST_BYTES = 2**30  # of rows that wait or of their moment: min(n_hidden, n_rows) * n_hidden * 8 bytes
+_LEAST = float(np.finfo(np.float64).eps)  # of 1 - leverage
+
+
+class Span:
+    """Rows that wait as long as they are fewer than they are wide, and at the end the span of those that still wait.
+
+    Attributes:
+        n_rows: Number of rows so far.
+        basis: Of the span, orthonormal columns; None where the rows were not fewer, and are taken as they are.
+    """
+
+    def __init__(self, width: int, name: str) -> None:
+        self.width, self.n_rows = width, 0
+        self.basis: Float64[np.ndarray, "width n_rows"] | None = None
+        self._name = name
+        self._waiting: list[tuple[np.ndarray, np.ndarray | None]] = []
+
+    def add(
+        self, rows: Float[np.ndarray, "n_new width"], labels: Int64[np.ndarray, " n_new"] | None = None
+    ) -> list[tuple[Float64[np.ndarray, "n_ready width"], Int64[np.ndarray, " n_ready"] | None]]:
+        """Take rows, and return those that need not wait.
+
+        Raises:
+            ValueError: If so many rows of this width would not fit; the message says what does.
+        """
+        self.n_rows += len(rows)
+        if min(self.n_rows, self.width) * self.width * 8 > MOST_BYTES:
+            raise ValueError(
+                f"{self._name}: received {self.n_rows:,} rows or more of {self.width:,} numbers, which would take more"
+                f" than {MOST_BYTES / 2**30:g} GB, accepted: up to {MOST_BYTES // 8 // self.width:,} rows of that"
+                f" width, or any number of rows of up to {math.isqrt(MOST_BYTES // 8):,} numbers"
+            )
+        if self.n_rows < self.width:
+            self._waiting.append((np.array(rows), labels))  # a copy: what the network made may be written over
+            return []
+        ready = [(kept.astype(np.float64), of) for kept, of in (*self._waiting, (rows, labels))]
+        self._waiting.clear()
+        return ready
+
+    def rest(self) -> tuple[Float64[np.ndarray, "n_rows width"], Int64[np.ndarray, " n_rows"] | None] | None:
+        """Return the rows that still wait, if there are any; from now on the basis is that of their span."""
+        if not self._waiting:
+            return None
+        rows = np.concatenate([rows for rows, _ in self._waiting]).astype(np.float64)
+        labels = [labels for _, labels in self._waiting if labels is not None]
+        self._waiting.clear()
+        self.basis, _ = tall_qr(rows.T)
+        return rows, np.concatenate(labels) if labels else None
+
+    def coordinates(self, rows: Float64[np.ndarray, "n_any width"]) -> Float64[np.ndarray, "n_any n_coordinates"]:
+        """Return rows in the basis, or as they are if there is none."""
+        return rows if self.basis is None else rows @ self.basis
+
+
+class SecondMoment:
+    """Sum of h h^T over rows h, in the span of the rows if they are fewer than they are wide.
+
+    Attributes:
+        moment: The sum, once ``finish`` was called.
+        span: What the rows' coordinates are.
+    """
+
+    def __init__(self, width: int, name: str) -> None:
+        self.span = Span(width, name)
+        self.moment: Float64[np.ndarray, "n_coordinates n_coordinates"] = np.zeros((0, 0))
+
+    def add(self, rows: Float[np.ndarray, "n_new width"]) -> None:
+        """Add rows."""
+        for ready, _ in self.span.add(rows):
+            self._sum(ready)
+
+    def finish(self) -> None:
+        """Take the rows that still wait."""
+        rest = self.span.rest()
+        if rest is not None:
+            self._sum(self.span.coordinates(rest[0]))
+        self.moment = np.tril(self.moment) + np.tril(self.moment, -1).T
+
+    def _sum(self, rows: Float64[np.ndarray, "n_new n_coordinates"]) -> None:
+        if not len(self.moment):
+            self.moment = np.zeros((rows.shape[1], rows.shape[1]), order="F")
+        self.moment = _add_products(self.moment, rows)
 
 
 class LayerMoments:
-    """First pass over the vectors of a layer: their second moments, and those by class."""
+    """First pass over the vectors of a layer: their triangular factor, and second moments by class.
 
-    def __init__(self, n_hidden: int, n_classes: int | None) -> None:
-        self.n_rows = 0
-        self.moment = np.zeros((n_hidden, n_hidden))
-        by_class = n_classes is not None and n_classes * n_hidden**2 * 8 <= MOST_CLASS_BYTES
-        self.by_class = np.zeros((n_classes if by_class and n_classes else 0, n_hidden, n_hidden))
+    Args:
+        n_hidden: Length of the vectors.
+        n_classes: Number of classes, of a classification.
+        name: Of the layer, for messages.
+    """
+
+    def __init__(self, n_hidden: int, n_classes: int | None, name: str = "layer") -> None:
+        self.n_hidden = n_hidden
+        self.span = Span(n_hidden, name)
+        self.by_class: dict[int, Float64[np.ndarray, "n_coordinates n_coordinates"]] = {}
+        """Second moment of each class that the data have; lower triangles."""
+        self.without_classes = ""
+        """Why there are no scores by class; empty if there are, or the data have none."""
+        self._by_class = n_classes is not None
+        self.name = name
+        self._factor: TriangularFactor | None = None
 
     def add(
         self,
         rows: Float[np.ndarray, "n_examples n_positions n_hidden"],
         labels: Int64[np.ndarray, " n_examples"] | None,
     ) -> None:
-        """Add a batch of examples, with their classes if there are any."""
-        flat = rows.astype(np.float64).reshape(-1, rows.shape[-1])
-        self.n_rows += len(flat)
-        if labels is None or not len(self.by_class):
-            self.moment += flat.T @ flat
+        """Add a batch of examples, with their classes if there are any.
+
+        Raises:
+            ValueError: If so many of them would not fit.
+        """
+        row_labels = None if labels is None else np.repeat(labels, rows.shape[1])
+        for ready, ready_labels in self.span.add(rows.reshape(-1, self.n_hidden), row_labels):
+            self._sum(ready, ready_labels)
+
+    def finish(self) -> tuple[Float64[np.ndarray, "n_root_rows n_hidden"], Float64[np.ndarray, "n n"]]:
+        """Return the rows or their triangular factor, and the triangular factor of their coordinates."""
+        rest = self.span.rest()
+        if rest is not None:
+            self._sum(self.span.coordinates(rest[0]), rest[1])
+        assert self._factor is not None
+        factor = self._factor.finish()
+        if self._by_class and sum(bool(moment.any()) for moment in self.by_class.values()) < 2:
+            self.by_class.clear()
+            self.without_classes = (
+                f"{self.name}: the data have fewer than two classes with activations, so that class_dimensionality and"
+                " other_class, which compares classes, are left out of the table and of the score. Examples of another"
+                " class bring them."
+            )
+        return (factor if rest is None else rest[0]), factor
+
+    def _sum(
+        self, rows: Float64[np.ndarray, "n_new n_coordinates"], labels: Int64[np.ndarray, " n_new"] | None
+    ) -> None:
+        self._factor = self._factor or TriangularFactor(rows.shape[1])
+        self._factor.add(rows)
+        if not self._by_class or labels is None:
             return
-        for label in np.unique(labels):
-            own = rows[labels == label].astype(np.float64).reshape(-1, rows.shape[-1])
-            moment = own.T @ own
-            self.by_class[label] += moment
-            self.moment += moment
+        for label in np.unique(labels).tolist():
+            if label not in self.by_class:
+                width, n_classes = rows.shape[1], len(self.by_class) + 1
+                if n_classes * width**2 * 8 > MOST_CLASS_BYTES:
+                    self._leave_out_classes(f"moments of {n_classes:,} classes or more at {width:,} dimensions")
+                    return
+                self.by_class[label] = np.zeros((width, width), order="F")
+            self.by_class[label] = _add_products(self.by_class[label], rows[labels == label])
+
+    def _leave_out_classes(self, what: str) -> None:
+        self.by_class.clear()
+        self._by_class = False
+        self.without_classes = (
+            f"{self.name}: {what} would take more than {MOST_CLASS_BYTES / 2**30:g} GB, so that class_dimensionality"
+            " and other_class are left out of the table and of the score. A narrower layer or fewer classes bring them."
+        )
 
 
 @dataclass
@@ -65,20 +205,29 @@ class LayerScores:
 
     Attributes:
         moments: Of the first pass.
-        rank: Of the second moment: how many dimensions of the layer are in use.
+        rank: Of all rows: how many dimensions of the layer are in use.
+        notes: What a reader of the results must know.
     """
 
     moments: LayerMoments
     rank: int = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        values, directions = np.linalg.eigh(self.moments.moment)
-        kept = values > max(values[-1], 0) * max(self.moments.n_rows, len(values)) * np.finfo(np.float64).eps
-        self.rank = int(kept.sum())
-        self._directions = directions
-        inverses = np.divide(1, values, out=np.zeros_like(values), where=kept)
-        self._values = np.stack([np.maximum(values, 0), inverses], axis=1)
-        self._by_class = [_inverse_root(moment) for moment in self.moments.by_class]
+        root, self._factor = self.moments.finish()
+        self._whiten, shares = whitening(root, self.moments.span.n_rows, ROUNDING)
+        self.rank, width = self._whiten.shape[1], self.moments.n_hidden
+        self._triangle = None
+        if self.moments.span.basis is None:  # a triangle of the same lengths takes half of the time
+            self._triangle = np.zeros((width, width), order="F")
+            self._triangle[: self.rank] = np.linalg.qr(self._whiten.T, mode="r")
+        n_rounding = int(((shares > 0) & (shares <= ROUNDING)).sum())
+        if n_rounding:
+            self.notes.append(
+                f"{self.moments.name}: {n_rounding:,} of {width:,} dimensions are no larger than the rounding of"
+                " float32, beside the largest one, and are not counted."
+            )
+        self._by_class = {label: _inverse_root(m, width) for label, m in self.moments.by_class.items() if m.any()}
 
     def __call__(
         self,
@@ -88,36 +237,50 @@ class LayerScores:
         """Return the scores of a batch, by name."""
         n_examples, n_positions, n_hidden = rows.shape
         flat = rows.astype(np.float64).reshape(-1, n_hidden)
+        coordinates = self.moments.span.coordinates(flat)
         squares = np.square(flat).sum(axis=1)
         safe = np.where(squares > 0, squares, 1)
-        against_all, held = (np.square(flat @ self._directions) @ self._values).T  # h^T M h and h^T M^+ h
-        against_all = against_all / safe  # sum over j of (h^ . h_j)^2
+        against_all = _squared_lengths(self._factor, coordinates, lower=False) / safe  # sum over j of (h^ . h_j)^2
         found = {
             "example_dimensionality": np.where(squares > 0, squares / np.where(squares > 0, against_all, 1), 0),
-            "maximal_dimensionality": held,
+            "maximal_dimensionality": self._maximal(flat),
         }
-        if labels is not None and len(self._by_class):
-            row_labels = np.repeat(labels, n_positions)
-            leverages = np.stack([_leverages(root, flat) for root in self._by_class], axis=1)
-            index = np.arange(len(flat))
-            own = leverages[index, row_labels]
-            leverages[index, row_labels] = np.inf
-            without = own / np.maximum(1 - own, np.finfo(float).eps)
-            found["class_dimensionality"] = own
-            found["other_class"] = np.log(np.maximum(without, 1e-300)) - np.log(
-                np.maximum(leverages.min(axis=1), 1e-300)
-            )
+        if labels is not None and self._by_class:
+            found |= self._of_classes(coordinates, np.repeat(labels, n_positions))
         return {name: values.reshape(n_examples, n_positions).sum(axis=1) for name, values in found.items()}
+
+    def _maximal(self, rows: Float64[np.ndarray, "n_rows n_hidden"]) -> Float64[np.ndarray, " n_rows"]:
+        if self._triangle is None:
+            found: Float64[np.ndarray, " n_rows"] = np.square(rows @ self._whiten).sum(axis=1)
+            return found
+        return _squared_lengths(self._triangle, rows, lower=False)
+
+    def _of_classes(
+        self, rows: Float64[np.ndarray, "n_rows n_coordinates"], labels: Int64[np.ndarray, " n_rows"]
+    ) -> dict[str, Float64[np.ndarray, " n_rows"]]:
+        own, lowest = np.any(rows, axis=1).astype(np.float64), np.full(len(rows), np.inf)
+        for label, root in self._by_class.items():
+            leverages = _squared_lengths(root, rows)
+            is_own = labels == label
+            own[is_own] = leverages[is_own]
+            lowest = np.where(is_own, lowest, np.minimum(lowest, leverages))
+        without = own / np.maximum(1 - own, _LEAST)
+        ratio = np.log(np.maximum(without, 1e-300)) - np.log(np.maximum(lowest, 1e-300))
+        return {"class_dimensionality": own, "other_class": ratio}
 
 
 class HeadMoments:
-    """First pass over the last linear layer: moments of its inputs z, of delta, and of z with the classes."""
+    """First pass over the last linear layer: moments of its inputs z, of delta, and of z with the classes.
+
+    Attributes:
+        targets: Sum of z over the examples of each class that the data have.
+    """
 
     def __init__(self, n_inputs: int, n_classes: int) -> None:
-        self.n_examples = 0
-        self.inputs = np.zeros((n_inputs, n_inputs))
-        self.delta = np.zeros((n_classes, n_classes))
-        self.targets = np.zeros((n_inputs, n_classes))
+        self.n_classes = n_classes
+        self.inputs = SecondMoment(n_inputs, "input of the last linear layer")
+        self.delta = SecondMoment(n_classes, "classes")
+        self.targets: dict[int, Float64[np.ndarray, " n_inputs"]] = {}
 
     def add(
         self,
@@ -125,13 +288,15 @@ class HeadMoments:
         probabilities: Float[np.ndarray, "n_examples n_classes"],
         labels: Int64[np.ndarray, " n_examples"],
     ) -> None:
-        """Add a batch of examples."""
-        z, y = inputs.astype(np.float64), np.eye(len(self.delta))[labels]
-        delta = probabilities.astype(np.float64) - y
-        self.n_examples += len(z)
-        self.inputs += z.T @ z
-        self.delta += delta.T @ delta
-        self.targets += z.T @ y
+        """Add a batch of examples.
+
+        Raises:
+            ValueError: If so many of them would not fit.
+        """
+        self.inputs.add(inputs)
+        self.delta.add(_delta(probabilities, labels))
+        for label in np.unique(labels).tolist():
+            self.targets[label] = self.targets.get(label, 0) + inputs[labels == label].sum(axis=0, dtype=np.float64)
 
 
 class HeadScores:
@@ -139,9 +304,13 @@ class HeadScores:
 
     def __init__(self, moments: HeadMoments) -> None:
         self.moments = moments
-        self._inputs = _inverse_root(moments.inputs)
-        self._delta = _inverse_root(moments.delta, ridge=1e-6)
-        self._weights = self._inputs.T @ (self._inputs @ moments.targets)
+        for each in (moments.inputs, moments.delta):
+            each.finish()
+        self._inputs = _inverse_root(moments.inputs.moment, moments.inputs.span.width)
+        self._delta = _inverse_root(moments.delta.moment, moments.n_classes, ridge=1e-6)
+        self._labels = np.array(sorted(moments.targets))
+        targets = moments.inputs.span.coordinates(np.stack([moments.targets[k] for k in self._labels.tolist()]))
+        self._weights = self._inputs.T @ (self._inputs @ targets.T)
 
     def __call__(
         self,
@@ -150,38 +319,64 @@ class HeadScores:
         labels: Int64[np.ndarray, " n_examples"],
     ) -> dict[str, Float64[np.ndarray, " n_examples"]]:
         """Return the scores of a batch, by name."""
-        z, y = inputs.astype(np.float64), np.eye(len(self.moments.delta))[labels]
-        delta = probabilities.astype(np.float64) - y
-        leverage = _leverages(self._inputs, z)
+        z, delta = inputs.astype(np.float64), _delta(probabilities, labels)
+        coordinates = self.moments.inputs.span.coordinates(z)
+        leverage = _squared_lengths(self._inputs, coordinates)
         squared_residual = np.square(delta).sum(axis=1)
-        left_out = y - (y - z @ self._weights) / np.maximum(1 - leverage, np.finfo(float).eps)[:, None]
-        index = np.arange(len(z))
-        own = left_out[index, labels].copy()
-        left_out[index, labels] = -np.inf
+        y = labels[:, None] == self._labels
+        left_out = y - (y - coordinates @ self._weights) / np.maximum(1 - leverage, _LEAST)[:, None]
+        own = np.where(y, left_out, 0).sum(axis=1)
+        # where the data have one class only, the others' answer is that of a class without examples
+        others = np.where(y, -np.inf, left_out).max(axis=1) if len(self._labels) > 1 else 0
         return {
-            "gradient_dimensionality": leverage * _leverages(self._delta, delta),
+            "gradient_dimensionality": leverage
+            * _squared_lengths(self._delta, self.moments.delta.span.coordinates(delta)),
             "residual_dimensionality": leverage * squared_residual,
-            "ridge_leave_one_out": left_out.max(axis=1) - own,
+            "ridge_leave_one_out": others - own,
             "gradient_norm": np.sqrt(squared_residual * np.square(z).sum(axis=1)),
         }
 
 
+def _delta(
+    probabilities: Float[np.ndarray, "n_examples n_classes"], labels: Int64[np.ndarray, " n_examples"]
+) -> Float64[np.ndarray, "n_examples n_classes"]:
+    delta = probabilities.astype(np.float64)
+    delta[np.arange(len(labels)), labels] -= 1
+    return delta
+
+
+def _add_products(
+    moment: Float64[np.ndarray, "n_coordinates n_coordinates"], rows: Float64[np.ndarray, "n_rows n_coordinates"]
+) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
+    """Return the moment, in Fortran order, with the products of rows added in place to its lower triangle."""
+    found: Float64[np.ndarray, "n_coordinates n_coordinates"] = scipy.linalg.blas.dsyrk(
+        1.0, rows.T, 1.0, moment, lower=1, overwrite_c=1
+    )
+    return found
+
+
 def _inverse_root(
-    moment: Float64[np.ndarray, "n_hidden n_hidden"], ridge: float = RIDGE
-) -> Float64[np.ndarray, "n_hidden n_hidden"]:
-    """Return lower triangular R, R^T R = (moment + lambda)^-1, lambda = ridge times the mean eigenvalue (1 if 0)."""
-    scale = float(np.trace(moment)) / len(moment) or 1.0
+    moment: Float64[np.ndarray, "n_coordinates n_coordinates"], width: int, ridge: float = RIDGE
+) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
+    """Return lower triangular R, R^T R = (moment + lambda)^-1, lambda = ridge times the mean eigenvalue (1 if 0).
+
+    Of the moment the lower triangle is read. The mean is over all ``width`` eigenvalues; those outside of the
+    coordinates are 0.
+    """
+    scale = float(np.trace(moment)) / width or 1.0
     lower = np.linalg.cholesky(moment + ridge * scale * np.eye(len(moment)))
-    root: Float64[np.ndarray, "n_hidden n_hidden"] = scipy.linalg.solve_triangular(
+    root: Float64[np.ndarray, "n_coordinates n_coordinates"] = scipy.linalg.solve_triangular(
         lower, np.eye(len(moment)), lower=True
     )
     return root
 
 
-def _leverages(
-    root: Float64[np.ndarray, "n_hidden n_hidden"], rows: Float64[np.ndarray, "n_rows n_hidden"]
+def _squared_lengths(
+    root: Float64[np.ndarray, "n_coordinates n_coordinates"],
+    rows: Float64[np.ndarray, "n_rows n_coordinates"],
+    lower: bool = True,
 ) -> Float64[np.ndarray, " n_rows"]:
-    """Return |R h|^2 of each row h, with R lower triangular, which takes half of a full product."""
-    whitened = scipy.linalg.blas.dtrmm(1.0, root, rows.T, lower=1)
+    """Return |R h|^2 of each row h, with R triangular, which takes half of a full product."""
+    whitened = scipy.linalg.blas.dtrmm(1.0, root, rows.T, lower=int(lower))
     found: Float64[np.ndarray, " n_rows"] = np.einsum("ij,ij->j", whitened, whitened)
     return found

@@ -204,7 +204,16 @@ def _capacities(tables: Tables) -> pd.DataFrame:
 
 
 def _bump(tables: Tables) -> Finding:
-    return judge_bump(tables["verses"], "pools of verses")
+    """The bump, with the mean of each pool up to it: models of one pool share verses, and pools may differ more."""
+    table = tables["verses"]
+    found, bump = judge_bump(table, "pools of verses"), Bump.along(table, "n_examples")
+    if bump is None:
+        return found
+    pools = table[table["n_examples"] <= bump.at].groupby(["n_examples", "pool"])["test_loss"].mean()
+    each = (
+        f"{', '.join(f'{loss:.1f}' for loss in own)} at {n:,}" for n, own in pools.groupby("n_examples", sort=False)
+    )
+    return found.also(f"pools: {'; '.join(each)}")
 
 
 def _peak_at_capacity(tables: Tables) -> Finding:
@@ -224,7 +233,7 @@ def _capacity(tables: Tables) -> Finding:
     kept = pd.concat(
         [table[(table["n_parameters"] == n) & (table["n_examples"] == row["n_examples"])] for n, row in best.iterrows()]
     )
-    finding = compare((kept["bits"] / kept["n_parameters"]).to_numpy(), 3.6, 0.3, ".2f")
+    finding = compare((kept["bits"] / kept["n_parameters"]).to_numpy(), 3.6, 0.3, ".2f", "models")
     return finding.also(
         ", ".join(f"{row['mean'] / float(str(n)):.2f} at {n:,} parameters" for n, row in best.iterrows())
     )

@@ -140,9 +140,9 @@ def _others(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[st
     head_name, head = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
 
     def features(inputs: np.ndarray) -> torch.Tensor:
-        with torch.no_grad(), watched(model, [], [head_name]) as seen:
+        with torch.no_grad(), watched(model, [f"{head_name}.input"]) as seen:
             model(torch.as_tensor(inputs))
-        return torch.as_tensor(seen[f"{head_name}.input"])
+        return seen[f"{head_name}.input"][0]
 
     z, y = features(images), torch.as_tensor(labels)
     found: dict[str, Detect] = {}

@@ -88,9 +88,9 @@ def truth(task: Task, n_models: int, directory: Path, **options: Any) -> Counter
 def _hidden(model: nn.Module, inputs: np.ndarray) -> np.ndarray:
     """What the last linear layer reads."""
     head = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    with watched(model, [], [head]) as seen, torch.no_grad():
+    with watched(model, [f"{head}.input"]) as seen, torch.no_grad():
         model(torch.as_tensor(inputs))
-    found: np.ndarray = seen[f"{head}.input"].numpy()
+    found: np.ndarray = seen[f"{head}.input"][0].numpy()
     return found
 
 

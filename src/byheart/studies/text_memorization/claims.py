@@ -31,7 +31,9 @@ def _of_corpora(name: str, test: _Test) -> Callable[[Tables], Finding]:
     """Reproduced if the claim holds for every corpus, differs if for none."""
 
     def of_tables(tables: Tables) -> Finding:
-        found = {str(label): test(rows) for label, rows in tables[name].groupby("corpus", sort=False)}
+        table = tables[name]
+        labels = tables["corpora" if "corpora" in tables else name]["corpus"].unique()  # also of those without a row
+        found = {str(label): test(table[table["corpus"] == label]) for label in labels}
         said = [words if len(found) == 1 else f"{label}: {words}" for label, (words, _) in found.items()]
         holds = [own for _, own in found.values()]
         return judged("; ".join(said), all(own is True for own in holds), all(own is False for own in holds))
@@ -66,7 +68,9 @@ def _documents(score: str, least: float) -> _Test:
         if len(found) < _FEWEST_SETS:
             return f"fewer than {_FEWEST_SETS} sets of {_MANY_MODELS} models", None
         value, error = _mean(found)
-        by_size = ", ".join(f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().items())
+        by_size = ", ".join(
+            f"{mean:.2f} at {n}" for n, mean in rows.groupby("n_models")["reliability"].mean().dropna().items()
+        )
         words = f"{_with_error(value, error)} over {len(found)} sets of {_MANY_MODELS} models ({by_size})"
         return words, lies_within(value, error, least)
 
@@ -112,6 +116,8 @@ def _too_few_eights(table: pd.DataFrame) -> str:
 
 
 def _one(table: pd.DataFrame) -> tuple[str, bool | None]:
+    if not len(table):
+        return "no group of documents that a single model tells of", None
     n = int(table["n_models"].sum())
     held = float(np.average(table["held"], weights=table["n_models"]))
     scatter, stated = (float(np.sqrt(np.mean(table[name] ** 2))) for name in ("scatter", "stated"))
