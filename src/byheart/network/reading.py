@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Int64
 
 if TYPE_CHECKING:
@@ -297,10 +296,12 @@ def check_order_of_words(labels: np.ndarray, predictions: np.ndarray, names: Seq
     Raises:
         ValueError: If so; the message has the better order.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     counts = np.zeros((len(names), int(predictions.max(initial=0)) + 1))
     np.add.at(counts, (labels, predictions), 1)
     counts = np.pad(counts, ((0, 0), (0, max(0, len(names) - counts.shape[1]))))
-    rows, columns = scipy.optimize.linear_sum_assignment(counts, maximize=True)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
     moved = rows != columns
     of_moved = counts[rows[moved]].sum()
     here, there = counts[rows[moved], rows[moved]].sum(), counts[rows[moved], columns[moved]].sum()
