@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from byheart.network.audit import Audit, audit
+from byheart.network.fit import margins_of
 from byheart.network.log import TrainingLog
 from byheart.network.reading import last_operation
 from byheart.network.scores import RIDGE
@@ -132,6 +133,22 @@ def test_a_logit_between_0_and_1_is_no_probability():
     of_probability = audit(model, (X, BINARY), loss="binary_cross_entropy").table["loss"]
     by_hand = functional.binary_cross_entropy(model(X)[:, 0], BINARY, reduction="none")
     np.testing.assert_allclose(of_probability, by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize("behind", [(), (nn.Sigmoid(),)])
+def test_margins_and_detectors_know_one_output(behind, tmp_path):
+    model = network(1, *behind, targets=BINARY)
+    found = audit(model, (X, BINARY))
+    np.testing.assert_allclose(margins_of(model, (X, BINARY)), found.table["margin"])
+    detector = Audit.load(found.save(tmp_path / "a.safetensors")).detector(model, X)
+    np.testing.assert_array_equal(detector(X)["prediction"], found.table["prediction"])
+
+
+def test_margins_of_probabilities_are_of_logits():
+    margins = margins_of(network(3, nn.Softmax(dim=1)), (X, Y))
+    np.testing.assert_allclose(margins, margins_of(network(3), (X, Y)), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="dataset: received targets .*, accepted: one class per example"):
+        margins_of(network(3), (X, X[:, :3]))
 
 
 def test_numbers_that_begin_with_0_and_1_are_numbers():

@@ -324,7 +324,9 @@ def audit(
         assert first.head_scores is not None
         seen = first.head_scores.moments.inputs
         at = seen.span.coordinates(head_inputs) if len(kept) else head_inputs
-        carriers = Carriers(plan.head, kept, at, seen.moment, weights_digest(model), seen.span.basis)
+        one_output = plan.reading.outputs if plan.reading.one_output else ""
+        digest = weights_digest(model)
+        carriers = Carriers(plan.head, kept, at, seen.moment, digest, seen.span.basis, one_output)
     return Audit(
         table=table,
         layers=plan.layers,

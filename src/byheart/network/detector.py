@@ -48,6 +48,7 @@ class Carriers:
         weights_digest: Digest of the audited network's weights.
         basis: Orthonormal columns, where the layer reads more numbers than there are examples: inputs and moment are
             coordinates in it. Else None: they are what the layer reads.
+        one_output: If the network has one output for two classes, what that is: "logits" or "probabilities of each".
     """
 
     head: str
@@ -56,6 +57,7 @@ class Carriers:
     moment: Float64[np.ndarray, "n_coordinates n_coordinates"]
     weights_digest: str
     basis: Float64[np.ndarray, "n_inputs n_coordinates"] | None = None
+    one_output: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class Detector:
     _model: nn.Module = field(repr=False)
     _weights_digest: str = field(repr=False)
     _head: str = field(repr=False)
+    _one_output: str = field(repr=False)
     _examples: Int64[np.ndarray, " n_memorized"] = field(repr=False)
     _labels: Int64[np.ndarray, " n_memorized"] = field(repr=False)
     _scores: Float64[np.ndarray, " n_memorized"] = field(repr=False)
@@ -126,7 +129,7 @@ class Detector:
     def _carried(self, inputs: Any) -> Any:
         """Yield, batch by batch, the predictions, and what each memorized example contributes to each (at least 0)."""
         _check_weights(self._model, self._weights_digest)
-        for predictions, z in _answers(self._model, self._head, inputs):
+        for predictions, z in _answers(self._model, self._head, self._one_output, inputs):
             carried = np.maximum(z @ self._carriers.T, 0) * (self._labels == predictions[:, None])
             yield predictions, carried
 
@@ -170,7 +173,7 @@ def make_detector(audit: Audit, model: nn.Module, held_out: Any, false_positive_
     labels = audit.table["label"].to_numpy()[kept]
     ranked = audit.table["score"].to_numpy()[kept]
     carried = memorization_weights(audit.table, audit.evidence)[kept, None] * solved
-    network = model, carriers.weights_digest, carriers.head
+    network = model, carriers.weights_digest, carriers.head, carriers.one_output
     detector = Detector(false_positive_rate, np.inf, np.zeros(0), *network, kept, labels, ranked, carried)
     scores = np.sort(detector(held_out)["score"].to_numpy())
     rank = int(np.ceil((1 - false_positive_rate) * (len(scores) + 1)))  # the conformal quantile
@@ -218,18 +221,22 @@ def memorization_weights(table: pd.DataFrame, evidence: Collection[Evidence]) ->
     return weights
 
 
-def _answers(model: nn.Module, head: str, inputs: Any) -> Any:
+def _answers(model: nn.Module, head: str, one_output: str, inputs: Any) -> Any:
     """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
     first = 0
     with left_as_found(model), watched(model, [head, f"{head}{INPUT}"]) as seen:
         for batch in inputs_only(inputs):
             seen.clear()
             outputs = call(model, batch)
-            if outputs.ndim != 2:
+            if outputs.ndim != 2 and not one_output:
                 raise ValueError(
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
                     " with outputs of shape (n_inputs, n_classes)"
                 )
             z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
             first += len(outputs)
-            yield outputs.argmax(dim=1).cpu().numpy(), z
+            if one_output:  # of two classes: a logit, or a probability
+                predictions = (outputs.reshape(-1) > (0.5 if one_output == "probabilities of each" else 0)).long()
+            else:
+                predictions = outputs.argmax(dim=1)
+            yield predictions.cpu().numpy(), z

@@ -17,6 +17,7 @@ from byheart.arrays import as_array, as_labels
 from byheart.network.inputs import as_inputs, call, require_torch, tensor_of
 from byheart.network.layers import left_as_found
 from byheart.network.log import TrainingLog
+from byheart.network.reading import last_operation, read
 from byheart.provenance import provenance
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def recorded(n_threads: int | None) -> Iterator[dict[str, str]]:
 def margins_of(model: Any, dataset: Any) -> np.ndarray:
     """Return each example's margin, the logit of the right class less the largest other one, of a classifier.
 
+    Probabilities and single outputs are read as an audit reads them (``byheart.network.reading``).
+
     Raises:
         ValueError: If the targets are no classes, or the outputs not of shape (n_examples, n_classes).
     """
@@ -177,15 +180,17 @@ def margins_of(model: Any, dataset: Any) -> np.ndarray:
     found = []
     data = as_inputs(dataset)
     with left_as_found(model):
+        first = next(iter(data))
+        output = call(model, first.inputs)
+        reading = read(data, first, output, None, lambda: last_operation(lambda: call(model, first.inputs)))
+        if reading.n_classes is None:
+            raise ValueError(
+                f"dataset: received targets {tuple(first.targets.shape)} of {first.targets.dtype}, accepted: one class"
+                " per example (else let fit return a score per example)"
+            )
         for batch in data:
-            logits = call(model, batch.inputs)
-            labels = batch.targets
-            if not torch.is_tensor(logits) or logits.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
-                raise ValueError(
-                    f"dataset: received targets {tuple(labels.shape)} of {labels.dtype}, accepted: one class per"
-                    " example (else let fit return a score per example)"
-                )
-            logits = logits.double().cpu()
-            own = logits.gather(1, labels.long()[:, None])[:, 0]
-            found.append((own - logits.scatter(1, labels.long()[:, None], -torch.inf).max(dim=1).values).numpy())
+            logits = reading.logits(call(model, batch.inputs), batch.indices).double().cpu()
+            labels = reading.numbers(batch.targets, batch.indices).long()
+            own = logits.gather(1, labels[:, None])[:, 0]
+            found.append((own - logits.scatter(1, labels[:, None], -torch.inf).max(dim=1).values).numpy())
     return data.in_order(np.concatenate(found))
