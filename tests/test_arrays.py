@@ -114,6 +114,8 @@ def test_what_is_no_finite_number_is_refused_in_one_line(values, message):
         pd.Series(["dog", "cat", "dog"], index=[7, 8, 9]),
         pd.Series(["dog", "cat", "dog"], dtype="category"),
         pa.array(["dog", "cat", "dog"]),
+        pd.DataFrame({"kind": ["dog", "cat", "dog"]}),
+        pd.DataFrame({"kind": pd.Categorical(["dog", "cat", "dog"])}),
     ],
 )
 def test_words_are_numbered_and_named(labels):
@@ -139,6 +141,7 @@ def test_integers_of_any_size_are_labels(dtype):
     ("labels", "message"),
     [
         (pd.Series(["a", None], dtype="category"), "y: received no label of example 1"),
+        (np.array([["a", "b"], ["b", "a"]]), r"y: received words of shape \(2, 2\), accepted: one word per example"),
         (pd.Series(["a", None]), "y: received .* of example 1"),
         (np.array([2**64 - 1], np.uint64), "y: received 18446744073709551615, accepted: up to"),
     ],

@@ -75,6 +75,8 @@ def as_labels(values: Any, name: str) -> tuple[np.ndarray, tuple[str, ...] | Non
     Raises:
         ValueError: As ``as_array``, but for words; or if a label is missing, or too large for int64.
     """
+    if hasattr(values, "to_numpy") and len(getattr(values, "columns", ())) == 1:  # a table of labels alone
+        values = values.iloc[:, 0] if hasattr(values, "iloc") else values[values.columns[0]]
     categorical = getattr(values, "cat", values)  # a Series has it there; a Categorical is one itself
     if hasattr(categorical, "codes") and hasattr(categorical, "categories"):
         codes = np.asarray(categorical.codes).astype(np.int64)
@@ -83,8 +85,10 @@ def as_labels(values: Any, name: str) -> tuple[np.ndarray, tuple[str, ...] | Non
         return codes, tuple(str(category) for category in categorical.categories)
     array = _of_any(values, name)
     if array.dtype.kind in _WORDS:
+        if array.ndim != 1:
+            raise ValueError(f"{name}: received words of shape {array.shape}, accepted: one word per example")
         words, numbers_of = np.unique(array.astype(str), return_inverse=True)
-        return numbers_of.reshape(array.shape).astype(np.int64), tuple(words.tolist())
+        return numbers_of.astype(np.int64), tuple(words.tolist())
     array = as_array(array, name)
     return (whole_numbers(array, name) if array.dtype.kind in "biu" else array), None
 

@@ -269,6 +269,7 @@ def test_outputs_and_losses_that_mean_nothing_are_refused_in_one_line(change, lo
             "model: received .* for example .*, accepted: prob",
         ),
         (network(1, targets=BINARY), BINARY * 2, "binary_cross_entropy_with_logits", "dataset: received 2 for example"),
+        (network(1, targets=BINARY), torch.where(torch.arange(N) == 7, torch.nan, 1.5), None, "nan for example 7, acc"),
         (network(3), Y + 0.5, "cross_entropy", "targets of torch.float32, accepted: whole numbers"),
         (network(3), Y + 0.5, None, r"targets \(400,\), accepted: \(400, 3\)"),
         (

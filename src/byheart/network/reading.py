@@ -88,6 +88,8 @@ class Reading:
             ValueError: If they are not what the first batch's were, or no class has such a number.
         """
         flat = targets.reshape(len(targets), -1)
+        if targets.is_floating_point() and not callable(self.loss):
+            _refuse(~flat.isfinite(), "dataset", flat, indices, "finite targets")
         if self.one_output or self.targets == "labels":
             _refuse((flat != 0) & (flat != 1), "dataset", flat, indices, "targets of 0 and 1, as in the first batch")
         if self.targets == "one-hot rows":
