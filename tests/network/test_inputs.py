@@ -507,3 +507,14 @@ class InProcess:
 def test_a_part_of_the_data_is_a_subset():
     found = audit(network(), DataLoader(Subset(PAIRS, range(40)), 16, shuffle=True)).table
     pd.testing.assert_frame_equal(found, audit(network(), (X[:40], Y[:40])).table, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("error", [KeyError("mask"), AttributeError("no such part"), AssertionError("odd length")])
+def test_what_a_model_raises_is_said_to_be_the_models(error):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(ValueError, match=f"the model raises {type(error).__name__}: ") as found:
+        call(Broken(), torch.zeros(2, 3))
+    assert found.value.__cause__ is error

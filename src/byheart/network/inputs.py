@@ -385,7 +385,7 @@ def call(model: Any, inputs: Any) -> Any:
         if isinstance(moved, tuple) and not hasattr(moved, "to"):
             return model(*moved)
         return model(**moved) if isinstance(moved, dict) else model(moved)
-    except (TypeError, RuntimeError, IndexError) as error:
+    except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         words = " ".join(str(error).split())
         raise ValueError(f"inputs: received some on which the model raises {type(error).__name__}: {words}") from error
 
