@@ -14,7 +14,7 @@ test: check
 	$(PYTEST)
 
 ci: check
-	$(PYTEST) -m "not large and not gpu"
+	$(PYTEST) -m "slow and not large and not gpu"
 
 test-all: check
 	$(PYTEST) -m "not gpu"
