@@ -618,7 +618,7 @@ class Headed(nn.Module):
 def test_the_head_is_what_makes_the_output(after, note):
     torch.manual_seed(1)
     model, x = Headed(after), torch.randn(40, 4)
-    found = audit(model, (x, labels(40)))
+    found = audit(model, (x, labels(40)), loss="cross_entropy")
     assert found.layers == ["head.input"]
     assert found.carriers.head == "head"
     check(found, torch.tanh(model.body(x)).detach()[:, None])

@@ -240,7 +240,7 @@ def at_5(value):
         (lambda out: out.mean(), None, r"model: received outputs of shape \(\) for"),
         (lambda out: out + 1j, None, "model: received outputs of torch.complex64"),
         (lambda out: out.argmax(1), None, "model: received outputs of torch.int64"),
-        (lambda out: out.sigmoid(), None, "loss: received none, with outputs of a sigmoid for several classes"),
+        (lambda out: out.sigmoid(), None, "loss: received none, with outputs between 0 and 1 for several classes"),
         (lambda out: out, "nll", "loss: received 'nll' with outputs that are no log probabilities"),
         (lambda out: out, "binary_cross_entropy", "with 3 outputs and one class per example, accepted"),
         (lambda out: out[:, :1], None, "targets from 0 to 2 and one output, accepted: 0 and 1"),
@@ -333,3 +333,23 @@ def test_the_last_operation_is_told(function, name):
     x = torch.ones(3, 1, requires_grad=True)
     with torch.no_grad():
         assert last_operation(lambda: function(x)) == name
+
+
+@pytest.mark.parametrize("behind", [(), (nn.Sigmoid(),)])
+def test_one_output_is_read_alike_in_whatever_order_the_classes_come(behind):
+    """Sorted, the first batch has one of the two values: that is no regression."""
+    order = torch.argsort(BINARY, stable=True)
+    model = network(1, *behind, targets=BINARY)
+    whole, in_batches = (audit(model, (X[order], BINARY[order]), batch_size=size) for size in (N, 50))
+    assert BINARY[order][:50].unique().tolist() == [0.0]
+    assert whole.notes == in_batches.notes
+    alike(in_batches, whole)
+
+
+@pytest.mark.parametrize("behind", [nn.Sigmoid(), nn.Hardsigmoid()])
+def test_outputs_between_0_and_1_are_asked_about_whatever_made_them(behind):
+    frozen = network(3, behind).requires_grad_(False)
+    with pytest.raises(ValueError, match="with outputs between 0 and 1 for several classes, as of a sigmoid, accepted"):
+        audit(frozen, (X, Y))
+    found = audit(frozen, (X, Y), loss="cross_entropy")
+    assert any("taken for logits" in note for note in found.notes)

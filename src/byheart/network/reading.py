@@ -255,13 +255,15 @@ def _kind_of(
             "loss: received 'nll' with outputs that are no log probabilities, accepted: 'cross_entropy' for logits, or"
             " outputs of a log_softmax"
         )
-    if not callable(loss) and bool(_fits(output, "probabilities of each").all()) and last_operation() == "Sigmoid":
+    # What made them is unknown of a frozen network, and may be a sigmoid of another name: only a linear layer is sure.
+    if not callable(loss) and bool(_fits(output, "probabilities of each").all()) and last_operation() not in _LINEAR:
         if loss is None:
             raise ValueError(
-                "loss: received none, with outputs of a sigmoid for several classes, accepted: 'cross_entropy' (they"
-                " are logits), or 'binary_cross_entropy' and one-hot targets (each is a probability)"
+                "loss: received none, with outputs between 0 and 1 for several classes, as of a sigmoid, accepted:"
+                " 'cross_entropy' (they are logits), or 'binary_cross_entropy' and one-hot targets (each is a"
+                " probability)"
             )
-        return "logits", ("Outputs are those of a sigmoid: they are taken for logits, as loss='cross_entropy' says.",)
+        return "logits", ("Outputs lie between 0 and 1: they are taken for logits, as loss='cross_entropy' says.",)
     return "logits", ()
 
 
@@ -321,7 +323,12 @@ def _two_values(y: torch.Tensor, inputs: Inputs) -> bool:
         return False
     if not y.is_floating_point():
         return True
-    return len(y.unique()) == 2 and all(bool(((b.targets == 0) | (b.targets == 1)).all()) for b in inputs)
+    found: set[float] = set()  # of sorted data, the first batch may have one of them
+    for batch in inputs:
+        found |= set(batch.targets.unique().tolist())
+        if not found <= {0, 1}:
+            return False
+    return len(found) == 2
 
 
 def _one_hot(y: torch.Tensor) -> torch.Tensor:
