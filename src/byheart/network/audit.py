@@ -16,6 +16,7 @@ from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
+from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
@@ -53,9 +54,10 @@ class Audit:
     """What an audit found: data, which can be saved, loaded, pickled and compared, and hold no model.
 
     Attributes:
-        table: One row per example, in the dataset's order: label, prediction and margin (of classifications), loss,
-            the scores of ``byheart.network.score_table`` by name, score, flagged; with a held-out run also estimate of
-            memorization, low and high of its interval, and probability that it is above 0.25.
+        table: One row per example, in the dataset's order: id, if ids were given; label, prediction and margin (of
+            classifications), loss, the scores of ``byheart.network.score_table`` by name, score, flagged; with a
+            held-out run also estimate of memorization, low and high of its interval, and probability that it is above
+            0.25.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -193,6 +195,7 @@ def audit(
     log: TrainingLog | None = None,
     held_out: Counterfactual | None = None,
     checkpoints: Sequence[Mapping[str, Any]] = (),
+    ids: Any = None,
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
     head: str | Literal[False] | None = None,
     axes: Axes = None,
@@ -229,6 +232,8 @@ def audit(
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
         checkpoints: State dicts of the model during training, early ones too: adds ``mean_residual_dimensionality``
             (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
+        ids: A name per example, words or whole numbers, each once, such as file names: the column ``id`` of the table,
+            by which ``byheart.changes`` finds the same example in another audit.
         loss: "cross_entropy" (default for classes), "nll" (log probabilities), "binary_cross_entropy" (probabilities of
             class 1, or of each of several labels), "binary_cross_entropy_with_logits", "mse" (default for other
             numbers), or a function of outputs and targets that returns one loss per example. By default what outputs
@@ -257,7 +262,8 @@ def audit(
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
             the head stay open, the model is a TorchScript module, the dataset is empty, targets do not fit the outputs
-            or what they mean stays open, the log is of another number of examples, or an option lies outside its range.
+            or what they mean stays open, the log or the ids are of another number of examples, an id occurs twice, or
+            an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
@@ -269,6 +275,7 @@ def audit(
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
+    names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model):
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         first = first_pass(model, inputs, plan, on_progress)
@@ -285,6 +292,8 @@ def audit(
                 [input_curvature(precise, batch, partial(plan_losses, batch, plan)) for batch in inputs]
             )
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
+    if names is not None:
+        table.insert(0, ID, names.tolist())
     for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
         table[name] = values
     if log is not None:

@@ -1,4 +1,4 @@
-"""An audit as one record: its arrays, and all else as JSON."""
+"""An audit as one record: its arrays, and all else as JSON; a column of words is an array of the bytes of its JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _AS_JSON = ("layers", "rank", "width", "score_name", "notes", "provenance", "lab
 def to_record(audit: Audit) -> Record:
     """Return the record of an audit."""
     arrays = {"listed": audit.listed, "neighbours": audit.neighbours}
-    arrays |= {f"table/{name}": column.to_numpy() for name, column in audit.table.items()}
+    for name, column in audit.table.items():
+        if pd.api.types.is_string_dtype(column):
+            arrays[f"words/{name}"] = np.frombuffer(json.dumps(column.tolist()).encode(), dtype=np.uint8)
+        else:
+            arrays[f"table/{name}"] = column.to_numpy()
     arrays |= {f"shown/{index}": shown for index, shown in audit.shown.items() if not isinstance(shown, str)}
     carriers = {} if audit.carriers is None else asdict(audit.carriers)
     arrays |= {f"carriers/{name}": value for name, value in carriers.items() if isinstance(value, np.ndarray)}
@@ -40,7 +44,8 @@ def from_record(record: Record) -> dict[str, Any]:
     def named(kind: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
-    columns, carriers = named("table"), named("carriers")
+    words = {name: json.loads(content.tobytes()) for name, content in named("words").items()}
+    columns, carriers = named("table") | words, named("carriers")
     shown = {int(index): value for index, value in (named("shown") | header["texts"]).items()}
     return {name: header[name] for name in _AS_JSON} | {
         "table": pd.DataFrame({name: columns[name] for name in header["columns"]}),
