@@ -8,18 +8,20 @@ hundredths. The tables are in docs/audit.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom
 from torch import nn
 
 import byheart as bh
 from byheart.datasets import Labelled, digits
 
-N_SEEDS = 12
+N_SEEDS = 10
 N_WRONG = 54  # 3 % of 1,797
-N_DRAWS = 400
+N_DRAWS = 100
 _TRAININGS = {"30 epochs": (30, False), "100 epochs": (100, False), "100 epochs, wrong labels": (100, True)}
 _PAIRS = (
     ("30 epochs", "30 epochs"),
@@ -68,6 +70,16 @@ def small(
     return float(np.mean(np.array(found) < 0.01)), float(np.mean(np.array(found) < 0.05))
 
 
+def sign_test_of_flags(tables: Sequence[pd.DataFrame]) -> float:
+    """Return how often the plain sign test of the flags, which takes examples as independent, is below 0.01."""
+    flags = [table["flagged"].to_numpy() for table in tables]
+    found = []
+    for before, after, noise in itertools.permutations(flags, 3):
+        only_after, only_noise = int((after & ~noise & ~before).sum()), int((noise & ~after & ~before).sum())
+        found.append(binom.sf(only_after - 1, only_after + only_noise, 0.5) < 0.01)
+    return float(np.mean(found))
+
+
 def main() -> None:
     """Train, and print three tables in Markdown."""
     data = digits()
@@ -99,10 +111,12 @@ def main() -> None:
         print(f"| {one} | {two} | {(apart > 0).mean():.2f} | {apart.mean():.1f} | {(p_values < 0.01).mean():.2f} |")
     print(f"\n| training | {' | '.join(_GATES)} |\n|---|{'--:|' * len(_GATES)}")
     for name, made in tables.items():
-        counts = [[int(table["held-out run"].eval(gate).sum()) for table in made] for gate in _GATES]
+        counts = [[len(table["held-out run"].query(gate)) for table in made] for gate in _GATES]
         print(f"| {name} | {' | '.join(f'{min(found)} to {max(found)}' for found in counts)} |")
     hits = [int((table["held-out run"]["other_class"].to_numpy()[chosen] > 0).sum()) for table in tables[name]]
-    print(f"\nother_class > 0 of the {N_WRONG} wrong labels: {min(hits)} to {max(hits)}")
+    naive = [f"{sign_test_of_flags([table['held-out run'] for table in made]):.2f}" for made in tables.values()]
+    print(f"\nplain sign test of the flags of three seeds, p < 0.01: {', '.join(naive)}")
+    print(f"other_class > 0 of the {N_WRONG} wrong labels: {min(hits)} to {max(hits)}")
 
 
 if __name__ == "__main__":
