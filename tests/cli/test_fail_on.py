@@ -6,6 +6,7 @@ import pytest
 from byheart.cli.fail_on import FailOn
 
 TABLE = pd.DataFrame({"probability": [0.95, 0.5, 0.99], "loss": [1.0, 2.0, 0.1], "label": [3, 1, 3]})
+TABLE["verdict"] = pd.Categorical(["memorized", "ordinary", "suspected wrong label"])
 CHANGES = pd.DataFrame(
     {
         "change": ["newly memorized", "newly memorized", "added", "no longer"],
@@ -29,6 +30,9 @@ NUMBERS = {"newly": 2.0, "p_value": 0.03, "excess": 1.5}
         ("probability>0.9 share>0.7", None),
         ("label==3", 2),
         ("label!=3 loss>1", 1),
+        ("verdict==suspected_wrong_label", 1),
+        ("verdict!=memorized", 2),
+        ("verdict==copy", None),
     ],
 )
 def test_examples_are_counted(text, count):
@@ -63,7 +67,7 @@ def test_changes_are_counted(text, found):
         *("", "count>1", "share>0.1", "probability", "probability=0.9", "probability > 0.9", "p>x"),
         *("loss>1.2.3", "loss>.", "loss>nan", "loss>x", "loss>", "loss==much", "probabilty>0.9", "score_after>1"),
         *("probability>90", "probability<0", "probability>=0", "share>2 loss>1", "estimate>1", "p_value<0.1"),
-        "neighbour_disagreement>0",
+        *("neighbour_disagreement>0", "verdict==memorised", "verdict>copy"),
     ],
 )
 def test_other_texts_are_refused(text):
@@ -80,7 +84,7 @@ def test_other_texts_are_refused_of_changes(text):
 
 
 def test_a_missing_column_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match="received 'score', accepted: probability, loss, label"):
+    with pytest.raises(ValueError, match="received 'score', accepted: probability, loss, label, verdict"):
         FailOn.parse("score>1").failing(TABLE, {}, 3)
     with pytest.raises(ValueError, match="received 'loss:fc', accepted: "):
         FailOn.parse("loss:fc>1").failing(TABLE, {}, 3)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from byheart.network.changes import KINDS, NEWLY, SHOWN
 from byheart.network.score_table import SCORES, Evidence
+from byheart.network.verdicts import VERDICTS
 
 What = Literal["audit", "diff"]
 _OPERATORS = {
@@ -28,12 +29,23 @@ _EXAMPLES = {
     "diff": '"p_value<0.01" or "change==added flagged_after>0 count>10"',
 }
 _FROM_HELD_OUT = ("probability", "estimate", "low", "high")
-_PLAIN = ("score", *_FROM_HELD_OUT, "flagged", "label", "prediction")  # beside the scores by name
+_PLAIN = (
+    "score",
+    *_FROM_HELD_OUT,
+    "flagged",
+    "label",
+    "prediction",
+    "other_label",
+    "copies",
+)  # beside the scores by name
 _COLUMNS: Mapping[What, tuple[str, ...]] = {
     "audit": (*_PLAIN, *(score.name for score in SCORES.values() if "inputs" not in score.evidence)),
     "diff": (*(f"{name}_{when}" for name in ("label", "flagged", *SHOWN) for when in ("before", "after")), "apart"),
 }
-_WORDS: Mapping[What, Mapping[str, tuple[str, ...]]] = {"audit": {}, "diff": {"change": KINDS}}
+_WORDS: Mapping[What, Mapping[str, tuple[str, ...]]] = {
+    "audit": {"verdict": tuple(VERDICTS)},
+    "diff": {"change": KINDS},
+}
 _OF_ROWS = ("count", "share")  # of the examples that meet the conditions
 _FROM_NOISE = ("excess", "p_value")
 _NUMBERS: Mapping[What, tuple[str, ...]] = {

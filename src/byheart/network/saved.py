@@ -21,7 +21,8 @@ _AS_JSON = ("layers", "rank", "width", "score_name", "notes", "provenance", "lab
 def to_record(audit: Audit) -> Record:
     """Return the record of an audit."""
     arrays = {"listed": audit.listed, "neighbours": audit.neighbours}
-    for name, column in audit.table.items():
+    verdicts = audit.table["verdict"].cat
+    for name, column in audit.table.assign(verdict=verdicts.codes).items():
         if pd.api.types.is_string_dtype(column):
             arrays[f"words/{name}"] = np.frombuffer(json.dumps(column.tolist()).encode(), dtype=np.uint8)
         else:
@@ -30,6 +31,7 @@ def to_record(audit: Audit) -> Record:
     carriers = {} if audit.carriers is None else asdict(audit.carriers)
     arrays |= {f"carriers/{name}": value for name, value in carriers.items() if isinstance(value, np.ndarray)}
     header = {name: getattr(audit, name) for name in _AS_JSON}
+    header["verdicts"] = list(verdicts.categories)
     header["evidence"] = sorted(audit.evidence)
     header["columns"] = [str(name) for name in audit.table]
     header["texts"] = {str(index): shown for index, shown in audit.shown.items() if isinstance(shown, str)}
@@ -44,8 +46,10 @@ def from_record(record: Record) -> dict[str, Any]:
     def named(kind: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
-    words = {name: json.loads(content.tobytes()) for name, content in named("words").items()}
-    columns, carriers = named("table") | words, named("carriers")
+    columns: dict[str, Any] = dict(named("table"))
+    columns |= {name: json.loads(content.tobytes()) for name, content in named("words").items()}
+    columns["verdict"] = pd.Categorical.from_codes(columns["verdict"], header["verdicts"])
+    carriers = named("carriers")
     shown = {int(index): value for index, value in (named("shown") | header["texts"]).items()}
     return {name: header[name] for name in _AS_JSON} | {
         "table": pd.DataFrame({name: columns[name] for name in header["columns"]}),
