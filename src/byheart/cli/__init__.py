@@ -20,8 +20,9 @@ from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCo
 from byheart.cli.toy import ReportCommand, SweepCommand, TrainCommand
 from byheart.jobs import JobsError
 from byheart.network.counterfactual import CounterfactualError
+from byheart.toy.config import brief
 from byheart.toy.kernels import DivergedError
-from byheart.toy.sweep import SweepError, brief
+from byheart.toy.sweep import SweepError
 
 
 class Command(Protocol):

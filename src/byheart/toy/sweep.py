@@ -18,7 +18,7 @@ from typing import Any
 from byheart import jobs
 from byheart.jobs import Job, Report
 from byheart.records import Record, Records
-from byheart.toy.config import TrainConfig
+from byheart.toy.config import TrainConfig, brief
 from byheart.toy.kernels import KERNELS, choose, kernel_for
 from byheart.toy.runs import Runs, read_header
 from byheart.toy.train import train
@@ -162,10 +162,3 @@ def _work(config: TrainConfig) -> float:
     """Estimate of a run's cost: pairs and parameters touched per step, by width and steps."""
     per_step = _pairs_per_step(config) + 20 * config.n_features
     return per_step * (1 + config.n_hidden) * config.n_steps * config.n_inits
-
-
-def brief(config: TrainConfig) -> str:
-    """Return the fields of a config that differ from the defaults, in one line."""
-    default = TrainConfig(n_examples=config.n_examples, n_steps=config.n_steps)
-    named = {"n_examples", "seed"} | {n for n, v in config.to_dict().items() if v != getattr(default, n)}
-    return ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if name in named)
