@@ -74,8 +74,8 @@ def collect(runs: Runs) -> dict[str, Any]:
 def x_axis(runs: Runs) -> str:
     """Return the config field that belongs on the x axis.
 
-    It is T if T varies; else, of the swept fields that are numbers, the one with the most values, of several with as many
-    the first in ``TrainConfig``; and T if there is none.
+    It is T if T varies; else, of the swept fields that are numbers, the one with the most values, of several with as
+    many the first in ``TrainConfig``; and T if there is none.
     """
     n_values = {name: len({getattr(header.config, name) for header in runs.headers}) for name in runs.axes}
     if "n_examples" in n_values:
