@@ -47,7 +47,7 @@ def audit_outputs(
         features: What its last linear layer reads of each example, of shape (n_examples, n_features).
         log: Of the losses in training, if there is one.
         held_out: As of ``audit``.
-        **options: Others of ``audit``: batch_size, show, most_shown, on_progress.
+        **options: Others of ``audit``: ids, batch_size, show, most_shown, on_progress.
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do
