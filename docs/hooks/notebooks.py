@@ -8,6 +8,7 @@ import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -26,7 +27,7 @@ class NotebookPage:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
 
-def run(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
+def run(path: Path, timeout: int = 300) -> Any:
     """Run a notebook from its first cell, keep what it gave for the site, and return it.
 
     Raises:
@@ -41,7 +42,7 @@ def run(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
     return notebook
 
 
-def with_outputs(path: Path) -> nbformat.NotebookNode:
+def with_outputs(path: Path) -> Any:
     """Return a notebook with its outputs: those that are kept if nothing changed since, else run it."""
     return nbformat.read(_kept(path), as_version=4) if _kept(path).exists() else run(path)
 

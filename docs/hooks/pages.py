@@ -18,10 +18,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "RELEASING.md", "CHANGELOG.md", "docs/*.md", "docs/reference/*.md")
-PAGES += ("results/*.md", "results/*/*.md", "benchmarks/*.md")
-LINKED = ("CITATION.cff", "docs/*.png", "docs/*.svg", "docs/*.css", "results/*/*.png", "results/*/*.csv")
-LINKED += ("benchmarks/*.csv", "examples/*.ipynb")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "RELEASING.md", "CHANGELOG.md", "docs/*.md", "docs/reference/*.md"),
+    *("results/*.md", "results/*/*.md", "benchmarks/*.md"),
+)
+LINKED = (
+    *("CITATION.cff", "docs/*.png", "docs/*.svg", "docs/*.css", "results/*/*.png", "results/*/*.csv"),
+    *("benchmarks/*.csv", "examples/*.ipynb"),
+)
 # What a page loads by itself; a link that a reader clicks (<a>) may lead anywhere.
 _LOADED_FROM_ELSEWHERE = re.compile(
     r"<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)"

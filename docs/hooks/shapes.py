@@ -34,6 +34,7 @@ def readable(annotation: Any) -> Any:
     if not isinstance(annotation, griffe.Expr):
         return annotation
     if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left) in KINDS:
+        assert isinstance(annotation.slice, griffe.ExprTuple)
         _, shape = annotation.slice.elements  # the container, and its axes as one string
         return f"{annotation.left}[{', '.join(str(shape).strip(chr(39) + chr(34)).split())}]"
     for field in dataclasses.fields(annotation):
