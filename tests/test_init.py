@@ -10,7 +10,7 @@ HEAVY += ("tokenizers", "rapidfuzz", "pydivsufsort", "byheart.language.page")
 HEAVY += ("scipy.stats", "scipy.optimize", "loky", "rich", "byheart.toy.page", "byheart.network.page")
 PUBLIC = {
     *("Audit", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization", "Run"),
-    *("Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "counterfactual"),
+    *("Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "audit_outputs", "counterfactual"),
     *("example_dimensionality", "example_losses", "feature_dimensionality", "grid", "influence", "learning_rates"),
     *("load_run", "log_spaced_steps", "margins_of", "maximal_dimensionality", "memorization", "open_runs"),
     *("represented_features", "reproduce", "sample_examples", "smoothed_memorization", "sweep", "train"),

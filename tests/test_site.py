@@ -29,8 +29,10 @@ def public(module: str) -> set[str]:
 @pytest.mark.parametrize("module", ["byheart", "byheart.language"])
 def test_every_public_name_is_in_the_reference(module):
     names = public(module) - {"language"}  # a package, whose names are asked for by themselves
+    folder = ROOT / "src" / module.replace(".", "/")
+    modules = {path.stem for path in folder.glob("*.py")}  # whose names would be taken for the module
     assert len(names) > 15
-    assert {f"{module}.{name}" for name in names} - DESCRIBED == set()
+    assert {f"{module}.{name}.{name}" if name in modules else f"{module}.{name}" for name in names} - DESCRIBED == set()
 
 
 def test_what_the_reference_describes_exists_and_has_a_docstring():

@@ -19,6 +19,7 @@ from byheart.network.detector import Detector as Detector
 from byheart.network.fit import Fit as Fit
 from byheart.network.fit import margins_of as margins_of
 from byheart.network.log import TrainingLog as TrainingLog
+from byheart.network.outputs import audit_outputs as audit_outputs
 from byheart.studies import reproduce as reproduce
 from byheart.toy.config import TrainConfig as TrainConfig
 from byheart.toy.config import learning_rates as learning_rates

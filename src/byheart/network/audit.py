@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Int64
 
 from byheart.network.calibration import MEMORIZED, calibrate
+from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
@@ -37,6 +38,7 @@ from byheart.network.reading import LossName, check_order_of_words
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
 from byheart.network.scores import RIDGE
+from byheart.network.verdicts import judge, wrong_label_score
 from byheart.provenance import provenance
 from byheart.records import SUFFIX, read, write
 
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 _UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
+_FIRST_COLUMNS = (
+    *("label", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
+    *("other_label", "copies", "copy_of"),
+)
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
 
@@ -53,9 +59,11 @@ class Audit:
     """What an audit found: data, which can be saved, loaded, pickled and compared, and hold no model.
 
     Attributes:
-        table: One row per example, in the dataset's order: label, prediction and margin (of classifications), loss,
-            the scores of ``byheart.network.score_table`` by name, score, flagged; with a held-out run also estimate of
-            memorization, low and high of its interval, and probability that it is above 0.25.
+        table: One row per example, in the dataset's order: label and prediction (of classifications), verdict (one of
+            ``byheart.network.verdicts``), score, flagged; with a held-out run also estimate of memorization, low and
+            high of its interval, and probability that it is above 0.25; other_label, the class that the last layer
+            would answer instead; copies, how many other examples are the same or nearly so, and copy_of, one of them
+            or -1; the scores of ``byheart.network.score_table`` by name.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -271,13 +279,14 @@ def audit(
     inputs = as_inputs(dataset, batch_size)
     with looking_at(model):
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
-        first = first_pass(model, inputs, plan, on_progress)
+        copies = CopyFinder(inputs.n_examples)
+        first = first_pass(model, inputs, plan, on_progress, copies)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         if inputs.are_words and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
-        scores, losses_again = second_pass(model, inputs, plan, first, on_progress)
+        scores, losses_again = second_pass(model, inputs, plan, first, on_progress, copies)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
             precise = in_float32(model)
@@ -309,6 +318,14 @@ def audit(
             f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
             " largest scores are flagged, however many are memorized."
         )
+
+    if plan.n_classes is not None:
+        table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
+    table["copies"], table["copy_of"], of_copies = copies.finish()
+    table["verdict"] = judge(table, plan.layers, evidence)
+    notes += of_copies
+    first_columns = [name for name in _FIRST_COLUMNS if name in table]
+    table = table[first_columns + [name for name in table if name not in first_columns]]
 
     listed = largest(table, most_shown)
     with_carriers = detector and first.head_scores is not None

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from byheart import jobs
 from byheart.arrays import as_array, as_labels
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
+from byheart.network.copies import groups_of_copies
 from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs
 from byheart.records import Record, Records, digest
@@ -98,6 +99,7 @@ def counterfactual(
     fraction: float = 0.6,
     *,
     store: str | Path,
+    groups: Any = None,
     seed: int = 0,
     n_workers: int | None = None,
     executor: Executor | None = None,
@@ -116,6 +118,9 @@ def counterfactual(
         store: Directory of what each model knows of each example, made if missing; models that are there already are
             not trained again. Another dataset, target, subset, seed or setting of a ``Fit`` is noticed; changed inputs
             or a changed function are not, and need another directory.
+        groups: A number for each example; those of one number are in a training set together or not at all. Default the
+            copies among the inputs (``byheart.network.copies``), each of which would give the others away; False for
+            none, as in the paper. Data that are no batches of inputs and targets have none.
         seed: Of the subsets; model k is fitted with seed + k.
         n_workers: Processes, one core each; default all cores.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
@@ -130,8 +135,8 @@ def counterfactual(
     References:
         Feldman and Zhang 2020, section 3 (the subset estimator, with fraction 0.7).
     """
-    n_examples = _size(dataset)
-    mask = balanced_subsets(n_examples, n_models, fraction, seed, fewest=0)
+    _, group = np.unique(_groups(dataset, groups), return_inverse=True)
+    mask = balanced_subsets(int(group.max()) + 1, n_models, fraction, seed, fewest=0)[:, group]
     records = Records(store)
     common = {"targets": _digest_targets(dataset), "settings of Fit": fit.settings if isinstance(fit, Fit) else ""}
     todo = [
@@ -191,6 +196,25 @@ def _digest_targets(dataset: Any) -> str:
         return digest(*(targets[i] for i in data.in_order(np.arange(len(targets)))), *_bytes_of(words or ()))
     except (ValueError, TypeError):
         return ""
+
+
+def _groups(dataset: Any, given: Any) -> Int64[np.ndarray, " n_examples"]:
+    """A number for each example; of copies the same one."""
+    n_examples = _size(dataset)
+    if given is not None and given is not False:
+        groups = as_array(given, "groups")
+        if groups.shape != (n_examples,) or groups.dtype.kind not in "iu":
+            raise ValueError(
+                f"groups: received {groups.dtype} of shape {groups.shape}, accepted: a whole number for each example,"
+                f" ({n_examples},)"
+            )
+        return groups
+    if given is False:
+        return np.arange(n_examples)
+    try:
+        return groups_of_copies(as_inputs(dataset))
+    except (ValueError, TypeError):  # a dataset that only ``fit`` understands
+        return np.arange(n_examples)
 
 
 def _bytes_of(words: Sequence[str]) -> list[np.ndarray]:

@@ -63,6 +63,11 @@ class Inputs:
     order: Int64[np.ndarray, " n_examples"] | None = None
     are_words: bool = False
 
+    @property
+    def n_examples(self) -> int:
+        """How many examples there are."""
+        return len(self.loader.dataset) if self.order is None else len(self.order)
+
     def items(self, indices: Int64[np.ndarray, " n_chosen"]) -> list[Any]:
         """Return the inputs of some examples, as the dataset has them."""
         items = self._drawn(indices)
@@ -108,8 +113,7 @@ class Inputs:
         """
         import torch
 
-        n_examples = len(self.loader.dataset) if self.order is None else len(self.order)
-        first = 0
+        n_examples, first = self.n_examples, 0
         words: set[str] = set()
         for item in self.loader:
             if not isinstance(item, (tuple, list)) or len(item) < 2:

@@ -19,6 +19,7 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
+from byheart.network.copies import CopyFinder
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, call, tensor_of
 from byheart.network.layers import INPUT, find_layers, left_as_found, watched
@@ -175,13 +176,17 @@ def looking_at(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProgress | None) -> FirstPass:
-    """Sum the moments of the layers and of the last linear layer."""
+def first_pass(
+    model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProgress | None, copies: CopyFinder | None = None
+) -> FirstPass:
+    """Sum the moments of the layers and of the last linear layer; ``copies`` looks at the inputs."""
     parts: list[pd.DataFrame] = []
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
     for batch, outputs, seen in passes(model, inputs, plan):
         parts.append(_answers(batch, outputs, plan))
+        if copies is not None:
+            copies.look(batch.inputs)
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
         for name in plan.layers:
             rows = seen[name]
@@ -201,12 +206,19 @@ def first_pass(model: nn.Module, inputs: Inputs, plan: Plan, on_progress: OnProg
 
 
 def second_pass(
-    model: nn.Module, inputs: Inputs, plan: Plan, first: FirstPass, on_progress: OnProgress | None
+    model: nn.Module,
+    inputs: Inputs,
+    plan: Plan,
+    first: FirstPass,
+    on_progress: OnProgress | None,
+    copies: CopyFinder | None = None,
 ) -> tuple[pd.DataFrame, pd.Series[float]]:
-    """Return the scores of each example, and its loss in this pass."""
+    """Return the scores of each example, and its loss in this pass; ``copies`` compares the inputs."""
     parts: list[pd.DataFrame] = []
     for batch, outputs, seen in passes(model, inputs, plan):
         answers = _answers(batch, outputs, plan)
+        if copies is not None:
+            copies.add(batch.inputs, batch.indices)
         labels = answers["label"].to_numpy() if plan.n_classes is not None else None
         columns: dict[str, np.ndarray] = {"second_loss": answers["loss"].to_numpy()}
         for name in plan.layers:

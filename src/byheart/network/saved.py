@@ -21,11 +21,14 @@ _AS_JSON = ("layers", "rank", "width", "score_name", "notes", "provenance", "lab
 def to_record(audit: Audit) -> Record:
     """Return the record of an audit."""
     arrays = {"listed": audit.listed, "neighbours": audit.neighbours}
-    arrays |= {f"table/{name}": column.to_numpy() for name, column in audit.table.items()}
+    verdicts = audit.table["verdict"].cat
+    table = audit.table.assign(verdict=verdicts.codes)
+    arrays |= {f"table/{name}": column.to_numpy() for name, column in table.items()}
     arrays |= {f"shown/{index}": shown for index, shown in audit.shown.items() if not isinstance(shown, str)}
     carriers = {} if audit.carriers is None else asdict(audit.carriers)
     arrays |= {f"carriers/{name}": value for name, value in carriers.items() if isinstance(value, np.ndarray)}
     header = {name: getattr(audit, name) for name in _AS_JSON}
+    header["verdicts"] = list(verdicts.categories)
     header["evidence"] = sorted(audit.evidence)
     header["columns"] = [str(name) for name in audit.table]
     header["texts"] = {str(index): shown for index, shown in audit.shown.items() if isinstance(shown, str)}
@@ -40,7 +43,9 @@ def from_record(record: Record) -> dict[str, Any]:
     def named(kind: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
-    columns, carriers = named("table"), named("carriers")
+    columns: dict[str, Any] = dict(named("table"))
+    columns["verdict"] = pd.Categorical.from_codes(columns["verdict"], header["verdicts"])
+    carriers = named("carriers")
     shown = {int(index): value for index, value in (named("shown") | header["texts"]).items()}
     return {name: header[name] for name in _AS_JSON} | {
         "table": pd.DataFrame({name: columns[name] for name in header["columns"]}),

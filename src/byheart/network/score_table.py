@@ -144,6 +144,14 @@ SCORES = {
             by_layer=True,
         ),
         Score(
+            "wrong_label",
+            "how much the evidence says that the label is wrong: the rank by the loss averaged over training (without a"
+            " log, by the loss now), and by other_class, as far as that tells the classes apart",
+            "ours",
+            _MODEL | {"classes"},
+            transform="identity",
+        ),
+        Score(
             "class_dimensionality",
             "D* among the examples of its own class, with a ridge of 0.01 of the mean eigenvalue",
             "",

@@ -327,13 +327,17 @@ class HeadScores:
         left_out = y - (y - coordinates @ self._weights) / np.maximum(1 - leverage, _LEAST)[:, None]
         own = np.where(y, left_out, 0).sum(axis=1)
         # where the data have one class only, the others' answer is that of a class without examples
-        others = np.where(y, -np.inf, left_out).max(axis=1) if len(self._labels) > 1 else 0
+        of_others = np.where(y, -np.inf, left_out)
+        others, other_label = np.zeros(len(labels)), np.full(len(labels), -1)
+        if len(self._labels) > 1:
+            others, other_label = of_others.max(axis=1), self._labels[of_others.argmax(axis=1)]
         return {
             "gradient_dimensionality": leverage
             * _squared_lengths(self._delta, self.moments.delta.span.coordinates(delta)),
             "residual_dimensionality": leverage * squared_residual,
             "ridge_leave_one_out": others - own,
             "gradient_norm": np.sqrt(squared_residual * np.square(z).sum(axis=1)),
+            "other_label": other_label,
         }
 
 

@@ -115,6 +115,7 @@ def _train(
             (data.inputs, data.labels),
             network.n_models,
             store=store.directory,
+            groups=False,  # as in the paper
             n_workers=n_workers,
             on_progress=lambda n_finished, _: advance(n_finished),
         )

@@ -75,14 +75,17 @@ def _audit(task: Task, seed: int, *, n_threads: int | None, report: Report) -> R
             table["neighbour_disagreement"] = neighbour_disagreement(inputs, data.labels)
         with _timed(seconds, "kernel_leave_one_out"):
             table["kernel_leave_one_out"] = kernel_leave_one_out(inputs, data.labels)
-    arrays = {name: table[name].to_numpy() for name in table} | {"wrong": wrong}
+    arrays = {name: table[name].to_numpy() for name in table if name != "verdict"} | {"wrong": wrong}
     return Record(arrays, header | {"seconds": json.dumps(seconds)})
 
 
 def truth(task: Task, n_models: int, directory: Path, **options: Any) -> Counterfactual:
-    """Return the models of a task that were each trained on 60 % of its data; options as of ``counterfactual``."""
+    """Return the models of a task that were each trained on 60 % of its data; options as of ``counterfactual``.
+
+    Copies are in or out one by one, as in the paper.
+    """
     data, _, fit = task.load()
-    return counterfactual(fit, (data.inputs, data.labels), n_models, store=directory, **options)
+    return counterfactual(fit, (data.inputs, data.labels), n_models, store=directory, groups=False, **options)
 
 
 def _hidden(model: nn.Module, inputs: np.ndarray) -> np.ndarray:

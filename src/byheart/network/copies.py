@@ -1,0 +1,223 @@
+"""Copies among the inputs of a dataset: those that are the same, and those that differ by next to nothing.
+
+Inputs are compared, not what a layer makes of them: a network that fits its data draws all examples of a class
+together. What is kept of an example is a digest and 64 numbers, so that the data need not stay in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
+import scipy.spatial
+from jaxtyping import Float32, Float64, Int64
+
+from byheart.arrays import as_array
+
+if TYPE_CHECKING:
+    from byheart.network.inputs import Inputs
+
+Kind = Literal["numbers", "columns", "tokens", "others"]
+"""What inputs are: all numbers of one unit, as pixels; a row of columns, each of its own unit; whole numbers in a row,
+as a text's tokens; or what is only found to be the same or not."""
+
+_SIZE = 64  # numbers that are kept of an input
+_COARSE = 6  # of them that a tree is made of
+_NEAR: dict[Kind, float] = {"numbers": 0.1, "columns": 0.1, "tokens": 0.4}  # distance of copies, by the spread of all
+_OF_TYPICAL = 0.5  # times the median distance to the nearest other: where all lie densely, near is no copy
+_BY_CHANCE = 1e-4  # share of examples that may lie as near to another one by chance
+_N_TYPICAL = 300  # examples that the distances to the nearest others are taken of
+_MOST_PAIRS = 2**22  # that are looked at
+_SHORTEST_TEXT = 16  # tokens; of fewer, one changed is no small change
+
+
+class CopyFinder:
+    """Finds copies in two passes over the inputs: the first learns the units of columns, the second compares."""
+
+    def __init__(self, n_examples: int) -> None:
+        self._digests = np.array([f"{i:x}" for i in range(n_examples)], dtype="S16")
+        self._sketches = np.zeros((n_examples, _SIZE), dtype=np.float32)
+        self._kind: Kind | None = None
+        self._projection = np.zeros((0, _SIZE), dtype=np.float32)
+        self._sums = np.zeros((2, 0))  # of the columns, and of their squares
+
+    def look(self, inputs: Any) -> None:
+        """See a batch's inputs in the first pass."""
+        parts = _parts(inputs)
+        kind, width = _kind_of(parts)
+        if self._kind is None:
+            self._kind = kind
+            self._projection = np.random.default_rng(0).normal(size=(width, _SIZE)).astype(np.float32) / _SIZE**0.5
+            self._sums = np.zeros((2, width))
+        elif (kind, width) != (self._kind, len(self._projection)):
+            self._kind = "others"
+        if self._kind == "columns":
+            values = parts[0].astype(np.float64)
+            self._sums += values.sum(axis=0), np.square(values).sum(axis=0)
+
+    def add(self, inputs: Any, indices: Int64[np.ndarray, " n_examples"]) -> None:
+        """See a batch's inputs in the second pass, and which examples they are."""
+        parts = _parts(inputs)
+        if parts:
+            self._digests[indices] = _digests(parts)
+        if self._kind == "tokens":
+            self._sketches[indices] = _of_tokens(parts[0])
+        elif self._kind in ("numbers", "columns"):
+            values = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+            if self._kind == "columns":
+                mean, square = self._sums / len(self._digests)
+                deviation = np.sqrt(np.maximum(square - np.square(mean), 0))
+                values = (values - mean) / np.where(deviation > 0, deviation, 1)
+            self._sketches[indices] = values.astype(np.float32) @ self._projection
+
+    def finish(self) -> tuple[Int64[np.ndarray, " n_examples"], Int64[np.ndarray, " n_examples"], list[str]]:
+        """Return how many copies each example has among the others, one of them (-1 for none), and notes.
+
+        Of copies that are the same the first other one is named, else the nearest.
+        """
+        n = len(self._digests)
+        _, first, group, sizes = np.unique(self._digests, return_index=True, return_inverse=True, return_counts=True)
+        second = np.full(len(first), -1)
+        later = np.flatnonzero(np.arange(n) != first[group])[::-1]
+        second[group[later]] = later  # the first of the later ones is written last
+        n_near, nearest, notes = self._near(first, sizes)
+        copies = sizes[group] - 1 + n_near[group]
+        of_same = np.where(np.arange(n) == first[group], second[group], first[group])
+        copy_of = np.where(of_same >= 0, of_same, np.where(nearest >= 0, first[nearest], -1)[group])
+        if copies.any():
+            notes.append(
+                f"{(copies > 0).sum():,} of {n:,} examples have copies among the others, the same or nearly so (column"
+                " copies). A network that is trained on one of them knows the others, so that none need look memorized."
+            )
+        return copies, copy_of, notes
+
+    def _near(
+        self, first: Int64[np.ndarray, " n_distinct"], sizes: Int64[np.ndarray, " n_distinct"]
+    ) -> tuple[Int64[np.ndarray, " n_distinct"], Int64[np.ndarray, " n_distinct"], list[str]]:
+        """Of each distinct input, how many examples are nearly the same, and the place of the nearest, or -1."""
+        count, nearest = np.zeros(len(first), dtype=np.int64), np.full(len(first), -1)
+        rows = self._sketches[first]
+        radius = 0.0 if self._kind not in _NEAR else _radius(rows, _NEAR[self._kind])
+        if radius <= 0:
+            return count, nearest, []
+        coarse = rows[:, :_COARSE].astype(np.float64) * np.sqrt(_SIZE / _COARSE)
+        tree = scipy.spatial.cKDTree(coarse)
+        if tree.count_neighbors(tree, 1.5 * radius) > 2 * _MOST_PAIRS + len(rows):  # each pair twice, each with itself
+            return count, nearest, ["Only copies that are the same were looked for: too many inputs are much alike."]
+        pairs = tree.query_pairs(1.5 * radius, output_type="ndarray")
+        chunks = np.array_split(pairs, len(pairs) // 2**16 + 1)
+        distances = np.concatenate([np.linalg.norm(rows[some[:, 0]] - rows[some[:, 1]], axis=1) for some in chunks])
+        order = np.argsort(-distances)[np.sort(distances)[::-1] <= radius]  # the nearest is written last
+        for one, other in (pairs[order].T, pairs[order, ::-1].T):
+            np.add.at(count, one, sizes[other])
+            nearest[one] = other
+        return count, nearest, []
+
+
+def groups_of_copies(inputs: Inputs) -> Int64[np.ndarray, " n_examples"]:
+    """Return a number for each example, the same for those that are copies of each other, from 0 on.
+
+    Groups without copies are in the order of the examples.
+
+    Raises:
+        ValueError: As going through the data does.
+    """
+    finder = CopyFinder(inputs.n_examples)
+    for batch in inputs:
+        finder.look(batch.inputs)
+    for batch in inputs:
+        finder.add(batch.inputs, batch.indices)
+    _, copy_of, _ = finder.finish()
+    here = np.flatnonzero(copy_of >= 0)
+    links = scipy.sparse.coo_array((np.ones(len(here)), (here, copy_of[here])), shape=(len(copy_of),) * 2)
+    _, groups = scipy.sparse.csgraph.connected_components(links, directed=False)
+    return np.asarray(groups, dtype=np.int64)
+
+
+def _parts(inputs: Any) -> list[np.ndarray]:
+    """A batch's inputs as arrays with a row for each example, padding left out; none if they are something else."""
+    if isinstance(inputs, Mapping):
+        mask = inputs.get("attention_mask")
+        counted = None if mask is None else as_array(mask, "attention_mask").astype(bool)
+        arrays = [part for name in sorted(inputs) if name != "attention_mask" for part in _parts(inputs[name])]
+        if counted is None:
+            return arrays
+        return [np.where(counted, a, -1) if a.shape == counted.shape and a.dtype.kind in "iu" else a for a in arrays]
+    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "to"):
+        if inputs and isinstance(inputs[0], str):
+            return [np.array(inputs, dtype=object)]
+        return [array for part in inputs for array in _parts(part)]
+    try:
+        array = as_array(inputs, "inputs")
+    except ValueError:
+        return []
+    return [array] if array.ndim and array.dtype.kind in "biufc" else []
+
+
+def _kind_of(parts: list[np.ndarray]) -> tuple[Kind, int]:
+    """What the inputs of a batch are, and how many numbers each has, 0 of tokens."""
+    if parts and all(part.dtype.kind == "f" for part in parts):
+        width = sum(part[0].size for part in parts)
+        return ("columns" if len(parts) == 1 and parts[0].ndim == 2 else "numbers"), width
+    if parts and parts[0].dtype.kind in "iu" and parts[0].ndim == 2 and parts[0].shape[1] >= _SHORTEST_TEXT:
+        return "tokens", 0
+    return "others", 0
+
+
+def _digests(parts: list[np.ndarray]) -> list[bytes]:
+    """A digest of each example; repeated last numbers of a row count once, since batches are padded differently."""
+    found = []
+    for rows in zip(*parts, strict=True):
+        digest = hashlib.blake2b(digest_size=16)
+        for row in rows:
+            if isinstance(row, str):
+                digest.update(row.encode(errors="surrogatepass"))
+                continue
+            values = np.asarray(row)
+            if values.ndim == 1 and values.dtype.kind in "iu" and len(values):
+                others = np.flatnonzero(values != values[-1])
+                values = values[: (others[-1] if len(others) else -1) + 2]
+            digest.update(repr(values.shape).encode() + np.ascontiguousarray(values + values.dtype.type(0)).tobytes())
+        found.append(digest.digest())
+    return found
+
+
+def _of_tokens(rows: Int64[np.ndarray, "n_examples n_tokens"]) -> Float32[np.ndarray, "n_examples n_kept"]:
+    """Counts of all pairs of neighbouring tokens, drawn together into 64 numbers by random signs."""
+    last = rows[:, -1:]
+    padding = np.logical_and.accumulate((rows == last)[:, ::-1], axis=1)[:, ::-1]  # the last token and its repeats
+    tokens = rows.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        pairs = tokens[:, :-1] * np.uint64(0x9E3779B97F4A7C15) + tokens[:, 1:] * np.uint64(0xC2B2AE3D27D4EB4F)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64's
+            pairs = (pairs ^ (pairs >> np.uint64(shift))) * np.uint64(factor)
+        pairs ^= pairs >> np.uint64(31)
+    found = np.zeros((len(rows), _SIZE), dtype=np.float32)
+    for bit in range(_SIZE):
+        signs = ((pairs >> np.uint64(bit)) & np.uint64(1)).astype(np.float32) * 2 - 1
+        found[:, bit] = np.where(padding[:, :-1], 0, signs).sum(axis=1) / _SIZE**0.5
+    return found
+
+
+def _radius(rows: Float32[np.ndarray, "n_distinct n_kept"], share: float) -> float:
+    """The distance up to which two inputs are nearly the same: by the spread of all, and hardly by chance.
+
+    Of inputs of d dimensions, the share that has another one within f times the median distance to the nearest is about
+    log(2) f^d; d is what the second nearest say (Facco et al. 2017).
+    """
+    if len(rows) < 3:
+        return 0.0
+    values = rows - rows.mean(axis=0)
+    squares: Float64[np.ndarray, " n_distinct"] = np.square(values).sum(axis=1, dtype=np.float64)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:_N_TYPICAL]
+    distances = squares[chosen, None] + squares - 2 * values[chosen] @ values.T
+    distances[np.arange(len(chosen)), chosen] = np.inf
+    one, two = np.sqrt(np.maximum(np.partition(distances, 1, axis=1)[:, :2], 0)).T
+    n_dimensions = 1 / max(float(np.log(two[one > 0] / one[one > 0]).mean()), 1e-6) if one.any() else 1.0
+    by_chance = (_BY_CHANCE / np.log(2)) ** (1 / n_dimensions)
+    spread, typical = float(np.sqrt(squares.mean())), float(np.median(one))
+    return min(share * spread, min(_OF_TYPICAL, float(by_chance)) * typical)
