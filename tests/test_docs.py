@@ -61,6 +61,9 @@ def a_network() -> dict[str, Any]:
     labels = np.arange(60) % 3
     inputs = (rng.normal(size=(3, 20))[labels] + rng.normal(size=(60, 20))).astype(np.float32)
     model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        features = model[:2](torch.tensor(inputs))
+        probabilities = model[2](features).softmax(dim=1)
     return {
         "torch": torch,
         "DataLoader": DataLoader,
@@ -70,6 +73,9 @@ def a_network() -> dict[str, Any]:
         "state_dicts": [model.state_dict()],
         "held_out_inputs": rng.normal(size=(40, 20)).astype(np.float32),
         "x": rng.normal(size=(5, 20)).astype(np.float32),
+        "labels": labels,
+        "h": features.numpy(),
+        "p": probabilities.numpy(),
     }
 
 
