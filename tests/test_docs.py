@@ -41,7 +41,11 @@ def blocks(path: Path, *kinds: str, run: bool = True) -> list[str]:
 
 def command_lines(path: Path) -> list[list[str]]:
     """The lines of a document's blocks of commands, without their comments; a program's folder is left out."""
-    lines = [line for text in blocks(path, "", "sh") for line in text.replace("\\\n", "").splitlines()]
+    lines: list[str] = []
+    for text in blocks(path, "", "sh"):
+        every = text.replace("\\\n", "").splitlines()
+        typed = [line.removeprefix("$ ") for line in every if line.startswith("$ ")]  # the rest is what they print
+        lines += typed or every
     words = [shlex.split(line, comments=True) for line in lines]
     return [[Path(program).name, *arguments] for program, *arguments in filter(None, words)]
 
