@@ -24,7 +24,7 @@ PAGES = (
 )
 LINKED = (
     *("CITATION.cff", "docs/*.png", "docs/*.svg", "docs/*.css", "results/*/*.png", "results/*/*.csv"),
-    *("benchmarks/*.csv", "examples/*.ipynb"),
+    *("benchmarks/*.csv", "examples/*.ipynb", "examples/*.py"),
 )
 # What a page loads by itself; a link that a reader clicks (<a>) may lead anywhere.
 _LOADED_FROM_ELSEWHERE = re.compile(
