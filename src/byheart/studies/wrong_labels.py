@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
-from matplotlib.figure import Figure
 
 from byheart import jobs
 from byheart.claims import Claim, Finding, judged, one_digit
@@ -28,7 +27,7 @@ from byheart.network.fit import recorded
 from byheart.network.log import TrainingLog
 from byheart.network.verdicts import SUSPECTED_SHARE
 from byheart.records import Record, Records, digest
-from byheart.studies.study import Scale, Study, Tables
+from byheart.studies.study import Captioned, Scale, Study, Tables
 from byheart.toy.figures import figure_of
 
 if TYPE_CHECKING:
@@ -445,7 +444,7 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     """Precision at the number of wrong labels, by network and ranking, over seeds."""
     shown = ["wrong_label", "wrong_label_without_log", "loss", "mean_loss", "loss_of_folds", "score"]
     table = tables["precision"]
@@ -467,7 +466,13 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     ax.invert_yaxis()
     ax.grid(axis="y", color="#eeeeee")
     ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    return {"wrong-labels": figure}
+    seeds = table.groupby("network")["seed"].nunique()
+    caption = (
+        f"Of data of which {SHARE_WRONG:.0%} of the labels were replaced, the share of wrong ones among as many first"
+        f" examples, by ranking. Points are means over {seeds.min()} to {seeds.max()} seeds, lines reach from the least"
+        " to the largest. One network each, but for the confidence of three folds, which takes three more."
+    )
+    return {"wrong-labels": Captioned(figure, caption)}
 
 
 def _setup(tables: Tables) -> str:
@@ -475,8 +480,7 @@ def _setup(tables: Tables) -> str:
     return (
         f"{suspects['network'].nunique()} networks on data of which {SHARE_WRONG:.0%} of the labels were replaced by"
         f" another class drawn evenly, seeds {', '.join(map(str, sorted(suspects['seed'].unique())))} (of the ResNet"
-        " and BERT the first two); AdamW at 1e-3 (BERT 5e-4), batches of 100, from random weights. In the figure points"
-        " are means over seeds, lines reach from the least to the largest."
+        " and BERT the first two); AdamW at 1e-3 (BERT 5e-4), batches of 100, from random weights."
     )
 
 
