@@ -36,6 +36,7 @@ _N_TYPICAL = 200  # examples that typical distances are taken of
 _MOST_PAIRS = 2**22  # that are looked at
 _MOST_COMPARED = 4_000  # examples that are compared with all others
 _AT_ONCE = 200
+_WIDEST = 2**20  # numbers of an input that are drawn together into the few that are kept
 _SHORTEST_TEXT = 16  # tokens; of fewer, one changed is no small change
 
 
@@ -169,6 +170,8 @@ def _kind_of(parts: list[np.ndarray]) -> tuple[Kind, int]:
     """What the inputs of a batch are, and how many numbers each has, 0 of tokens."""
     if parts and all(part.dtype.kind == "f" for part in parts):
         width = sum(part[0].size for part in parts)
+        if width > _WIDEST:
+            return "others", 0
         return ("columns" if len(parts) == 1 and parts[0].ndim == 2 else "numbers"), width
     if parts and parts[0].dtype.kind in "iu" and parts[0].ndim == 2 and parts[0].shape[1] >= _SHORTEST_TEXT:
         return "tokens", 0
