@@ -518,3 +518,14 @@ def test_what_a_model_raises_is_said_to_be_the_models(error):
     with pytest.raises(ValueError, match=f"the model raises {type(error).__name__}: ") as found:
         call(Broken(), torch.zeros(2, 3))
     assert found.value.__cause__ is error
+
+
+def test_tables_whose_indexes_differ_are_not_paired_by_position():
+    table, labels = pd.DataFrame(X.reshape(len(X), -1)), pd.Series(Y)
+    assert len(as_inputs((table, labels)).loader.dataset) == len(X)
+    for other in (labels[::-1], labels.set_axis(np.arange(len(Y)) + 1)):
+        with pytest.raises(
+            ValueError, match="received a table of inputs and a column of targets with different indexes"
+        ):
+            as_inputs((table, other))
+    assert len(as_inputs((table, labels[::-1].to_numpy())).loader.dataset) == len(X)

@@ -353,3 +353,15 @@ def test_outputs_between_0_and_1_are_asked_about_whatever_made_them(behind):
         audit(frozen, (X, Y))
     found = audit(frozen, (X, Y), loss="cross_entropy")
     assert any("taken for logits" in note for note in found.notes)
+
+
+def test_signs_are_numbers_with_a_note():
+    torch.manual_seed(0)
+    x = torch.randn(20, 3)
+    signs = torch.sign(x[:, 0])
+    found = audit(nn.Sequential(nn.Linear(3, 1)), (x, signs))
+    assert "label" not in found.table
+    assert sum(note.startswith("Targets are -1 and 1") for note in found.notes) == 1
+    for targets, loss in ((signs, "mse"), (signs * 2, None), (torch.ones(20), "mse")):
+        notes = audit(nn.Sequential(nn.Linear(3, 1)), (x, targets), loss=loss).notes
+        assert not any(note.startswith("Targets are -1") for note in notes)

@@ -241,6 +241,12 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
 
 def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
     """A dataset of inputs and targets, and the names of the classes if targets are words."""
+    one, two = (getattr(values, "index", None) for values in (inputs, targets))
+    if hasattr(one, "equals") and hasattr(two, "equals") and not one.equals(two):  # else rows would be mixed up
+        raise ValueError(
+            "dataset: received a table of inputs and a column of targets with different indexes, accepted: the same"
+            " index in the same order, or .to_numpy() of both to pair them by position"
+        )
     if isinstance(inputs, Mapping):
         inputs = {str(name): tensor_of(values, f"inputs[{name!r}]") for name, values in inputs.items()}
         lengths = {len(values) for values in inputs.values()}

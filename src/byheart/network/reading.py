@@ -25,6 +25,10 @@ Targets = Literal["as they are", "column", "whole numbers", "one-hot rows", "lab
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _LEAST = 1e-45  # of a probability: the smallest number of float32
 _SUM = {4: 1e-4, 8: 1e-4, 2: 2e-2}  # how far from 1 rows of probabilities may sum, by the bytes of a number
+_SIGNS = (
+    "Targets are -1 and 1 and the model has one output: they are taken for numbers, with squared error. Targets of 0 and"
+    " 1 are two classes."
+)
 _OF_SHAPE = ("View", "Reshape", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "ToCopy", "Alias")
 _LINEAR = ("Addmm", "Mm", "Mv", "Add", "Sub", "Bmm", "Baddbmm", "Linear", "Convolution", "Mean", "Sum")
 
@@ -174,7 +178,8 @@ def _of_one_output(
             )
         if loss in ("cross_entropy", "nll"):
             raise ValueError(f"loss: received {loss!r} with one output, accepted: targets of 0 and 1, or 'mse'")
-        return Reading(loss or "mse")
+        signs = () if loss is not None or not bool((y.abs() == 1).all()) or bool((y == 1).all()) else (_SIGNS,)
+        return Reading(loss or "mse", notes=signs)
     if loss == "nll":
         raise ValueError(f"loss: received 'nll' with one output, accepted: {' or '.join(map(repr, _BINARY))}")
     kind, named = _kind_of_binary(output, loss, last_operation)
