@@ -22,7 +22,7 @@ from byheart.arrays import as_array, as_labels
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.fit import Fit, margins_of, recorded
-from byheart.network.inputs import as_inputs
+from byheart.network.inputs import as_inputs, is_pair
 from byheart.records import Record, Records, digest
 
 FitFunction = Callable[[np.ndarray, int], Any]
@@ -181,7 +181,7 @@ def _fit_one(
 
 def _digest_targets(dataset: Any) -> str:
     """Digest of all targets, one by one, so that batches do not matter; of a dataset that has none, nothing."""
-    if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
+    if is_pair(dataset):
         values, words = as_labels(dataset[1], "targets")
         return digest(*map(np.asarray, values if words else as_array(dataset[1], "targets")), *_bytes_of(words or ()))
     try:
@@ -199,7 +199,7 @@ def _bytes_of(words: Sequence[str]) -> list[np.ndarray]:
 
 def _size(dataset: Any) -> int:
     """Number of examples of a dataset, a loader's, or a pair of arrays."""
-    if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
+    if is_pair(dataset):
         return len(dataset[1])
     inner = dataset.dataset if hasattr(dataset, "batch_sampler") else dataset  # a DataLoader counts batches
     if not hasattr(inner, "__len__"):
