@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torchvision_operators  # noqa: F401 -- before transformers
 from language.texts_by_hand import design_with_spans
 
 from byheart.language.collate import check_collator

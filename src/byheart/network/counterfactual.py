@@ -108,8 +108,8 @@ def counterfactual(
     Args:
         fit: Trains on the examples with these indices, from this seed; returns a torch classifier, or a score per
             example of the whole dataset that is above 0 where the answer is right. ``Fit`` is one for a plain module.
-        dataset: What indices refer to, and what classifiers are tried on: a ``Dataset``, or a pair of arrays; without
-            augmentation.
+        dataset: What indices refer to, and what classifiers are tried on: a ``Dataset``, a ``DataLoader``, a
+            ``datasets.Dataset``, or a pair of arrays; without augmentation.
         n_models: How many; ``Memorization.headline`` says what they tell. One is enough for ``audit(held_out=...)``,
             memorization needs enough to have each example in and out of two training sets.
         fraction: Share of the examples that each is trained on.
@@ -130,6 +130,8 @@ def counterfactual(
     References:
         Feldman and Zhang 2020, section 3 (the subset estimator, with fraction 0.7).
     """
+    if hasattr(dataset, "batch_sampler"):  # a loader, whose running workers could not be sent to other processes
+        dataset = as_inputs(dataset).loader
     n_examples = _size(dataset)
     mask = balanced_subsets(n_examples, n_models, fraction, seed, fewest=0)
     records = Records(store)
