@@ -42,14 +42,16 @@ class EpochLosses:
         self._log: TrainingLog | None = None
 
     @property
-    def log(self) -> TrainingLog:
-        """What ``audit(log=...)`` takes.
+    def training_log(self) -> TrainingLog:
+        """What ``audit(log=...)`` takes; not named log, which Lightning gives every callback as a method of its own.
 
         Raises:
             ValueError: If no epoch has ended yet.
         """
         if self._log is None:
-            raise ValueError("log: received none of a training without an epoch that ended, accepted: one with some")
+            raise ValueError(
+                "training_log: received none of a training without an epoch that ended, accepted: one with some"
+            )
         return self._log
 
     def start(self, model: Any, data: Any) -> None:
@@ -88,7 +90,7 @@ def _losses(model: Any, inputs: Inputs, reading: Reading) -> Float64[np.ndarray,
 
 
 def trainer_callback(dataset: Any = None, *, loss: Loss | None = None, batch_size: int = 512) -> Any:
-    """Return a callback for the ``Trainer`` of Transformers, whose ``log`` is what ``audit`` takes.
+    """Return a callback for the ``Trainer`` of Transformers, whose ``training_log`` is what ``audit(log=...)`` takes.
 
     Args:
         dataset: What is trained on, in any form that ``audit`` takes and with the examples in the same order; default
@@ -114,7 +116,7 @@ def trainer_callback(dataset: Any = None, *, loss: Loss | None = None, batch_siz
 
 
 def lightning_callback(dataset: Any = None, *, loss: Loss | None = None, batch_size: int = 512) -> Any:
-    """Return a callback for the ``Trainer`` of Lightning, whose ``log`` is what ``audit`` takes.
+    """Return a callback for the ``Trainer`` of Lightning, whose ``training_log`` is what ``audit(log=...)`` takes.
 
     Args:
         dataset: What is trained on, in any form that ``audit`` takes and with the examples in the same order; default

@@ -272,6 +272,8 @@ def _inputs(data: Any, batch_size: int) -> Inputs:
         label_names, data = data.label_names, (data.inputs, data.labels)
     if isinstance(data, DataLoader):
         return _of_loader(data)
+    if isinstance(data, (tuple, list)) and data and all(isinstance(part, DataLoader) for part in data):
+        raise ValueError(f"dataset: received {len(data)} DataLoaders, accepted: one")
     pair = is_pair(data)
     for method in ("train_dataloader", "get_train_dataloader"):  # Lightning's, and the Trainer's of Transformers
         if callable(getattr(data, method, None)):
