@@ -14,7 +14,7 @@ test: check
 	$(PYTEST)
 
 ci: check
-	$(PYTEST) -m "slow and not large and not gpu"
+	$(PYTEST) -m "(slow or integrations) and not large and not gpu"
 
 test-all: check
 	$(PYTEST) -m "not gpu"
@@ -45,7 +45,7 @@ format: .venv/dev
 
 .venv/dev: .venv/base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps pytorch-ood  # its torchvision must fit torch's build
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps pytorch-ood torchvision  # which must fit torch's build
 	@touch $@
 
 .venv/bench: .venv/base

@@ -101,9 +101,9 @@ def trainer_callback(dataset: Any = None, *, loss: Loss | None = None, batch_siz
     Raises:
         ModuleNotFoundError: If Transformers is missing.
     """
-    (base,) = _bases("Trainer of Transformers", ("transformers",), "TrainerCallback")
+    bases = _bases("Trainer of Transformers", ("transformers",), "TrainerCallback")
 
-    class LossesOfTrainer(EpochLosses, base):
+    class LossesOfTrainer(EpochLosses, *bases):  # type: ignore[misc]
         """The losses of all training examples after every epoch of a ``Trainer``."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

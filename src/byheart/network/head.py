@@ -305,7 +305,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def _is_one_place(tensor: torch.Tensor) -> bool:
     """Whether a convolution's input or output has one place, so that its channels are a vector of each example."""
-    return tensor.ndim > 3 and tensor.shape[2:].numel() == 1
+    return tensor.ndim > 3 and all(size == 1 for size in tensor.shape[2:])
 
 
 def _is_linear_of_one_place(module: nn.Module, read: torch.Tensor | None, made: torch.Tensor) -> bool:
