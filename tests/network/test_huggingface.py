@@ -319,6 +319,47 @@ def test_counterfactual_models_are_tried_on_loaders(tokenizer, tmp_path):
     np.testing.assert_allclose(run.margins, [plain, plain], atol=1e-5)
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_of_a_loader_for_several_processes_all_data_are_read(index, tokenizer):
+    accelerate = pytest.importorskip("accelerate")
+    loader = padded(tokenizer, rows(tokenizer), shuffle=True)
+    part = accelerate.data_loader.prepare_data_loader(loader, num_processes=2, process_index=index)
+    assert len(part) < len(loader)
+    same(audit(bert(), part), audit(Logits(bert()), pair(tokenizer)))
+
+
+def test_an_encoder_and_decoder_needs_the_decoders_inputs(tokenizer):
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    model = transformers.BartForConditionalGeneration(config).eval()
+    inputs, _ = pair(tokenizer)
+    data = datasets.Dataset.from_dict({**{k: v.tolist() for k, v in inputs.items()}, "labels": inputs["input_ids"]})
+    with pytest.raises(ValueError, match="accepted: batches with decoder_input_ids"):
+        audit(model, data)
+    collate = transformers.DataCollatorForSeq2Seq(tokenizer, model=model)
+    found = audit(model, DataLoader(data, 6, collate_fn=collate), "model.decoder.layers.0", mask=False)
+    with torch.no_grad():
+        theirs = [float(model(**collate([row])).loss) for row in data]
+    np.testing.assert_allclose(found.table["loss"], theirs, atol=1e-5)
+
+
+def test_words_are_numbered_as_the_configuration_says(tokenizer):
+    names = {0: "ugly", 1: "good", 2: "bad"}
+    model = bert(id2label=names, label2id={name: i for i, name in names.items()})
+    found = audit(model, padded(tokenizer, rows(tokenizer)))
+    assert found.label_names == ["ugly", "good", "bad"]
+    inputs, _ = pair(tokenizer)
+    columns = {name: values.tolist() for name, values in inputs.items()}
+    words = audit(model, datasets.Dataset.from_dict({**columns, "label": [names[y] for y in Y]}))
+    assert words.table["label"].tolist() == Y.tolist()
+    with pytest.raises(ValueError, match="targets: received 'neutral', accepted: ugly, good, bad"):
+        audit(model, datasets.Dataset.from_dict({**columns, "label": ["neutral"] * N}))
+
+
 def test_a_pass_over_rows_gives_what_the_rows_have(tokenizer):
     batches = list(as_inputs(padded(tokenizer, rows(tokenizer)), model=bert()))
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 4]

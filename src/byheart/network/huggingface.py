@@ -40,6 +40,17 @@ def transformers_model(model: Any) -> Any:
     return found[0] if len(found) == 1 else None
 
 
+def names_of_outputs(model: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a classifier's configuration gives its outputs; None if it has none."""
+    inner = None if model is None else transformers_model(model)
+    names = getattr(getattr(inner, "config", None), "id2label", None)
+    if not isinstance(names, dict) or getattr(inner, "loss_type", None) not in _CLASSIFIERS:
+        return None
+    if sorted(names) != list(range(len(names))) or names == {i: f"LABEL_{i}" for i in names}:
+        return None
+    return tuple(str(names[i]) for i in range(len(names)))
+
+
 def loss_of_config(model: Any, targets: torch.Tensor, output: Any) -> tuple[LossName | None, tuple[str, ...]]:
     """Return the loss that a classifier's configuration names, and a note; None if it names none.
 

@@ -18,6 +18,7 @@ from jaxtyping import Int64, Shaped
 from byheart.arrays import as_array, as_labels, whole_numbers
 from byheart.datasets import Labelled
 from byheart.network.columns import TARGETS, Columns, collate_rows, names_of_classes
+from byheart.network.huggingface import names_of_outputs
 from byheart.network.layers import left_as_found
 
 if TYPE_CHECKING:
@@ -259,6 +260,8 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, la
         raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
     found = _inputs(data, batch_size)
     found.columns, found.labelled = Columns(model), labelled
+    if found.label_names is None:
+        found.label_names = names_of_outputs(model)
     return found
 
 
