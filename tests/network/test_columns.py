@@ -69,8 +69,12 @@ def test_what_is_open_is_refused_by_name():
     with pytest.raises(ValueError, match="columns a, b, answer, accepted: one of labels"):
         audit(Two(), rows("answer"))
     ragged = [{"a": [1.0] * (1 + i), "label": 0} for i in range(3)]
-    with pytest.raises(ValueError, match="column a rows of 1 and 2 numbers, accepted: rows of one length"):
+    with pytest.raises(ValueError, match="column a rows of shape \\(1,\\) and \\(2,\\), .*accepted: rows of one"):
         audit(Two(), ragged)
+    with pytest.raises(ValueError, match="accepted: rows of one length"):
+        audit(Two(), [{"a": torch.ones(1 + i), "label": 0} for i in range(3)])
+    with pytest.raises(ValueError, match="column a object objects, accepted: numbers"):
+        audit(Two(), [{"a": object(), "label": 0}] * 3)
     with pytest.raises(ValueError, match="column a lists, .*accepted: tensors"):
         audit(Two(), DataLoader([{"a": [1.0, 2, 3, 4], "label": 0}] * 4, 2))
 

@@ -121,7 +121,7 @@ def test_data_come_in_every_form(form, tokenizer):
 def test_rows_of_several_lengths_need_a_collator(tokenizer):
     data = rows(tokenizer)
     with pytest.raises(
-        ValueError, match=r"in the column input_ids rows of \d and \d numbers, .*DataCollatorWithPadding"
+        ValueError, match=r"in the column input_ids rows of shape \(\d,\) and \(\d,\), .*DataCollatorWithPadding"
     ):
         audit(bert(), data)
     with pytest.raises(ValueError, match="rows of several lengths, .*DataCollatorWithPadding"):

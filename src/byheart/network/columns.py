@@ -7,7 +7,7 @@ given to the model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,11 +102,13 @@ def _check_rows(name: str, values: Any, are_targets: bool) -> None:
     if not isinstance(values, (list, tuple)) or all(isinstance(value, str) for value in values):
         return
     collator = "DataCollatorForTokenClassification" if are_targets else "DataCollatorWithPadding"
-    if all(hasattr(value, "detach") for value in values):
+    arrays = all(hasattr(value, "shape") or isinstance(value, (list, tuple)) for value in values)
+    shapes = [tuple(getattr(value, "shape", (len(value),))) for value in values] if arrays else []
+    if len(set(shapes)) == 1 and all(hasattr(value, "detach") for value in values):
         received = "lists, of which torch's default collation makes a tensor per position"
         accepted = f"tensors (dataset.with_format('torch')), or collate_fn={collator}(tokenizer)"
-    elif all(isinstance(value, (Sequence, np.ndarray)) or hasattr(value, "detach") for value in values):
-        received = f"rows of {' and '.join(map(str, sorted({len(value) for value in values})[:2]))} numbers"
+    elif arrays:
+        received = f"rows of shape {' and '.join(map(str, sorted(set(shapes))[:2]))}, or of parts of several lengths"
         accepted = (
             f"rows of one length, as DataLoader(dataset, batch_size, collate_fn={collator}(tokenizer)) makes them"
         )
