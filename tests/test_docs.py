@@ -80,6 +80,50 @@ def a_network() -> dict[str, Any]:
         "labels": labels,
         "h": features.numpy(),
         "p": probabilities.numpy(),
+        "images": [(image, label) for image, label in zip(torch.randn(12, 3, 32, 32), [0, 1, 2] * 4, strict=True)],
+    }
+
+
+def with_trainers(dataset: Any) -> dict[str, Any]:
+    """What the reader who trains with Transformers or Lightning has at hand."""
+    datasets = pytest.importorskip("datasets")
+    pl = pytest.importorskip("lightning.pytorch")
+    transformers = pytest.importorskip("transformers")
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    inner = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "yes": 2, "no": 3}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]")
+    texts = [" ".join(["yes", "no", "no"][: 1 + i % 3]) for i in range(12)]
+    rows = {"text": texts, "label": [i % 2 for i in range(12)]}
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=4, pad_token_id=0, **sizes)
+
+    class Classifier(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(20, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x)
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(dataset, batch_size=10, shuffle=True)
+
+    return {
+        "classifier": transformers.BertForSequenceClassification(config),
+        "tokenizer": tokenizer,
+        "train_dataset": datasets.Dataset.from_dict(rows).map(lambda row: tokenizer(row["text"])),
+        "lit_module": Classifier(),
+        "datamodule": Data(),
     }
 
 
@@ -89,6 +133,8 @@ def a_network() -> dict[str, Any]:
 def test_every_block_of_python_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = a_network()
+    if path == Path("docs/audit.md"):
+        namespace |= with_trainers(namespace["dataset"])
     for text in blocks(path, "python"):
         exec(compile(text, str(path), "exec"), namespace)
 

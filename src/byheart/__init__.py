@@ -12,6 +12,8 @@ from byheart.memorization import memorization as memorization
 from byheart.memorization import smoothed_memorization as smoothed_memorization
 from byheart.network.audit import Audit as Audit
 from byheart.network.audit import audit as audit
+from byheart.network.callbacks import lightning_callback as lightning_callback
+from byheart.network.callbacks import trainer_callback as trainer_callback
 from byheart.network.changes import Changes as Changes
 from byheart.network.changes import changes as changes
 from byheart.network.counterfactual import Counterfactual as Counterfactual

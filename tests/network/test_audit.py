@@ -284,7 +284,7 @@ def sequences(value: float = 1.0):
         (network(), data(), {"loss": lambda out, y: out.mean()}, "one per example"),
         (network(), data(), {"log": TrainingLog(3)}, "log: received one of 3 examples"),
         (nn.Linear(12, 3), (data()[0].reshape(50, 12), data()[1]), {}, "without submodules"),
-        (Twice(), data(), {}, "model: received outputs of type tuple, accepted: a tensor"),
+        (Twice(), data(), {}, "model: received outputs that are a tuple of 0 .*, accepted: a tensor"),
         (
             network(),
             TensorDataset(*map(torch.tensor, (data()[0], *data()))),

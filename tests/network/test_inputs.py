@@ -529,3 +529,40 @@ def test_tables_whose_indexes_differ_are_not_paired_by_position():
         ):
             as_inputs((table, other))
     assert len(as_inputs((table, labels[::-1].to_numpy())).loader.dataset) == len(X)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_numbers_become_the_models_own_type(kind):
+    found = audit(network().to(kind), (X, Y), "0")
+    expected = audit(network().to(kind), (torch.tensor(X).to(kind), Y), "0")
+    pd.testing.assert_frame_equal(found.table, expected.table, atol=1e-6)
+    mixed = nn.Sequential(network(), nn.Identity())
+    mixed.register_buffer("other", torch.zeros(1, dtype=kind))
+    same(audit(mixed, (X, Y)).table)
+
+
+@pytest.mark.parametrize(
+    "first", [nn.Linear(8, 6), nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 6, 8), nn.Flatten())]
+)
+def test_whole_numbers_are_not_put_on_a_scale(first):
+    whole = (255 * X).astype(np.int64)
+    model = nn.Sequential(first, nn.Linear(6, 3))
+    with pytest.raises(ValueError, match="inputs: received torch.int64, on which .*accepted: floating-point numbers"):
+        audit(model, (whole, Y))
+
+
+def test_two_whole_numbers_per_example_may_be_numbers():
+    two = np.stack([Y, Y + 1], 1)
+    with pytest.raises(ValueError, match="loss='mse' for numbers"):
+        audit(network(), (X, two))
+    found = audit(network(2), (X, two), loss="mse")
+    with torch.no_grad():
+        expected = (network(2)(torch.tensor(X)) - torch.tensor(two)).square().mean(1)
+    np.testing.assert_allclose(found.table["loss"], expected, rtol=1e-5)
+
+
+def test_autocast_around_an_audit_changes_nothing():
+    with torch.autocast("cpu", torch.bfloat16):
+        found = audit(network(), (X, Y)).table
+    same(found)
+    assert not torch.is_autocast_enabled("cpu")

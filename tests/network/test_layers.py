@@ -6,6 +6,7 @@ import copy
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -868,3 +869,51 @@ def test_how_an_output_follows_from_a_layer():
     assert how_made(other, made) is None
     assert how_made(made[:2] * 3, made[:2]) is None  # two rows fit any scale and shift
     assert how_made(-made.abs(), made) is None
+
+
+class SequenceFirst(nn.Module):
+    """A recurrent classifier of sequences first that answers at the last step, before or after its head."""
+
+    def __init__(self, before: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head, self.before = nn.LSTM(4, 5), nn.Linear(5, 3), before
+
+    def forward(self, x):
+        out, _ = self.lstm(x.movedim(1, 0))
+        return self.head(out[-1]) if self.before else self.head(out)[-1]
+
+
+@pytest.mark.parametrize("n_steps", [3, 20])
+def test_the_head_is_found_where_sequences_come_first(n_steps):
+    x = torch.randn(20, n_steps, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(20) % 3
+    before, after = (audit(SequenceFirst(kind), (x, y)) for kind in (True, False))
+    assert before.layers == after.layers == ["head.input"]
+    pd.testing.assert_frame_equal(before.table, after.table, atol=1e-5)
+    with torch.no_grad():
+        vectors = SequenceFirst(True).lstm(x.movedim(1, 0))[0][-1].double().numpy()
+    leverage = np.diag(vectors @ np.linalg.pinv(vectors))
+    np.testing.assert_allclose(after.table["maximal_dimensionality"], leverage, atol=1e-4)
+
+
+class Tied(nn.Module):
+    def __init__(self, module: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.middle = nn.Embedding(6, 4), nn.Linear(4, 4)
+        self.out = nn.Linear(4, 6, bias=False) if module else None
+        if self.out is not None:
+            self.out.weight = self.embedding.weight
+
+    def forward(self, ids):
+        h = self.middle(self.embedding(ids).mean(1)).tanh()
+        return self.out(h) if self.out is not None else nn.functional.linear(h, self.embedding.weight)
+
+
+def test_a_head_that_is_a_function_is_noted_and_as_a_module_it_is_found():
+    ids, y = torch.arange(60).reshape(20, 3) % 6, torch.arange(20) % 6
+    function = audit(Tied(False), (ids, y))
+    assert "head" not in function.evidence
+    assert any("F.linear, a function, is none" in note for note in function.notes)
+    assert "head" in audit(Tied(True), (ids, y)).evidence

@@ -29,8 +29,8 @@ from byheart.network.passes import (
     Plan,
     first_pass,
     looking_at,
+    losses_read,
     over_checkpoints,
-    plan_losses,
     second_pass,
     third_pass,
 )
@@ -228,9 +228,12 @@ def audit(
     answer it does not know by heart: times 2 sigmoid(margin), at most 1, of the ranks the fourth root.
 
     Args:
-        model: Any torch module with hooks; its mode, hooks and random states are left as found.
+        model: Any torch module with hooks, whose output is a tensor, or an object or dict with ``logits``; its mode,
+            hooks and random states are left as found. Autocast is switched off.
         dataset: What it was trained on: a torch ``Dataset`` or ``DataLoader`` of (input, target), a list of such pairs,
-            or a pair of arrays, of anything that ``byheart.arrays`` takes; labels may be words.
+            or a pair of arrays, of anything that ``byheart.arrays`` takes; labels may be words. Items and batches may
+            be dicts with labels among them, as of a ``datasets.Dataset``, of which the model gets the columns that its
+            ``forward`` takes. Else inputs that are a dict are passed by keyword, and a tuple as positional arguments.
         layer: Name of a module, or a glob pattern, for what it gives; with ".input" behind it, for what it reads.
             Default the input of the head. Layers with positions are scored position by position, and an example's
             score is the sum; of a layer that is called more than once, all calls count, as further positions.
@@ -281,7 +284,7 @@ def audit(
     wrapper, model = model, unwrapped(model)
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
-    inputs = as_inputs(dataset, batch_size)
+    inputs = as_inputs(dataset, batch_size, model)
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model):
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
@@ -297,7 +300,7 @@ def audit(
         if curvature:
             precise = in_float32(model)
             table["input_curvature"] = np.concatenate(
-                [input_curvature(precise, batch, partial(plan_losses, batch, plan)) for batch in inputs]
+                [input_curvature(precise, batch, partial(losses_read, batch, plan.reading)) for batch in inputs]
             )
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
     if names is not None:
@@ -413,7 +416,7 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
         names = [score.name for score in SCORES.values() if {"classes", "head"} <= score.evidence]
         notes.append(
             f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
-            " network whose outputs are those of a linear layer has them."
+            " network whose outputs are those of a linear layer has them; F.linear, a function, is none."
         )
     losses = first.table["loss"]
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):

@@ -24,7 +24,7 @@ from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.copies import groups_of_copies
 from byheart.network.fit import Fit, margins_of, recorded
-from byheart.network.inputs import as_inputs
+from byheart.network.inputs import as_inputs, is_pair
 from byheart.records import Record, Records, digest
 
 FitFunction = Callable[[np.ndarray, int], Any]
@@ -134,8 +134,8 @@ def counterfactual(
     Args:
         fit: Trains on the examples with these indices, from this seed; returns a torch classifier, or a score per
             example of the whole dataset that is above 0 where the answer is right. ``Fit`` is one for a plain module.
-        dataset: What indices refer to, and what classifiers are tried on: a ``Dataset``, or a pair of arrays; without
-            augmentation.
+        dataset: What indices refer to, and what classifiers are tried on: a ``Dataset``, a ``DataLoader``, a
+            ``datasets.Dataset``, or a pair of arrays; without augmentation.
         n_models: How many; ``Memorization.headline`` says what they tell. One is enough for ``audit(held_out=...)``,
             memorization needs enough to have each example in and out of two training sets.
         fraction: Share of the examples that each is trained on.
@@ -159,6 +159,8 @@ def counterfactual(
     References:
         Feldman and Zhang 2020, section 3 (the subset estimator, with fraction 0.7).
     """
+    if hasattr(dataset, "batch_sampler"):  # a loader, whose running workers could not be sent to other processes
+        dataset = as_inputs(dataset).loader
     _, group = np.unique(_groups(dataset, groups), return_inverse=True)
     mask = balanced_subsets(int(group.max()) + 1, n_models, fraction, seed, fewest=0)[:, group]
     records = Records(store)
@@ -210,7 +212,7 @@ def _fit_one(
 
 def _digest_targets(dataset: Any) -> str:
     """Digest of all targets, one by one, so that batches do not matter; of a dataset that has none, nothing."""
-    if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
+    if is_pair(dataset):
         values, words = as_labels(dataset[1], "targets")
         return digest(*map(np.asarray, values if words else as_array(dataset[1], "targets")), *_bytes_of(words or ()))
     try:
@@ -247,7 +249,7 @@ def _bytes_of(words: Sequence[str]) -> list[np.ndarray]:
 
 def _size(dataset: Any) -> int:
     """Number of examples of a dataset, a loader's, or a pair of arrays."""
-    if isinstance(dataset, (tuple, list)) and len(dataset) == 2:
+    if is_pair(dataset):
         return len(dataset[1])
     inner = dataset.dataset if hasattr(dataset, "batch_sampler") else dataset  # a DataLoader counts batches
     if not hasattr(inner, "__len__"):

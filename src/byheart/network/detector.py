@@ -225,7 +225,7 @@ def _answers(model: nn.Module, head: str, one_output: str, inputs: Any) -> Any:
     """Yield predictions, and the vectors that the last linear layer reads, batch by batch."""
     first = 0
     with left_as_found(model), watched(model, [head, f"{head}{INPUT}"]) as seen:
-        for batch in inputs_only(inputs):
+        for batch in inputs_only(inputs, model=model):
             seen.clear()
             outputs = call(model, batch)
             if outputs.ndim != 2 and not one_output:

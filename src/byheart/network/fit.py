@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from byheart.arrays import as_array, as_labels
-from byheart.network.inputs import as_inputs, call, require_torch, tensor_of
-from byheart.network.layers import left_as_found
+from byheart.network.inputs import as_inputs, call, copied_inputs, require_torch, tensor_of
+from byheart.network.layers import left_as_found, unwrapped
 from byheart.network.log import TrainingLog
-from byheart.network.reading import last_operation, read
+from byheart.network.reading import read_model
 from byheart.provenance import provenance
 
 if TYPE_CHECKING:
@@ -178,11 +178,11 @@ def margins_of(model: Any, dataset: Any) -> np.ndarray:
     import torch
 
     found = []
-    data = as_inputs(dataset)
+    model = unwrapped(model)
+    data = as_inputs(dataset, model=model)
     with left_as_found(model):
         first = next(iter(data))
-        output = call(model, first.inputs)
-        reading = read(data, first, output, None, lambda: last_operation(lambda: call(model, first.inputs)))
+        reading = read_model(model, data, first, call(model, copied_inputs(first.inputs)), None)
         if reading.n_classes is None:
             raise ValueError(
                 f"dataset: received targets {tuple(first.targets.shape)} of {first.targets.dtype}, accepted: one class"

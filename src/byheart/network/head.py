@@ -73,18 +73,20 @@ def follow(model: nn.Module, forward: Callable[[], Any], output: Any) -> Forward
                 return
             if made.is_complex() or output.is_complex():
                 return
-            of_positions = output.ndim == 2 and made.ndim == 3 and (len(made), made.shape[-1]) == tuple(output.shape)
+            of_positions = _may_be_at_positions(output, made)
             if made.numel() != output.numel() and not of_positions:
                 return
             linear, read = is_linear(module), tensor_of_input(module, args, kwargs)
             if linear:
                 found.alike.append(name)
+            elif _is_linear_of_one_place(module, read, made):
+                linear = True
             elif found.makers or wrappers or read is None or not _has_matrix(module, read, made):
                 return  # what is around a head is none
             if made.numel() == output.numel():
                 kind = how_made(output, made)
             else:
-                kind = "position" if _where(output, made)[1] else None
+                kind = "position" if _where(output, made) is not None else None
             if linear and kind is not None:
                 found.makers[name] = kind
             elif kind == "equal" and read is not None:
@@ -226,13 +228,25 @@ def how_made(output: torch.Tensor, made: torch.Tensor) -> Kind | None:
     return "activation" if t.numel() >= _FEWEST_NUMBERS and rises else None
 
 
-def _where(output: torch.Tensor, made: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Return at which position a layer's output is that of the network, of each example, and whether it is at all."""
+def _may_be_at_positions(output: torch.Tensor, made: torch.Tensor) -> bool:
+    """Whether a layer gave as many numbers for each position as the network gives for each example."""
+    if output.ndim != 2 or made.ndim != 3 or made.shape[2] != output.shape[1]:
+        return False
+    return len(output) in made.shape[:2]
+
+
+def _where(output: torch.Tensor, made: torch.Tensor) -> tuple[int, torch.Tensor] | None:
+    """Return a layer's axis of examples, and of each the position at which its output is the network's; or None."""
     import torch
 
-    out, t = copied(output).double(), copied(made).double()
-    position = (t - out[:, None]).abs().amax(dim=2).argmin(dim=1)
-    return position, _close(t[torch.arange(len(t)), position], out, _exactness(output))
+    out = copied(output).double().reshape(len(output), -1)
+    for axis in (0, 1):  # the second where sequences come first
+        t = copied(made).double().movedim(axis, 0)
+        if len(t) == len(out):
+            position = (t - out[:, None]).abs().amax(dim=2).argmin(dim=1)
+            if _close(t[torch.arange(len(t)), position], out, _exactness(output)):
+                return axis, position
+    return None
 
 
 def read_by_head(
@@ -256,13 +270,16 @@ def read_by_head(
 
     read = seen[f"{head}{INPUT}"]
     if read[0].ndim == 3:
-        position, found = _where(output, seen[head][0])
-        if not found:
+        where = _where(output, seen[head][0])
+        if where is None:
             raise ValueError(
                 f"head: received {head!r}, whose output is the network's at no position, accepted: a layer"
                 " that makes it"
             )
-        read = [read[0][torch.arange(len(position)), position]]
+        axis, position = where
+        read = [read[0].movedim(axis, 0)[torch.arange(len(position)), position]]
+    elif _is_one_place(read[0]):
+        read = [read[0].flatten(1)]
     return rows_of(read, f"{head}{INPUT}", "nu", numbers)[:, 0]
 
 
@@ -284,6 +301,20 @@ def is_linear(module: nn.Module) -> bool:
 
     quantised = "quantized" in type(module).__module__ and hasattr(module, "in_features")
     return isinstance(module, nn.Linear) or quantised
+
+
+def _is_one_place(tensor: torch.Tensor) -> bool:
+    """Whether a convolution's input or output has one place, so that its channels are a vector of each example."""
+    return tensor.ndim > 3 and all(size == 1 for size in tensor.shape[2:])
+
+
+def _is_linear_of_one_place(module: nn.Module, read: torch.Tensor | None, made: torch.Tensor) -> bool:
+    """Whether a module is a convolution of images that were pooled to one place: what it does is a linear layer's."""
+    from torch import nn
+
+    if not isinstance(module, (nn.Conv2d, nn.Conv3d)) or read is None or not _is_one_place(read):
+        return False
+    return _is_one_place(made) and module.groups == 1 and set(module.kernel_size) == {1}
 
 
 def _has_matrix(module: nn.Module, read: torch.Tensor, made: torch.Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib.util
 import itertools
 import warnings
@@ -15,6 +17,8 @@ from jaxtyping import Int64, Shaped
 
 from byheart.arrays import as_array, as_labels, whole_numbers
 from byheart.datasets import Labelled
+from byheart.network.columns import TARGETS, Columns, collate_rows, names_of_classes
+from byheart.network.huggingface import names_of_outputs
 from byheart.network.layers import left_as_found
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ class Inputs:
         label_names: Of the classes, where the data say them; labels that are words are numbered by them.
         order: Indices of the examples as they are drawn, if that is not the dataset's order.
         are_words: Whether labels are words.
+        columns: What the model takes of batches that are dicts.
+        labelled: Whether batches must have targets.
     """
 
     loader: Any
@@ -62,6 +68,8 @@ class Inputs:
     label_names: tuple[str, ...] | None = None
     order: Int64[np.ndarray, " n_examples"] | None = None
     are_words: bool = False
+    columns: Columns = field(default_factory=Columns)
+    labelled: bool = True
 
     @property
     def n_examples(self) -> int:
@@ -70,8 +78,13 @@ class Inputs:
 
     def items(self, indices: Int64[np.ndarray, " n_chosen"]) -> list[Any]:
         """Return the inputs of some examples, as the dataset has them."""
-        items = self._drawn(indices)
-        return [_input_of(item) if isinstance(item, (tuple, list)) and len(item) > 1 else item for item in items]
+        items = []
+        for item in self._drawn(indices):
+            if isinstance(item, Mapping):
+                items.append({name: value for name, value in item.items() if name not in TARGETS})
+            else:
+                items.append(_input_of(item) if isinstance(item, (tuple, list)) and len(item) > 1 else item)
+        return items
 
     def take(self, indices: Int64[np.ndarray, " n_chosen"]) -> Inputs:
         """Return the batches of these examples, in this order."""
@@ -84,7 +97,7 @@ class Inputs:
             chosen = _rebuilt(
                 loader, sampler=order.tolist(), batch_size=loader.batch_size or 1, persistent_workers=False
             )
-        return Inputs(chosen, label_names=self.label_names, order=order)
+        return dataclasses.replace(self, loader=chosen, notes=[], order=order)
 
     def in_order(self, values: Shaped[np.ndarray, "n_examples ..."]) -> Shaped[np.ndarray, "n_examples ..."]:
         """Return what was found of the examples as they are drawn in the order of the dataset."""
@@ -115,16 +128,12 @@ class Inputs:
 
         n_examples, first = self.n_examples, 0
         words: set[str] = set()
-        for item in self.loader:
-            if not isinstance(item, (tuple, list)) or len(item) < 2:
-                raise ValueError(
-                    f"dataset: received items of type {type(item).__name__}, accepted: (input, target), where the input"
-                    " may be a dict of tensors, or several inputs and a target last"
-                )
-            if self.label_names is None and _are_words(item[-1]):
-                words |= set(item[-1])
+        for item in self._batches():
+            inputs, given = self._split(item)
+            if self.label_names is None and _are_words(given):
+                words |= set(given)
                 continue
-            targets = torch.as_tensor(numbered(item[-1], self.label_names))
+            targets = torch.as_tensor(numbered(given, self.label_names)).cpu()
             stop = first + (len(targets) if targets.ndim else 1)
             indices = np.arange(first, stop) if self.order is None else self.order[first:stop]
             if not targets.ndim or stop > n_examples:
@@ -133,7 +142,7 @@ class Inputs:
                     f"dataset: received {received}, accepted: one target per example, of the {n_examples} that its"
                     " length says"
                 )
-            yield Batch(first, indices, _input_of(item), targets)
+            yield Batch(first, indices, inputs, targets)
             first = stop
         if words and not first:  # the classes are known only once all labels are
             self.label_names, self.are_words = tuple(sorted(words)), True
@@ -141,6 +150,47 @@ class Inputs:
             yield from self
         elif first != n_examples:
             raise ValueError(f"dataset: received {first} examples, accepted: the {n_examples} that its length says")
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield what the loader does; rows that torch's default collation makes no batch of are named."""
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "equal size" not in str(error) or not _by_default(self.loader):
+                    raise
+                raise ValueError(
+                    "dataset: received rows of several lengths, accepted: rows of one length, as a DataLoader with"
+                    " collate_fn=DataCollatorWithPadding(tokenizer), or a collate_fn of your own, makes them"
+                ) from error
+            yield batch
+
+    def _split(self, item: Any) -> tuple[Any, Any]:
+        """The inputs and the targets of a batch, which is a pair, several inputs and a target last, or a dict."""
+        import torch
+
+        if isinstance(item, Mapping):
+            by_default = _by_default(self.loader)
+            inputs, targets, notes = self.columns.split(item, by_default=by_default, labelled=self.labelled)
+            self.notes += [note for note in notes if note not in self.notes]
+            if targets is None:
+                targets = torch.zeros(len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs))
+            return inputs, targets
+        if not isinstance(item, (tuple, list)) or len(item) < 2:
+            raise ValueError(
+                f"dataset: received items of type {type(item).__name__}, accepted: (input, target), where the input"
+                " may be a dict of tensors; several inputs and a target last; or a dict with the targets as labels"
+            )
+        return _input_of(item), item[-1]
+
+
+def _by_default(loader: Any) -> bool:
+    from torch.utils.data import default_collate
+
+    return getattr(loader, "collate_fn", None) in (default_collate, collate_rows)
 
 
 def _are_words(targets: Any) -> bool:
@@ -193,22 +243,34 @@ class _Pairs:
         return self.inputs[index], self.targets[index]
 
 
-def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
+def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, labelled: bool = True) -> Inputs:
     """Return the batches of a dataset.
 
     Args:
         data: A torch ``Dataset`` or ``DataLoader`` of (input, target), a list of such pairs, a pair of arrays (of
-            anything that ``byheart.arrays`` takes; inputs may be a dict of arrays), or a ``Labelled``. A loader that
+            anything that ``byheart.arrays`` takes; inputs may be a dict of arrays), or a ``Labelled``. Items and
+            batches may be dicts (``byheart.network.columns``), such as those of a ``datasets.Dataset``. A loader that
             shuffles is gone through in the order of its dataset, one with a sampler of batches batch by batch as that
             puts them together; one that draws a part of the data, or some examples more often than others, is refused.
             Of an ``IterableDataset`` the length must be known, and every pass give the same.
         batch_size: Of data that do not come in batches.
+        model: Which is called with them: of dicts it gets the columns that it takes.
+        labelled: Whether dicts must have targets.
 
     Raises:
         ValueError: If this is none of them, is empty, or inputs and targets differ in number.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
+    found = _inputs(data, batch_size)
+    found.columns, found.labelled = Columns(model), labelled
+    if found.label_names is None:
+        found.label_names = names_of_outputs(model)
+    return found
+
+
+def _inputs(data: Any, batch_size: int) -> Inputs:
+    """The batches of a dataset, of which columns are not yet chosen."""
     import torch
     from torch.utils.data import DataLoader, IterableDataset
 
@@ -217,13 +279,18 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
         label_names, data = data.label_names, (data.inputs, data.labels)
     if isinstance(data, DataLoader):
         return _of_loader(data)
-    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
-    if is_pair and isinstance(data, list) and all(isinstance(item, tuple) for item in data):
+    if isinstance(data, (tuple, list)) and data and all(isinstance(part, DataLoader) for part in data):
+        raise ValueError(f"dataset: received {len(data)} DataLoaders, accepted: one")
+    pair = is_pair(data)
+    for method in ("train_dataloader", "get_train_dataloader"):  # Lightning's, and the Trainer's of Transformers
+        if callable(getattr(data, method, None)):
+            raise ValueError(f"dataset: received {type(data).__name__}, accepted: what its {method}() returns")
+    if pair and isinstance(data, list) and all(isinstance(item, tuple) for item in data):
         raise ValueError(
             "dataset: received a list of two tuples, accepted: a tuple (inputs, targets) of arrays, or pairs of more"
             " examples"
         )
-    if is_pair:
+    if pair:
         data, words = _pairs(*data)
         notes = [] if words is None else [_of_words(words)]
         return Inputs(
@@ -236,13 +303,24 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE) -> Inputs:
             f"dataset: received {type(data).__name__}, accepted: a torch Dataset or DataLoader, or a pair of arrays"
             " (inputs, targets)"
         )
-    return Inputs(_not_empty(DataLoader(data, batch_size), data))
+    return Inputs(
+        _not_empty(DataLoader(data, batch_size, collate_fn=collate_rows), data), label_names=names_of_classes(data)
+    )
+
+
+def is_pair(data: Any) -> bool:
+    """Whether data are inputs and targets, rather than a list of two rows."""
+    return (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and not (isinstance(data, list) and all(isinstance(row, Mapping) for row in data))
+    )
 
 
 def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
     """A dataset of inputs and targets, and the names of the classes if targets are words."""
-    one, two = (getattr(values, "index", None) for values in (inputs, targets))
-    if hasattr(one, "equals") and hasattr(two, "equals") and not one.equals(two):  # else rows would be mixed up
+    same_index = getattr(getattr(inputs, "index", None), "equals", None)  # of a table; lists have another .index
+    if same_index is not None and hasattr(targets, "index") and not same_index(targets.index):
         raise ValueError(
             "dataset: received a table of inputs and a column of targets with different indexes, accepted: the same"
             " index in the same order, or .to_numpy() of both to pair them by position"
@@ -274,7 +352,9 @@ def _of_loader(loader: Any) -> Inputs:
     """The batches of a user's loader, in the order of its dataset if its batches do not say another."""
     from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
+    loader = _prepared(loader)
     dataset, sampler, notes = loader.dataset, loader.sampler, []
+    label_names = names_of_classes(dataset)
     if isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and loader.batch_size is not None:
         in_order = not loader.num_workers and not loader.drop_last  # each worker would give all of it
         return Inputs(_not_empty(loader if in_order else _rebuilt(loader, num_workers=0), dataset))
@@ -285,8 +365,9 @@ def _of_loader(loader: Any) -> Inputs:
         batches = _draws(loader.batch_sampler, dataset, "batch_sampler")
         order = np.array([index for batch in batches for index in batch])
         rebuilt = _rebuilt(loader, batch_sampler=batches)
-        return Inputs(rebuilt, order=None if (np.diff(order) == 1).all() else order)
-    if type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(dataset):
+        return Inputs(rebuilt, label_names=label_names, order=None if (np.diff(order) == 1).all() else order)
+    known = type(sampler).__module__.split(".")[0] in ("torch", "accelerate")
+    if known and isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(dataset):
         shuffles = True
     elif isinstance(sampler, SequentialSampler):
         shuffles = False
@@ -294,9 +375,24 @@ def _of_loader(loader: Any) -> Inputs:
         shuffles = (np.diff(_draws(sampler, dataset, "sampler")) != 1).any()
     if shuffles or loader.drop_last:
         notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
-    if shuffles or loader.drop_last or loader.generator is not None:
-        loader = _rebuilt(loader)
-    return Inputs(loader, notes)
+    if shuffles or loader.drop_last or loader.generator is not None or loader.persistent_workers:
+        loader = _rebuilt(loader)  # with workers of its own, since a training may be using the loader's
+    return Inputs(loader, notes, label_names)
+
+
+def _prepared(loader: Any) -> Any:
+    """The user's loader inside one that accelerate has prepared, which may give each process a part of the data."""
+    from torch.utils.data import BatchSampler
+
+    if not hasattr(loader, "base_dataloader"):
+        return loader
+    inner, batches = loader.base_dataloader, loader.base_dataloader.batch_sampler
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    if type(batches) is not BatchSampler:
+        return _rebuilt(inner, batch_sampler=batches)
+    drawn = {"sampler": batches.sampler, "batch_size": batches.batch_size, "drop_last": batches.drop_last}
+    return _rebuilt(inner, **drawn)
 
 
 def _draws(sampler: Any, dataset: Any, what: str) -> list[Any]:
@@ -327,6 +423,7 @@ def _rebuilt(loader: Any, **changes: Any) -> Any:
     names = ["collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
     names += [] if "batch_sampler" in changes else ["batch_size"]
     options = {name: getattr(loader, name) for name in names}
+    options["pin_memory"] = loader.pin_memory and torch.accelerator.is_available()
     if loader.num_workers:
         options |= {name: getattr(loader, name) for name in ("prefetch_factor", "persistent_workers")}
     options |= changes
@@ -341,9 +438,20 @@ def _rebuilt(loader: Any, **changes: Any) -> Any:
     return DataLoader(loader.dataset, **options)
 
 
-def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
-    """Yield batches of inputs of a dataset, whose targets are not looked at, or of an array or tensor of inputs."""
+def inputs_only(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None) -> Iterator[Any]:
+    """Yield batches of inputs, of a dataset whose targets are not looked at, or of an array, tensor or dict of them."""
     import torch
+
+    if isinstance(data, Mapping):
+        values = {str(name): tensor_of(value, f"inputs[{name!r}]") for name, value in data.items()}
+        lengths = {len(value) if value.ndim else 0 for value in values.values()}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(f"inputs: received arrays of {sorted(lengths)} rows, accepted: as many rows in each")
+        split = {name: value.split(batch_size) for name, value in values.items()}
+        columns = Columns(model)
+        for parts in zip(*split.values(), strict=True):
+            yield columns.split(dict(zip(split, parts, strict=True)), by_default=False, labelled=False)[0]
+        return
 
     if torch.is_tensor(data) or any(hasattr(data, name) for name in ("to_numpy", "__array__", "toarray")):
         tensor = tensor_of(data, "inputs")
@@ -353,7 +461,7 @@ def inputs_only(data: Any, batch_size: int = _BATCH_SIZE) -> Iterator[Any]:
             )
         yield from tensor.split(batch_size)
         return
-    inputs = as_inputs(data, batch_size)
+    inputs = as_inputs(data, batch_size, model, labelled=False)
     if inputs.order is not None:
         raise ValueError("inputs: received a DataLoader in another order than its dataset's, accepted: the dataset")
     yield from (batch.inputs for batch in inputs)
@@ -385,19 +493,71 @@ def _shared(array: np.ndarray) -> torch.Tensor:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Call a model on a batch's inputs, moved to its device; float64 and half precision become its own type.
+    """Call a model on a batch's inputs and return its answers: a tensor, or whatever else it returns.
+
+    Inputs are moved to the model's device, a dict is given as keywords and a tuple as positional arguments. Of an
+    output with ``logits``, as an object or a dict, these are the answers.
 
     Raises:
         ValueError: If the model raises, as of inputs of another shape than it takes.
     """
-    moved = to_device(inputs, device_of(model), _float_of(model))
+    moved = to_device(inputs, device_of(model), _floats_of(model))
     try:
         if isinstance(moved, tuple) and not hasattr(moved, "to"):
-            return model(*moved)
-        return model(**moved) if isinstance(moved, dict) else model(moved)
+            output = model(*moved)
+        else:
+            output = model(**moved) if isinstance(moved, dict) else model(moved)
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         words = " ".join(str(error).split())
+        if isinstance(error, NotImplementedError) and 'missing the required "forward"' in words:
+            names = ", ".join(name for name, _ in model.named_children()) or "none"
+            raise ValueError(
+                f"model: received a {type(model).__name__} without a forward, accepted: one that has it, such as def"
+                f" forward(self, x): return self.net(x), or the network inside it (its modules: {names})"
+            ) from error
+        whole = _whole_numbers_of(moved)
+        if isinstance(error, RuntimeError) and whole and "type" in words:
+            raise ValueError(
+                f"inputs: received {whole}, on which the model raises: {words}, accepted: floating-point numbers, on"
+                " the scale that it was trained on"
+            ) from error
         raise ValueError(f"inputs: received some on which the model raises {type(error).__name__}: {words}") from error
+    if hasattr(output, "detach"):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return output if logits is None or not hasattr(logits, "detach") else logits
+
+
+def _whole_numbers_of(inputs: Any) -> str:
+    """Return the type of inputs that are one tensor of whole numbers; else nothing."""
+    import torch
+
+    whole = torch.is_tensor(inputs) and not inputs.is_floating_point() and not inputs.is_complex()
+    return str(inputs.dtype) if whole else ""
+
+
+def described(output: Any) -> str:
+    """Return what an output that is no tensor has in it, in words."""
+    if isinstance(output, (tuple, list)):
+        parts: list[tuple[Any, Any]] = list(enumerate(output))
+    else:
+        parts = list(output.items()) if isinstance(output, Mapping) else []
+    words = [f"{name!r} {tuple(p.shape) if hasattr(p, 'shape') else type(p).__name__}" for name, p in parts[:8]]
+    more = ", ..." if len(parts) > 8 else ""
+    return f"{type(output).__name__}" + (f" of {', '.join(words)}{more}" if words else "")
+
+
+def copied_inputs(inputs: Any) -> Any:
+    """Return a batch's inputs once more, since a model may write into them."""
+    import torch
+
+    if torch.is_tensor(inputs):
+        return inputs.detach().clone()
+    if isinstance(inputs, dict):
+        return {name: copied_inputs(value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(copied_inputs(value) for value in inputs)
+    return copy.deepcopy(inputs)
 
 
 def device_of(model: Any) -> Any:
@@ -409,27 +569,29 @@ def device_of(model: Any) -> Any:
     return torch.device("cpu")
 
 
-def _float_of(model: Any) -> Any:
-    """The type of a model's first floating parameter or buffer; torch's default if it has none, as quantised ones."""
+def _floats_of(model: Any) -> tuple[Any, ...]:
+    """The types of a model's floating parameters and buffers; torch's default if it has none, as quantised ones."""
     import torch
 
-    found = (tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
-    return next(found, torch.get_default_dtype())
+    found = {tensor.dtype: None for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
+    return tuple(found) or (torch.get_default_dtype(),)
 
 
-def to_device(inputs: Any, device: Any, floats: Any = None) -> Any:
+def to_device(inputs: Any, device: Any, floats: tuple[Any, ...] = ()) -> Any:
     """Move tensors, also in tuples, lists and mappings, and what moves itself.
 
     Args:
         inputs: Of a batch.
         device: Where to.
-        floats: The model's own type, if any: float64 becomes it, and so do half-precise numbers if it has more bits.
+        floats: The model's own types: all floating-point numbers become the only one; of several the first, but
+            float32 stays, and half-precise numbers do if that has no more bits.
     """
     import torch
 
     if torch.is_tensor(inputs):
-        half = inputs.dtype in (torch.float16, torch.bfloat16) and floats in (torch.float32, torch.float64)
-        return inputs.to(device, floats if half or inputs.dtype == torch.float64 else None)
+        half = inputs.dtype in (torch.float16, torch.bfloat16) and floats[:1] in ((torch.float32,), (torch.float64,))
+        changes = half or inputs.dtype == torch.float64 or (inputs.dtype == torch.float32 and len(floats) == 1)
+        return inputs.to(device, floats[0] if floats and changes else None)
     if isinstance(inputs, Mapping):
         return {name: to_device(value, device, floats) for name, value in inputs.items()}
     if callable(getattr(inputs, "to", None)):  # such as packed sequences, which are tuples too

@@ -70,7 +70,7 @@ def tensor_of_output(module: nn.Module, output: Any) -> torch.Tensor | None:
     """Return the one tensor of activations that a module gives, or None.
 
     Of recurrent layers and attention these are the vectors of all positions, the first of what they return; packed
-    sequences are padded with zeros; of outputs with names, ``last_hidden_state``.
+    sequences are padded with zeros; of outputs with names, ``last_hidden_state``, or else ``logits``.
     """
     import torch
     from torch.nn.utils import rnn
@@ -80,7 +80,7 @@ def tensor_of_output(module: nn.Module, output: Any) -> torch.Tensor | None:
     if isinstance(output, rnn.PackedSequence):
         return rnn.pad_packed_sequence(output, batch_first=bool(getattr(module, "batch_first", True)))[0]
     if isinstance(output, Mapping):
-        return tensor_of_output(module, output.get("last_hidden_state"))
+        return tensor_of_output(module, output.get("last_hidden_state", output.get("logits")))
     if isinstance(output, (tuple, list)) and output:
         if isinstance(module, (torch.nn.RNNBase, torch.nn.LSTMCell, torch.nn.MultiheadAttention)):
             return tensor_of_output(module, output[0])
@@ -153,7 +153,8 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Run in evaluation mode without gradients; give back each module's mode and all random states afterwards.
 
-    Compiled parts run as they are written and attention layer by layer, since neither calls hooks otherwise.
+    Compiled parts run as they are written and attention layer by layer, since neither calls hooks otherwise. All is
+    computed as precisely as the weights are, without autocast, also that which accelerate has put around ``forward``.
     """
     import torch
 
@@ -161,13 +162,26 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     fast_attention = torch.backends.mha.get_fastpath_enabled()
+    precise = contextlib.ExitStack()
+    for device in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(device):
+            precise.enter_context(torch.autocast(device, enabled=False))
+    prepared = {m: vars(m)["forward"] for m in model.modules() if {"forward", "_original_forward"} <= vars(m).keys()}
     compiled = "torch._dynamo" in sys.modules  # else nothing is compiled, and asking would load it
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
+    for module in prepared:
+        module.forward = module._original_forward
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        with (
+            precise,
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext(),
+        ):
             yield
     finally:
+        for module, forward in prepared.items():
+            module.forward = forward
         for module, training in modes.items():
             module.training = training
         torch.backends.mha.set_fastpath_enabled(fast_attention)

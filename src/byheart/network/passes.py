@@ -21,11 +21,11 @@ from jaxtyping import Float32, Int64
 
 from byheart.network.copies import CopyFinder
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
-from byheart.network.inputs import Batch, Inputs, call, tensor_of
+from byheart.network.inputs import Batch, Inputs, call, copied_inputs, tensor_of
 from byheart.network.layers import INPUT, find_layers, left_as_found, watched
 from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
-from byheart.network.reading import Loss, LossName, Reading, last_operation, read
+from byheart.network.reading import Loss, LossName, Reading, read_model
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
 
@@ -89,7 +89,7 @@ class Plan:
         """
         batch = next(iter(inputs))
         output, forward = _called(model, batch)
-        reading = read(inputs, batch, output, loss, lambda: last_operation(lambda: call(model, _copied(batch.inputs))))
+        reading = read_model(model, inputs, batch, output, loss)
         if layer is None and head is False:
             raise ValueError("layer: received none with head=False, accepted: the layer to look at")
         head, notes = find_head(model, forward, head, output)
@@ -116,24 +116,11 @@ def _called(model: nn.Module, batch: Batch) -> tuple[Any, Forward]:
     import torch
 
     state = torch.get_rng_state()
-    output = call(model, _copied(batch.inputs))
+    output = call(model, copied_inputs(batch.inputs))
     if torch.is_tensor(output):
         output = output.clone()
     torch.set_rng_state(state)
-    return output, follow(model, lambda: call(model, _copied(batch.inputs)), output)
-
-
-def _copied(inputs: Any) -> Any:
-    """A batch's inputs once more, since a model may write into them."""
-    import torch
-
-    if torch.is_tensor(inputs):
-        return inputs.detach().clone()
-    if isinstance(inputs, dict):
-        return {name: _copied(value) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(_copied(value) for value in inputs)
-    return copy.deepcopy(inputs)
+    return output, follow(model, lambda: call(model, copied_inputs(batch.inputs)), output)
 
 
 def _fewer(model: nn.Module, inputs: Inputs, batch: Batch) -> Callable[[], tuple[Layouts, int]]:
@@ -337,7 +324,7 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
     """Losses of a batch; of classifications also labels, predictions and margins."""
     import torch
 
-    losses = plan_losses(batch, plan, outputs)
+    losses = losses_read(batch, plan.reading, outputs)
     columns = {"loss": losses.to("cpu", torch.float64).numpy()}
     if plan.n_classes is not None:
         logits = plan.reading.logits(outputs, batch.indices).to("cpu", torch.float64).numpy()
@@ -354,19 +341,19 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(columns, index=batch.indices)
 
 
-def plan_losses(batch: Batch, plan: Plan, outputs: Any) -> torch.Tensor:
-    """Return one loss per example of a batch, as the plan reads outputs and targets.
+def losses_read(batch: Batch, reading: Reading, outputs: Any) -> torch.Tensor:
+    """Return one loss per example of a batch, as outputs and targets are read.
 
     Raises:
         ValueError: If targets do not fit the outputs, or the losses are no finite number for each example.
     """
-    logits = plan.reading.logits(outputs, batch.indices)
-    targets = plan.reading.numbers(batch.targets, batch.indices)
+    logits = reading.logits(outputs, batch.indices)
+    targets = reading.numbers(batch.targets, batch.indices)
     device = getattr(logits, "device", targets.device)
-    if callable(plan.loss):
-        losses = tensor_of(plan.loss(outputs, batch.targets.to(device)), "loss", detached=False)
+    if callable(reading.loss):
+        losses = tensor_of(reading.loss(outputs, batch.targets.to(device)), "loss", detached=False)
     else:
-        losses = losses_of(logits, targets.to(device), plan.loss)
+        losses = losses_of(logits, targets.to(device), reading.loss)
     if losses.shape != (len(batch),):
         raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
     if not losses.isfinite().all():
@@ -388,8 +375,7 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tens
 
     if not torch.is_tensor(outputs):
         raise ValueError(
-            f"model: received outputs of type {type(outputs).__name__}, accepted: a tensor, or with them as loss a"
-            " function of outputs and targets"
+            f"model: received outputs of type {type(outputs).__name__}, accepted: tensors, as in the first batch"
         )
     if outputs.is_floating_point() and outputs.element_size() < 4:
         outputs = outputs.float()  # else losses would have the eight or eleven bits of the model's numbers
@@ -407,7 +393,7 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tens
     if not tokens and targets.ndim != 1:
         raise ValueError(
             f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one class"
-            " per example, or per position of outputs (n_examples, n_positions, n_classes)"
+            " per example, or per position of outputs (n_examples, n_positions, n_classes); loss='mse' for numbers"
         )
     if targets.is_floating_point():
         raise ValueError(f"dataset: received targets of {targets.dtype}, accepted: whole numbers, or loss='mse'")

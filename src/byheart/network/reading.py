@@ -6,12 +6,16 @@ is asked for, by the name of a loss. All that comes after sees logits and class 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int64
+
+from byheart.network.huggingface import loss_of_config
+from byheart.network.inputs import call, copied_inputs, described
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +30,8 @@ _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _LEAST = 1e-45  # of a probability: the smallest number of float32
 _SUM = {4: 1e-4, 8: 1e-4, 2: 2e-2}  # how far from 1 rows of probabilities may sum, by the bytes of a number
 _SIGNS = (
-    "Targets are -1 and 1 and the model has one output: they are taken for numbers, with squared error. Targets of 0 and"
-    " 1 are two classes."
+    "Targets are -1 and 1 and the model has one output: they are taken for numbers, with squared error. Targets of 0"
+    " and 1 are two classes."
 )
 _OF_SHAPE = ("View", "Reshape", "UnsafeView", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "ToCopy", "Alias")
 _LINEAR = ("Addmm", "Mm", "Mv", "Add", "Sub", "Bmm", "Baddbmm", "Linear", "Convolution", "Mean", "Sum")
@@ -113,6 +117,39 @@ class Reading:
                 f" {self.n_classes - 1}"
             )
         return targets
+
+
+def read_model(model: Any, inputs: Inputs, batch: Batch, output: Any, loss: Loss | None) -> Reading:
+    """Decide how the outputs and targets of a model are read, by its configuration and by those of the first batch.
+
+    Args:
+        model: The network.
+        inputs: The data.
+        batch: The first batch.
+        output: The model's for it.
+        loss: What the user says.
+
+    Raises:
+        ValueError: As ``read``, and if the output is no tensor and the loss no function.
+    """
+    import torch
+
+    if not torch.is_tensor(output):
+        way_out = "model.register_forward_hook(lambda module, args, output: output[0])"
+        if not callable(loss):
+            raise ValueError(
+                f"model: received outputs that are a {described(output)}, accepted: a tensor, or an output with"
+                f" logits; {way_out}, with your index or name in place of 0, makes one of them the output"
+            )
+        note = (
+            f"The model's outputs are a {described(output)}, of which only the loss is made: there are no predictions"
+            f" and no scores of the last linear layer. {way_out} makes one of them the output."
+        )
+        return Reading(loss, notes=(note,))
+    said, notes = (None, ()) if loss is not None else loss_of_config(model, batch.targets, output)
+    again = lambda: call(model, copied_inputs(batch.inputs))  # noqa: E731
+    found = read(inputs, batch, output, loss or said, lambda: last_operation(again))
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_operation: Callable[[], str]) -> Reading:
