@@ -20,7 +20,7 @@ from byheart.network.detector import Carriers, Detector, carrying, make_detector
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
-from byheart.network.listed import Picture, Show, largest, picture_or_text
+from byheart.network.listed import Show, Shown, picture_or_text, to_list
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
     FirstPass,
@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 
 _UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
 _FIRST_COLUMNS = (
-    *("label", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
+    *("label", "target", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
     *("other_label", "copies", "copy_of"),
 )
+_LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
 
@@ -59,11 +60,12 @@ class Audit:
     """What an audit found: data, which can be saved, loaded, pickled and compared, and hold no model.
 
     Attributes:
-        table: One row per example, in the dataset's order: label and prediction (of classifications), verdict (one of
-            ``byheart.network.verdicts``), score, flagged; with a held-out run also estimate of memorization, low and
-            high of its interval, and probability that it is above 0.25; other_label, the class that the last layer
-            would answer instead; copies, how many other examples are the same or nearly so, and copy_of, one of them
-            or -1; the scores of ``byheart.network.score_table`` by name.
+        table: One row per example, in the dataset's order: label and prediction (of classifications; of regressions
+            with one number per example target and prediction), verdict (one of ``byheart.network.verdicts``), score,
+            flagged; with a held-out run also estimate of memorization, low and high of its interval, and probability
+            that it is above 0.25; other_label, the class that the last layer would answer instead; copies, how many
+            other examples are the same or nearly so, and copy_of, one of them or -1; the scores of
+            ``byheart.network.score_table`` by name.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -73,9 +75,10 @@ class Audit:
         notes: What a reader of the results must know.
         provenance: What was audited, and with which versions, by name.
         label_names: Names of the classes, where the data have them.
-        listed: Indices of the examples that a page lists, from the largest score on.
+        listed: Indices of the examples that are kept with picture or text, from the largest score on.
         neighbours: Indices of the up to three others nearest to each of them in the (first) layer.
-        shown: Pictures or texts of these examples and neighbours, by index.
+        shown: What a reader looks at of these examples and neighbours, by index: a picture, of at most 160 pixels in
+            height and width, a text, or a pair of both.
         carriers: What a detector needs, unless it is not to be kept or the model is no classifier with a last linear
             layer.
     """
@@ -91,7 +94,7 @@ class Audit:
     label_names: list[str]
     listed: Int64[np.ndarray, " n_listed"]
     neighbours: Int64[np.ndarray, "n_listed n_nearest"]
-    shown: dict[int, Picture | str]
+    shown: dict[int, Shown]
     carriers: Carriers | None
 
     def __repr__(self) -> str:
@@ -253,11 +256,11 @@ def audit(
             are not the ``padding_idx`` of the model's embeddings; ``notes`` say which.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
-        show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
-            input; by default images are recognized by their shape, texts are texts, and of others the first numbers
-            are shown.
-        most_shown: Number of examples that are listed with pictures or texts and neighbours: those with the largest
-            scores, at least 1. All that are flagged are listed too.
+        show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)), a text, or a pair
+            of both of an input; by default images are recognized by their shape, texts are texts, and of others the
+            first numbers are shown, those of a table by name.
+        most_shown: Number of examples that are listed with pictures or texts and neighbours: as many with the largest
+            scores, with the largest ``wrong_label``, and of each verdict but "ordinary"; at least 1.
         detector: Whether to keep what ``Audit.detector`` needs: 4 bytes per input of the last linear layer and example
             that counts as memorized at all; without a held-out run these are half of the examples.
         on_progress: Called with the number of examples done, and the pass, after every batch.
@@ -327,14 +330,15 @@ def audit(
     first_columns = [name for name in _FIRST_COLUMNS if name in table]
     table = table[first_columns + [name for name in table if name not in first_columns]]
 
-    listed = largest(table, most_shown)
+    listed = to_list(table, most_shown)
     with_carriers = detector and first.head_scores is not None
     kept = carrying(table, evidence) if with_carriers else np.zeros(0, dtype=np.int64)
     with looking_at(model):
         neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, on_progress)
         chosen = np.union1d(listed, neighbours)
-        items = zip(chosen.tolist(), inputs.items(chosen), strict=True)
-        shown = {index: picture_or_text(item, show) for index, item in items}
+        sides = np.where(np.isin(chosen, listed), _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR)
+        items = zip(chosen.tolist(), inputs.items(chosen), sides.tolist(), strict=True)
+        shown = {index: picture_or_text(item, show, inputs.feature_names, side) for index, item, side in items}
     carriers = None
     if with_carriers:
         assert plan.head is not None

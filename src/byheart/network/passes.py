@@ -152,7 +152,8 @@ class FirstPass:
     """What the first pass found.
 
     Attributes:
-        table: Loss of each example; of classifications also label, prediction and margin.
+        table: Loss of each example; of classifications also label, prediction and margin; of regressions with one
+            number per example target and prediction.
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
@@ -334,7 +335,7 @@ def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch
 
 
 def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
-    """Losses of a batch; of classifications also labels, predictions and margins."""
+    """Losses of a batch; of classifications also labels, predictions and margins, of single numbers also these."""
     import torch
 
     losses = plan_losses(batch, plan, outputs)
@@ -351,6 +352,9 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
             "margin": logits[index, labels] - others.max(axis=1),
             **columns,
         }
+    elif torch.is_tensor(outputs) and outputs.numel() == batch.targets.numel() == len(batch):
+        numbers = {"target": plan.reading.numbers(batch.targets, batch.indices), "prediction": outputs}
+        columns = {name: each.reshape(-1).to("cpu", torch.float64).numpy() for name, each in numbers.items()} | columns
     return pd.DataFrame(columns, index=batch.indices)
 
 
