@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byheart.cli.console import bar, print_table
+from byheart.cli.console import print_table
 from byheart.cli.targets import BUILT_IN, OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
 from byheart.network.audit import audit
+from byheart.network.export import SUFFIXES, require_pyarrow
+from byheart.network.listed import SORTED_BY
 from byheart.network.score_table import SCORES
+from byheart.network.verdicts import WHAT_NOW, Verdict, reasons
+from byheart.progress import bar
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from byheart.network.audit import Audit
+
+
+_MOST_PRINTED, _MOST_ASKED = 5, 100  # examples of a list
 
 
 class CheckError(Exception):
@@ -33,7 +40,10 @@ class AuditCommand:
     out: Path = Path("audit.html")
     """The page."""
     table: Path | None = None
-    """Where to write the scores of all examples, as CSV."""
+    """Where to write the scores of all examples, with verdicts and reasons: a name that ends in .csv or .parquet."""
+    verdict: str | None = None
+    """Print more examples with this verdict, and write only these to the table: suspected wrong label, memorized, not
+    learned or copy."""
     layer: str | None = None
     """Name of a layer, or a glob pattern; default what the last linear layer reads."""
     head: str | None = None
@@ -66,8 +76,14 @@ class AuditCommand:
                 f"seed, held_out: received {self.seed}, {self.held_out} with {self.target[0]}, accepted: with"
                 f" {', '.join(BUILT_IN)}, on which a network is trained"
             )
+        if self.verdict is not None and self.verdict not in SORTED_BY:
+            raise ValueError(f"verdict: received {self.verdict!r}, accepted: {', '.join(SORTED_BY)}")
         if self.out.suffix != ".html":
             raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
+        if self.table is not None and self.table.suffix not in SUFFIXES:
+            raise ValueError(f"table: received {self.table}, accepted: a name that ends in {' or '.join(SUFFIXES)}")
+        if self.table is not None and self.table.suffix == ".parquet":
+            require_pyarrow()
         for path in filter(None, (self.out, self.table)):
             prepare_directory(path.parent)
         found = self._audited(self.target[0])
@@ -77,10 +93,12 @@ class AuditCommand:
         n_flagged = int(found.table["flagged"].sum())
         title = f"the largest scores; flagged: {n_flagged:,} of {len(found.table):,}"
         print_table(("example", *columns), top[columns].itertuples(), title=title)
+        for verdict in SORTED_BY:
+            if self.verdict in (None, verdict):
+                _print_list(found, verdict, _MOST_ASKED if self.verdict else _MOST_PRINTED)
         print(f"wrote {found.save(self.out, title=Path(self.target[0]).name)}")
         if self.table is not None:
-            found.table.to_csv(self.table, index_label="example", float_format="%.7g")
-            print(f"wrote {self.table}")
+            print(f"wrote {found.save(self.table, verdict=self.verdict)}")
         _check(fail_on, found.table)
 
     def _audited(self, target: str) -> Audit:
@@ -105,10 +123,10 @@ class AuditCommand:
                 f"target: received {received}, accepted: diff A B, two tables of byheart audit --table, or two"
                 " FILE.py:function"
             )
-        if (self.out, self.table) != (Path("audit.html"), None):
-            raise ValueError("out, table: received with diff, which writes neither, accepted: without")
+        if (self.out, self.table, self.verdict) != (Path("audit.html"), None, None):
+            raise ValueError("out, table, verdict: received with diff, which has none of them, accepted: without")
         before, after = (
-            read_table(name) if name.endswith(".csv") else self._audited(name).table for name in self.target[1:]
+            read_table(name) if name.endswith(SUFFIXES) else self._audited(name).table for name in self.target[1:]
         )
         changes = compared(before.reset_index(drop=True), after.reset_index(drop=True))
         print_table((str(name).replace("_", " ") for name in changes), changes.itertuples(index=False))
@@ -118,6 +136,15 @@ class AuditCommand:
             print("Uncalibrated: without a held-out run each audit flags its top 1 %, so that as many come as go.")
         print(f"{newly} newly memorized examples, {no_longer} no longer")
         _check(fail_on, changes[changes["change"] == "newly memorized"])
+
+
+def _print_list(found: Audit, verdict: Verdict, most: int) -> None:
+    """Print the first examples with a verdict, and what to do about them; nothing if there are none."""
+    those = found.table[found.table["verdict"] == verdict]
+    first = those.sort_values(SORTED_BY[verdict], ascending=False).head(most).index.tolist()
+    if first:
+        title = f"{verdict}: {len(those):,} of {len(found.table):,}. {WHAT_NOW[verdict]}"
+        print_table(("example", "reason"), zip(first, reasons(found, first), strict=True), title=title)
 
 
 def _check(fail_on: FailOn | None, table: pd.DataFrame) -> None:

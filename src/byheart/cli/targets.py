@@ -21,6 +21,7 @@ import pandas as pd
 from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
 from byheart.network.audit import audit
 from byheart.network.counterfactual import counterfactual
+from byheart.network.export import require_pyarrow
 from byheart.network.fit import Fit
 from byheart.network.inputs import require_torch
 from byheart.network.log import TrainingLog
@@ -30,7 +31,10 @@ BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
     "fashion-mnist": partial(fashion_mnist, 5_000),
     "digits": digits,
 }
-OF_AUDITS = ("score", "probability", "estimate", "low", "high", "loss", "margin", "flagged", "label", "prediction")
+OF_AUDITS = (
+    *("score", "probability", "estimate", "low", "high", "loss", "margin", "flagged", "label", "prediction", "target"),
+    *("other_label", "copies", "copy_of"),
+)
 """Columns of an audit's table, beside the scores by name."""
 OF_CHANGES = tuple(f"{name}_{when}" for name in ("probability", "score", "loss") for when in ("before", "after"))
 """Columns of numbers of what ``compared`` returns."""
@@ -149,10 +153,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: If there is no such file, or it is no such table.
+        ModuleNotFoundError: If it is Parquet and pyarrow is missing; the message says how to install it.
     """
     try:
+        if str(path).endswith(".parquet"):
+            require_pyarrow()
+            return pd.read_parquet(path, engine="pyarrow").set_index("example")
         return pd.read_csv(path, index_col="example")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         words = " ".join(str(error).split())
         raise ValueError(
             f"table: received {path} ({words}), accepted: a table as byheart audit --table writes it"

@@ -17,6 +17,7 @@ from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
+from byheart.network.export import SUFFIXES, write_table
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
@@ -31,6 +32,7 @@ from byheart.network.passes import (
     over_checkpoints,
     plan_losses,
     second_pass,
+    telling,
     third_pass,
 )
 from byheart.network.ranking import best_score
@@ -44,6 +46,7 @@ from byheart.records import SUFFIX, read, write
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import nn
 
 _UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
@@ -144,6 +147,25 @@ class Audit:
             )
         return self.neighbours[[places[index] for index in chosen.tolist()]]
 
+    def plot(self) -> Figure:
+        """Return a figure for a paper: how memorization is spread, beside the worst examples.
+
+        On the left are the estimates with their 95 % intervals, or without a held-out run the scores as a histogram; on
+        the right the most memorized examples, and the suspected wrong labels (of regressions the largest errors).
+
+        Returns:
+            A figure of matplotlib of 7.2 by 2.9 inches; its ``savefig`` writes PDF, PNG and more.
+        """
+        from byheart.network.figure import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the numbers, the worst examples, and a small histogram."""
+        from byheart.network.page.notebook import notebook_html
+
+        return notebook_html(self)
+
     def detector(self, model: nn.Module, held_out: Any, false_positive_rate: float = 0.05) -> Detector:
         """Return what finds new inputs whose prediction leans on memorized training examples.
 
@@ -159,24 +181,31 @@ class Audit:
         return make_detector(self, model, held_out, false_positive_rate)
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write the audit as one HTML page that opens from disk, or as one file that ``load`` reads.
+        """Write the audit as one HTML page that opens from disk, a table, or one file that ``load`` reads.
 
         Args:
-            path: Name that ends in .html or .safetensors; its directory is made if missing.
-            **options: Of a page: title, label_names; see ``byheart.network.page.write_page``.
+            path: Name that ends in .html (a page), .csv or .parquet (the table), or .safetensors (all of it, as data);
+                its directory is made if missing.
+            **options: Of a page: title, label_names (``byheart.network.page.write_page``); of a table: verdict, of
+                the examples that are written (``byheart.network.export.write_table``).
 
         Raises:
-            ValueError: If the name ends otherwise, or a file of data is given options of a page.
+            ValueError: If the name ends otherwise, an option is not of this kind of file, or there is no such verdict.
+            ModuleNotFoundError: If pyarrow is missing, which writes Parquet; the message says how to install it.
             OSError: If the file cannot be written.
         """
         path = Path(path)
-        if path.suffix == SUFFIX and not options:
-            return write(path, to_record(self), "audit")
-        if path.suffix != ".html":
+        accepted = {".html": ("title", "label_names"), SUFFIX: (), **dict.fromkeys(SUFFIXES, ("verdict",))}
+        if path.suffix not in accepted or not set(options) <= set(accepted[path.suffix]):
             received = f"{path} with {', '.join(options)}" if options else path
             raise ValueError(
-                f"path: received {received}, accepted: a name that ends in .html, or without options {SUFFIX}"
+                f"path: received {received}, accepted: a name that ends in .html (options title, label_names),"
+                f" {' or '.join(SUFFIXES)} (option verdict), or {SUFFIX}"
             )
+        if path.suffix == SUFFIX:
+            return write(path, to_record(self), "audit")
+        if path.suffix in SUFFIXES:
+            return write_table(self, path, **options)
         from byheart.network.page import write_page
 
         return write_page(
@@ -263,7 +292,8 @@ def audit(
             scores, with the largest ``wrong_label``, and of each verdict but "ordinary"; at least 1.
         detector: Whether to keep what ``Audit.detector`` needs: 4 bytes per input of the last linear layer and example
             that counts as memorized at all; without a held-out run these are half of the examples.
-        on_progress: Called with the number of examples done, and the pass, after every batch.
+        on_progress: Called with the number of examples done, and the pass, after every batch. By default a notebook and
+            a Python that is typed to show a bar if it takes longer than two seconds.
 
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
@@ -280,16 +310,16 @@ def audit(
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
-    with looking_at(model):
+    with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         copies = CopyFinder(inputs.n_examples)
-        first = first_pass(model, inputs, plan, on_progress, copies)
+        first = first_pass(model, inputs, plan, advance, copies)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         if inputs.are_words and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
-        scores, losses_again = second_pass(model, inputs, plan, first, on_progress, copies)
+        scores, losses_again = second_pass(model, inputs, plan, first, advance, copies)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
             precise = in_float32(model)
@@ -297,8 +327,8 @@ def audit(
                 [input_curvature(precise, batch, partial(plan_losses, batch, plan)) for batch in inputs]
             )
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
-    for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
-        table[name] = values
+    with telling(on_progress, inputs.n_examples) as advance:
+        table = table.assign(**over_checkpoints(model, inputs, plan, checkpoints, advance))
     if log is not None:
         table["mean_loss"] = log.mean_loss
 
@@ -333,8 +363,8 @@ def audit(
     listed = to_list(table, most_shown)
     with_carriers = detector and first.head_scores is not None
     kept = carrying(table, evidence) if with_carriers else np.zeros(0, dtype=np.int64)
-    with looking_at(model):
-        neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, on_progress)
+    with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
+        neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, advance)
         chosen = np.union1d(listed, neighbours)
         sides = np.where(np.isin(chosen, listed), _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR)
         items = zip(chosen.tolist(), inputs.items(chosen), sides.tolist(), strict=True)

@@ -28,6 +28,7 @@ from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, last_operation, read
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
+from byheart.progress import bar_for_a_person
 
 if TYPE_CHECKING:
     import torch
@@ -175,6 +176,16 @@ def looking_at(model: nn.Module) -> Iterator[None]:
     """
     with threadpoolctl.threadpool_limits(1, user_api="blas"), left_as_found(model):
         yield
+
+
+@contextmanager
+def telling(on_progress: OnProgress | None, n_examples: int) -> Iterator[OnProgress]:
+    """Yield what is told how far passes have come: the caller's own function, or else a bar where a person looks on."""
+    if on_progress is not None:
+        yield on_progress
+        return
+    with bar_for_a_person("audit") as advance:
+        yield lambda done, what: advance(done, n_examples, what)
 
 
 def first_pass(

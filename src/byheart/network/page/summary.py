@@ -130,6 +130,7 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     also = f" {both:,} of them may have a wrong label." if both else ""
     memorized = {
         "question": "What did it memorize?",
+        "heading": "Most memorized",
         "answer": f"{int(flagged.sum()):,} examples, the most memorized first.{also}",
         "examples": _first(audit, flagged, "score", label_names),
         "button": "Show these",
@@ -140,6 +141,7 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
             memorized,
             {
                 "question": "Which labels are wrong?",
+                "heading": "Suspected wrong labels",
                 "answer": f"Perhaps these {n_suspects:,}, the most suspicious first. Data without a wrong label have"
                 " suspects too: hard examples."
                 if n_suspects
@@ -155,6 +157,7 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
         memorized,
         {
             "question": "Where is it furthest off?",
+            "heading": "Largest errors",
             "answer": "On these its error is largest: a wrong target, a rare kind, or too little training.",
             "examples": _first(audit, pd.Series(True, table.index), "loss", label_names),
             "button": "Show these",
