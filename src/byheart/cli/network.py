@@ -144,7 +144,13 @@ def _print_list(found: Audit, verdict: Verdict, most: int) -> None:
     first = those.sort_values(SORTED_BY[verdict], ascending=False).head(most).index.tolist()
     if first:
         title = f"{verdict}: {len(those):,} of {len(found.table):,}. {WHAT_NOW[verdict]}"
-        print_table(("example", "reason"), zip(first, reasons(found, first), strict=True), title=title)
+        rows = zip(first, reasons(found, first), strict=True)
+        if "label" not in found.table:
+            print_table(("example", "reason"), rows, title=title)
+            return
+        names = dict(enumerate(found.label_names))
+        labels = {index: names.get(label, label) for index, label in found.table["label"][first].items()}
+        print_table(("example", "label", "reason"), ((i, labels[i], words) for i, words in rows), title=title)
 
 
 def _check(fail_on: FailOn | None, table: pd.DataFrame) -> None:

@@ -45,7 +45,7 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
     buffer = io.BytesIO()
     if path.suffix == ".csv":
         words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-        harmless = table.assign(**{name: table[name].map(_harmless) for name in words})
+        harmless = table.assign(**{str(name): table[name].map(_harmless) for name in words})
         harmless.to_csv(buffer, index_label="example", float_format="%.7g", lineterminator="\n")
     else:
         require_pyarrow()

@@ -26,7 +26,7 @@ def draw(audit: Audit) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 2.9), layout="constrained", dpi=150)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35), wspace=0.02)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35), wspace=0.02).flat
     axes = left.subplots()
     flagged = audit.table["flagged"].to_numpy()
     if "held_out" in audit.evidence:
@@ -37,7 +37,7 @@ def draw(audit: Audit) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=_SIZE - 1, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     lists = [box for box in worst(audit, audit.label_names) if box["examples"]]
-    for part, box in zip(np.atleast_1d(right.subfigures(max(len(lists), 1), 1)), lists, strict=False):
+    for part, box in zip(right.subfigures(max(len(lists), 1), 1, squeeze=False).flat, lists, strict=False):
         _examples(part, audit, box)
     return figure
 

@@ -129,7 +129,8 @@ def _parts(
     row = {name: values[index] for name, values in columns.items()}
 
     def share_below(name: str) -> str:
-        return f"{np.searchsorted(in_order[name], row[name]) / len(in_order[name]):.1%}"
+        per_mille = 1000 * int(np.searchsorted(in_order[name], row[name])) // len(in_order[name])
+        return f"{per_mille / 10:.1f}%"  # rounded down, since none is above all
 
     if "classes" in audit.evidence:
         names = dict(enumerate(audit.label_names))

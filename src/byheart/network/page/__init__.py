@@ -103,6 +103,7 @@ def _data(audit: Audit, label_names: list[str], titles: dict[str, str]) -> dict[
         "label_names": label_names,
         "columns": {name: _encoded(table, name) for name in ("index", *_columns(table), *titles)},
         "titles": titles,
+        "numbers": list(titles),
         "sortable": [name for name in titles if name not in ("target", "low", "high", "prediction")],
         "smallest_first": smallest_first,
         "verdicts": [

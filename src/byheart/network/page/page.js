@@ -64,15 +64,13 @@
 
   function answers(row) {
     if (labels) {
-      const right = labels[row] === predictions[row];
-      const line = element("div", right ? "" : "wrong", "labelled ");
-      line.append(element("b", "", labelName(labels[row])), ", the network answers ");
-      line.append(right ? "the same" : element("b", "", labelName(predictions[row])));
+      const line = element("div", labels[row] === predictions[row] ? "" : "wrong", "labelled ");
+      line.append(element("b", "", labelName(labels[row])), ", answered ", element("b", "", labelName(predictions[row])));
       return line;
     }
     const line = element("div");
     if (column("target")) {
-      line.append("target ", element("b", "", number(column("target")[row])), ", the network answers ");
+      line.append("target ", element("b", "", number(column("target")[row])), ", answered ");
       line.append(element("b", "", number(predictions[row])));
     }
     return line;
@@ -84,7 +82,8 @@
     folded.addEventListener("toggle", () => {
       if (folded.childElementCount > 1) return;
       const list = element("dl");
-      for (const [name, title] of [["rank", "place in the order of memorization"], ...Object.entries(data.titles)]) {
+      for (const name of ["rank", ...data.numbers]) {
+        const title = name === "rank" ? "place in the order of memorization" : data.titles[name];
         const values = name === "rank" ? ranks() : column(name);
         const line = element("div");
         line.append(element("dt", "", title), element("dd", "", number(values[row])));
@@ -116,7 +115,7 @@
     if (shown?.image) made.append(picture(shown, index[row]));
     const words = element("div", "words");
     words.append(element("b", "", capital(data.verdicts[verdicts[row]].name)), answers(row));
-    if (column("probability")) {
+    if (column("probability") && !flagged[row]) {
       words.append(element("div", "", `memorized with probability ${Math.round(100 * column("probability")[row])} %`));
     }
     words.append(element("div", "soft", `number ${index[row]}`));

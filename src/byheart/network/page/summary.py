@@ -57,8 +57,8 @@ def words_of(audit: Audit) -> list[str]:
         expected, spread = p.sum(), 2 * math.sqrt((p * (1 - p)).sum())
         low, high = max(expected - spread, 0), expected + spread
         second = (
-            f"About {expected:,.0f} are memorized ({low:,.0f} to {high:,.0f} if the probabilities are right);"
-            f" {flagged:,} are more likely so than not."
+            f"About {expected:,.0f} are memorized ({low:,.0f} to {high:,.0f} if the probabilities are right). The"
+            f" {flagged:,} of which this is more likely than not are called memorized below."
         )
     else:
         second = (
@@ -193,10 +193,9 @@ def name_of(label_names: Sequence[str], label: Any) -> str:
 def data_address(pixels: Picture) -> str:
     """Return an image as a data address."""
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
-    jpeg = image.mode == "RGB" and max(image.size) > _SMALL
-    image.save(buffer, **({"format": "JPEG", "quality": 85} if jpeg else {"format": "PNG", "optimize": True}))
-    kind = "jpeg" if jpeg else "png"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    kind = "JPEG" if image.mode == "RGB" and max(image.size) > _SMALL else "PNG"
+    image.save(buffer, kind, quality=85, optimize=True)  # the quality is JPEG's
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _first(
