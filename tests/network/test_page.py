@@ -1,5 +1,6 @@
 """The page: what is on it, that nothing a user supplies becomes markup, and that it asks for no network."""
 
+import dataclasses
 import json
 import re
 
@@ -215,6 +216,22 @@ def test_the_name_must_be_a_pages(tmp_path):
     with pytest.raises(ValueError, match=r"path: received .*\.safetensors with title, accepted"):
         found.save(tmp_path / "a.safetensors", title="A title")
     assert found.save(tmp_path / "made" / "a.html").is_file()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_examples_have_a_page_a_figure_and_a_place_in_a_notebook(tmp_path, n):
+    found = audit(small(), digits().take(np.arange(n)))
+    assert embedded(found.save(tmp_path / "a.html").read_text())["n_examples"] == n
+    assert "What did it memorize?" in found._repr_html_()
+    found.plot().savefig(tmp_path / "a.png")
+
+
+def test_where_nothing_is_memorized_the_page_says_so(tmp_path):
+    found = audit(small(), digits().take(np.arange(60)))
+    table = found.table.assign(flagged=False)
+    page = dataclasses.replace(found, table=table).save(tmp_path / "a.html").read_text()
+    assert "Of no example it is more likely than not." in page
+    assert 'data-flagged="yes"' not in page
 
 
 def test_long_texts_are_cut(tmp_path):

@@ -77,7 +77,7 @@ def _examples(part: SubFigure, audit: Audit, box: dict[str, Any]) -> None:
     if all(picture is not None for picture in pictures.values()):
         for axes, each in zip(part.subplots(1, _N_COLUMNS).flat, box["examples"], strict=False):
             axes.imshow(pictures[each["index"]], cmap="gray", vmin=0, vmax=255)
-            axes.set_title(_wrapped(each["caption"].replace(", ", "\n"), 14), fontsize=_SIZE - 2, pad=2)
+            axes.set_title(_cut(each["caption"].replace(", may be ", "\nmay be "), 18), fontsize=_SIZE - 2, pad=2)
         for axes in part.axes:
             axes.set_axis_off()
         return
@@ -93,6 +93,6 @@ def _picture_of(shown: Any) -> np.ndarray | None:
     return None if isinstance(picture, str) else picture
 
 
-def _wrapped(words: str, width: int) -> str:
-    lines = [textwrap.shorten(line, width, placeholder="...") for line in words.splitlines()]
+def _cut(words: str, width: int) -> str:
+    lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in words.splitlines()]
     return "\n".join(lines).replace("$", r"\$")

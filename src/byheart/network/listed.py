@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from byheart.arrays import as_array
 from byheart.network.verdicts import Verdict
@@ -83,6 +82,8 @@ def _picture(shown: Any, largest_side: int) -> Picture:
     pixels = np.rint(255 * (values - low) / (high - low) if high > low else 0 * values).astype(np.uint8)
     if max(pixels.shape[:2]) <= largest_side:
         return pixels
+    from PIL import Image
+
     smaller = Image.fromarray(pixels)
     smaller.thumbnail((largest_side, largest_side))
     return np.asarray(smaller)

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
 _MOST_ROWS = 300_000  # examples whose numbers are on a page; of more, those that are listed
+_RESULTS = {  # what the scores are turned into
+    "score": "The best ranking that the evidence allows; larger means more memorized.",
+    "probability": "That its memorization is above 0.25: networks trained without it miss it that much more often.",
+    "low": "The lower end of its 95 % interval.",
+    "high": "The upper end of its 95 % interval.",
+    "copies": "How many other examples are the same, or nearly so.",
+}
 _LIMITS = (
     "The audit looks at one trained network. Training again, with another seed, memorizes other examples: memorization"
     " is a property of the training procedure on these data, and one network shows one draw of it.",
@@ -50,7 +57,8 @@ def write_page(
     names = [str(name) for name in label_names]
     titles = titles_of(audit)
     charts = score_charts(audit, titles)
-    meanings = {f"{score.title} ({score.name})": score.sentence for score in scores_from(audit.evidence)}
+    meanings = {f"{titles[name]} ({name})": words for name, words in _RESULTS.items() if name in titles}
+    meanings |= {f"{score.title} ({score.name})": score.sentence for score in scores_from(audit.evidence)}
     return page.write_page(
         Path(path),
         "network/page/page.html",
@@ -68,7 +76,7 @@ def write_page(
         charts=charts,
         budget=budget_bars(audit),
         shown_note=_shown_note(audit),
-        notes=[*audit.notes, *_LIMITS],
+        notes=[*_LIMITS, *audit.notes],
         tables={
             "What each number means": meanings,
             "Versions and settings": {"ranking by": audit.score_name, **audit.provenance},

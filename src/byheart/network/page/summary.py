@@ -131,9 +131,11 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     memorized = {
         "question": "What did it memorize?",
         "heading": "Most memorized",
-        "answer": f"{int(flagged.sum()):,} examples, the most memorized first.{also}",
+        "answer": f"{int(flagged.sum()):,} examples, the most memorized first.{also}"
+        if flagged.any()
+        else "Of no example it is more likely than not.",
         "examples": _first(audit, flagged, "score", label_names),
-        "button": "Show these",
+        "button": "Show these" if flagged.any() else "",
         "choice": {"flagged": "yes", "sort": "score"},
     }
     if "classes" in audit.evidence:
