@@ -28,6 +28,7 @@ def test_scores_and_the_worst_examples():
     found = audit(network(), digits().take(np.arange(150)))
     figure = found.plot()
     figure.savefig(io.BytesIO(), format="pdf")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # in a notebook
     histogram, *others = figure.axes
     assert sum(bar.get_height() for bar in histogram.patches) == 150
     assert sum(len(axes.images) for axes in others) == 2 + (found.table["verdict"] == "suspected wrong label").sum()

@@ -118,6 +118,24 @@ def test_of_mixed_inputs_the_picture_and_the_numbers_are_shown(tmp_path):
     assert Audit.load(tmp_path / "a.safetensors") == found
 
 
+def test_names_of_columns_are_those_of_any_table():
+    pyarrow = pytest.importorskip("pyarrow")
+    x = np.random.default_rng(0).normal(size=(12, 50)).astype(np.float32)
+    tables = {"few": x[:, :2], "many": x}
+    for name, values in tables.items():
+        table = pyarrow.table({f"c{k}": values[:, k] for k in range(values.shape[1])})
+        text = audit(nn.Sequential(nn.Linear(values.shape[1], 2)), (table, np.arange(12) % 2)).shown[0]
+        assert text.startswith(f"c0: {x[0, 0]:.4g}, c1: ")
+        assert text.count("c") == min(values.shape[1], 40)
+        assert text.endswith(", ...") == (name == "many")
+
+
+def test_a_function_may_show_a_picture_and_a_text():
+    found = audit(small(), digits().take(np.arange(20)), show=lambda item: (np.ones((9, 9)), "words"))
+    picture, text = found.shown[0]
+    assert (picture.shape, text) == ((9, 9), "words")
+
+
 class OfWords(nn.Module):
     def __init__(self):
         super().__init__()

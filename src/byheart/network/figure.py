@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 
 from byheart.network.page.summary import worst
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import SubFigure
 
     from byheart.network.audit import Audit
 
@@ -21,11 +23,18 @@ _N_COLUMNS = 6
 _SIZE = 8  # points
 
 
+class Shown(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def draw(audit: Audit) -> Figure:
     """Return the figure; see ``Audit.plot``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 2.9), layout="constrained", dpi=150)
+    figure = Shown(figsize=(7.2, 2.9), layout="constrained", dpi=150)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35), wspace=0.02).flat
     axes = left.subplots()
     flagged = audit.table["flagged"].to_numpy()
