@@ -63,15 +63,17 @@ def test_a_notebook_has_a_bar_that_goes(monkeypatch):
     shown = []
 
     class Handle:
-        def update(self, made):
-            shown.append(made.data)
+        def update(self, made, raw):
+            assert raw
+            shown.append(made)
 
     monkeypatch.setattr(progress, "_in_notebook", lambda: True)
     monkeypatch.setattr(progress, "_PATIENCE", 0)
     monkeypatch.setattr(display, "display", lambda *_, **__: Handle())
     advanced("<b>audit")
-    assert shown[0] == '<progress value="1" max="4"></progress> &lt;b&gt;audit: moments'
-    assert shown[-1] == ""
+    assert shown[0]["text/html"] == '<progress value="1" max="4"></progress> &lt;b&gt;audit: moments'
+    assert shown[0]["text/plain"] == "<b>audit: moments"
+    assert set(shown[-1].values()) == {""}
 
 
 def test_an_audit_shows_a_bar_unless_it_is_told_otherwise(monkeypatch):

@@ -71,17 +71,20 @@ def _in_notebook() -> bool:
 @contextlib.contextmanager
 def _notebook_bar(what: str) -> Iterator[Advance]:
     """A bar below the cell, gone when the block ends."""
-    from IPython.display import HTML, display
+    from IPython.display import display
 
-    handle, last = display(HTML(""), display_id=True), [-_BETWEEN]
+    nothing = {"text/plain": "", "text/html": ""}
+    handle, last = display(nothing, raw=True, display_id=True), [-_BETWEEN]
 
     def advance(done: float, total: float | None, note: str) -> None:
         if time.monotonic() - last[0] >= _BETWEEN:
             last[0] = time.monotonic()
             filled = f'value="{done:g}" max="{total:g}"' if total else ""
-            handle.update(HTML(f"<progress {filled}></progress> {html.escape(what)}: {html.escape(note)}"))
+            words = f"{what}: {note}"
+            drawn = f"<progress {filled}></progress> {html.escape(words)}"
+            handle.update({"text/plain": words, "text/html": drawn}, raw=True)
 
     try:
         yield advance
     finally:
-        handle.update(HTML(""))
+        handle.update(nothing, raw=True)
