@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test ci test-all test-gpu bench leaderboard check format clean
+.PHONY: demo test ci test-all test-gpu docs dist smoke bench leaderboard check format clean
 
 demo: .venv/base
 	$(BIN)/byheart reproduce double-descent --scale quick --out demo
@@ -15,12 +15,24 @@ test: check
 
 ci: check
 	$(PYTEST) -m "slow and not large and not gpu"
+	$(MAKE) docs  # after the tests, whose notebooks it shows
 
 test-all: check
 	$(PYTEST) -m "not gpu"
 
 test-gpu: .venv/dev
 	$(BIN)/pytest -m gpu tests/toy/kernels
+
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site is site/index.html."
+
+dist: .venv/dev
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+
+smoke: dist
+	$(BIN)/python .ci/smoke.py
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks --out benchmarks
@@ -53,4 +65,4 @@ format: .venv/dev
 	@touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .notebooks build demo dist site

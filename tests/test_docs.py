@@ -1,30 +1,58 @@
-"""The docs do what they say: every block of Python runs, every command exists, every link leads somewhere."""
+"""The docs do what they say: every block of Python runs, every command exists, every link leads somewhere.
+
+A block's language says what is asked of it. ``python``: all blocks of a page run in their order, in one namespace that
+has what the page's reader has at hand. ``sh`` or none: commands of programs that we know; those of byheart and make are
+parsed. ``json``, ``yaml``: it is read. ``text``: nothing. A block that cannot run stands after a line
+``<!-- not run: why -->``; there are few.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(
-    path.relative_to(ROOT) for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"))
+    path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md"))
 )
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAMS = {"byheart", "git", "make", "pip", "python", "npm", "twine"}
+MOST_NOT_RUN = 3
+_BLOCK = re.compile(
+    r"^(?P<mark><!-- not run: .+ -->\n\n?)?(?P<indent> *)```(?P<kind>\w*)[^`\n]*\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
-def blocks(path: Path, kind: str) -> list[str]:
-    return [text for found, text in _BLOCK.findall((ROOT / path).read_text(encoding="utf-8")) if found == kind]
+def blocks(path: Path, *kinds: str, run: bool = True) -> list[str]:
+    """The blocks of a document in these languages; with ``run=False``, those that are marked as not run."""
+    found = _BLOCK.finditer((ROOT / path).read_text(encoding="utf-8"))
+    return [
+        textwrap.dedent(block["text"]) for block in found if block["kind"] in kinds and bool(block["mark"]) is not run
+    ]
+
+
+def command_lines(path: Path) -> list[list[str]]:
+    """The lines of a document's blocks of commands, without their comments; a program's folder is left out."""
+    lines: list[str] = []
+    for text in blocks(path, "", "sh"):
+        every = text.replace("\\\n", "").splitlines()
+        typed = [line.removeprefix("$ ") for line in every if line.startswith("$ ")]  # the rest is what they print
+        lines += typed or every
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [[Path(program).name, *arguments] for program, *arguments in filter(None, words)]
 
 
 def commands(path: Path, program: str) -> list[list[str]]:
-    """The lines of a document's blocks that call a program, without their comments."""
-    lines = [line for text in blocks(path, "") for line in text.splitlines() if line.startswith(f"{program} ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    """The arguments of a program's calls in a document."""
+    return [arguments for name, *arguments in command_lines(path) if name == program]
 
 
 def a_network() -> dict[str, Any]:
@@ -37,6 +65,9 @@ def a_network() -> dict[str, Any]:
     labels = np.arange(60) % 3
     inputs = (rng.normal(size=(3, 20))[labels] + rng.normal(size=(60, 20))).astype(np.float32)
     model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        features = model[:2](torch.tensor(inputs))
+        probabilities = model[2](features).softmax(dim=1)
     return {
         "torch": torch,
         "DataLoader": DataLoader,
@@ -46,6 +77,9 @@ def a_network() -> dict[str, Any]:
         "state_dicts": [model.state_dict()],
         "held_out_inputs": rng.normal(size=(40, 20)).astype(np.float32),
         "x": rng.normal(size=(5, 20)).astype(np.float32),
+        "labels": labels,
+        "h": features.numpy(),
+        "p": probabilities.numpy(),
     }
 
 
@@ -57,6 +91,28 @@ def test_every_block_of_python_runs(path, tmp_path, monkeypatch):
     namespace = a_network()
     for text in blocks(path, "python"):
         exec(compile(text, str(path), "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=str)
+def test_every_block_is_of_a_kind_that_is_checked(path):
+    kinds = [block["kind"] for block in _BLOCK.finditer((ROOT / path).read_text(encoding="utf-8"))]
+    assert set(kinds) <= {"", "sh", "python", "json", "yaml", "text"}
+    fences = re.findall(r"^ *```", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == 2 * len(kinds)  # none is overlooked
+    for text in blocks(path, "json"):
+        json.loads(text)
+    for text in blocks(path, "yaml"):
+        yaml.safe_load(text)
+
+
+def test_few_blocks_are_not_run():
+    every = ("", "sh", "python", "json", "yaml")
+    assert sum(len(blocks(path, *every, run=False)) for path in DOCS) <= MOST_NOT_RUN
+
+
+@pytest.mark.parametrize("path", DOCS, ids=str)
+def test_every_program_is_known(path):
+    assert {program for program, *_ in command_lines(path)} <= PROGRAMS
 
 
 @pytest.mark.parametrize("path", DOCS, ids=str)
@@ -81,7 +137,10 @@ def test_every_link_to_a_file_leads_to_one(path):
             assert (ROOT / path.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("path", [Path("README.md"), Path("docs/architecture.md"), Path("CONTRIBUTING.md")], ids=str)
+NAMES_FILES = [Path("README.md"), Path("docs/architecture.md"), Path("CONTRIBUTING.md"), Path("RELEASING.md")]
+
+
+@pytest.mark.parametrize("path", NAMES_FILES, ids=str)
 def test_every_file_that_is_named_exists(path):
     for name in re.findall(r"`([\w/]+(?:\.py|/))`", (ROOT / path).read_text(encoding="utf-8")):
         places = (ROOT / name, ROOT / "src/byheart" / name)

@@ -9,8 +9,9 @@ HEAVY = ("torch", "triton", "jax", "numba", "llvmlite", "matplotlib", "plotly", 
 HEAVY += ("tokenizers", "rapidfuzz", "pydivsufsort", "byheart.language.page")
 HEAVY += ("scipy.stats", "scipy.optimize", "loky", "rich", "byheart.toy.page", "byheart.network.page")
 PUBLIC = {
-    *("Audit", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization", "Run"),
-    *("Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "counterfactual"),
+    *("Audit", "Changes", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization"),
+    *("Run", "Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "audit_outputs"),
+    *("changes", "counterfactual"),
     *("example_dimensionality", "example_losses", "feature_dimensionality", "grid", "influence", "learning_rates"),
     *("load_run", "log_spaced_steps", "margins_of", "maximal_dimensionality", "memorization", "open_runs"),
     *("represented_features", "reproduce", "sample_examples", "smoothed_memorization", "sweep", "train"),

@@ -12,6 +12,8 @@ from byheart.memorization import memorization as memorization
 from byheart.memorization import smoothed_memorization as smoothed_memorization
 from byheart.network.audit import Audit as Audit
 from byheart.network.audit import audit as audit
+from byheart.network.changes import Changes as Changes
+from byheart.network.changes import changes as changes
 from byheart.network.counterfactual import Counterfactual as Counterfactual
 from byheart.network.counterfactual import CounterfactualError as CounterfactualError
 from byheart.network.counterfactual import counterfactual as counterfactual
@@ -19,6 +21,7 @@ from byheart.network.detector import Detector as Detector
 from byheart.network.fit import Fit as Fit
 from byheart.network.fit import margins_of as margins_of
 from byheart.network.log import TrainingLog as TrainingLog
+from byheart.network.outputs import audit_outputs as audit_outputs
 from byheart.studies import reproduce as reproduce
 from byheart.toy.config import TrainConfig as TrainConfig
 from byheart.toy.config import learning_rates as learning_rates

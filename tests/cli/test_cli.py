@@ -41,6 +41,8 @@ TERMINAL = os.environ | {"TERM": "xterm"}
         (["sweep", "--n-examples", "3", "0"], "received 0", "integer >= 1"),
         (["sweep", "--n-examples", "3", "--n-seeds", "0"], "received 0", "integer >= 1"),
         (["sweep", "--n-examples", "3", "--n-workers", "0"], "received 0", "integer >= 1"),
+        (["sweep", "--n-examples", "3", "5", "--batch-size", "64"], "received 64 with n_examples 3", "n_examples inf"),
+        (["train", "--n-examples", "3", "--batch-size", "64"], "received 64 with n_examples 3", "n_examples inf"),
         (["reproduce", "quadruple-descent"], "'quadruple-descent'", "double-descent"),
         (["reproduce", "double-descent", "--max-examples", "1"], "received 1", "at least 3, the study's smallest T"),
         (["reproduce", "all", "--max-examples", "1"], "received 1", "smallest T"),
@@ -114,6 +116,16 @@ def test_output_that_cannot_be_encoded_is_spelled_out(monkeypatch):
     print("\u2265")
     sys.stdout.flush()
     assert written.getvalue().endswith(b"\\u2265\n")
+
+
+def test_a_reader_that_goes_away_is_no_failure(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "byheart", "reproduce", "--list"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_notebooks_backend_that_is_not_there_does_not_matter(run, monkeypatch):

@@ -1,5 +1,8 @@
 """Audits as a person runs them."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,6 +28,20 @@ def make(n_epochs=100):
 
 def early():
     return make(2)
+
+def named():
+    made = early()
+    return made | {"ids": [f"{i:03}.png" for i in range(200)]}
+
+def broken():
+    return {"model": None, "dataset": [].pop()}
+
+class Untouched(torch.nn.Module):
+    def forward(self, x):
+        raise AssertionError("the audit has begun")
+
+def untouched():
+    return Untouched(), ([[0., 1.]], [0])
 """
     )
     return path
@@ -43,11 +60,34 @@ def test_audit_writes_a_page_and_a_table_and_fails_on_what_is_asked(run, target,
     assert "mine.py:make" in page.read_text(encoding="utf-8")
     status, _, err = run(*command, "--fail-on", "mean_loss>0.5 count>2")
     assert status == 1
-    assert err == "byheart: check failed: 6 examples, mean_loss>0.5 count>2\n"
-    assert run(*command, "--fail-on", "mean_loss>0.5 count>100")[0] == 0
-    status, _, err = run(*command, "--fail-on", "probability>0.9")
+    assert err == "byheart: check failed: 6 examples (3.00% of 200), mean_loss>0.5 count>2\n"
+    assert run(*command, "--fail-on", "mean_loss>0.5 share>0.03")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("probability>0.9", "'probability', but .*:untouched has no held-out run, accepted: with a held-out run"),
+        ("mean_loss>1", "has no log or checkpoints"),
+        ("mean_residual_dimensionality>1", "has no checkpoints"),
+        ("input_curvature>1", "has no curvature=True"),
+    ],
+)
+def test_a_condition_that_lacks_evidence_is_refused_before_the_audit(run, target, tmp_path, condition, message):
+    command = ["audit", f"{target}:untouched", "--out", tmp_path / "page.html", "--fail-on"]
+    status, _, err = run(*command, condition)
     assert status == 2
-    assert "probability needs a held-out run" in err
+    assert re.search(message, err)
+    assert "the audit has begun" in run(*command, "loss>1")[2]
+
+
+def test_a_condition_is_refused_before_a_network_is_trained(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("byheart.cli.network.built_in", lambda *_: pytest.fail("trained"))
+    command = ["audit", "digits", "--out", tmp_path / "page.html", "--no-held-out", "--fail-on"]
+    for condition in ("probability>0.9", "probabilty>0.9", "loss>x"):
+        status, _, err = run(*command, condition)
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith("byheart: fail_on: received")
 
 
 def test_a_list_for_each_verdict_is_printed_and_one_alone_if_asked(run, target, tmp_path):
@@ -76,13 +116,85 @@ def test_a_table_that_cannot_be_written_is_refused_before_anything_is_computed(r
 def test_two_audits_are_compared(run, target, tmp_path):
     status, out, _ = run("audit", "diff", f"{target}:early", f"{target}:make")
     assert status == 0
-    assert "newly memorized examples" in out
     tables = []
     for name, suffix in (("early", ".csv"), ("make", ".parquet")):
         tables.append(tmp_path / f"{name}{suffix}")
         run("audit", f"{target}:{name}", "--out", tmp_path / "page.html", "--table", tables[-1])
     assert run("audit", "diff", *tables)[1].splitlines()[-1] == out.splitlines()[-1]
-    assert run("audit", "diff", tables[0], tables[0])[1].splitlines()[-1] == "0 newly memorized examples, 0 no longer"
+    out = run("audit", "diff", tables[0], tables[0])[1].splitlines()
+    assert out[-1] == "0 newly memorized, 0 no longer"
+    assert "not known without --noise" in out[-2]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Four trainings that flag ten of a thousand examples, one of which, "after", flags ten others."""
+    found, rng = {}, np.random.default_rng(0)
+    for name in ("before", "after", "seed2", "seed3"):
+        score = rng.random(1_000) * 0.1
+        score[:10] += 1
+        if name == "after":
+            score[10:20] += 2
+        flagged = score >= np.sort(score)[-10]
+        table = pd.DataFrame({"label": 0, "score": score, "flagged": flagged}, index=range(1_000))
+        found[name] = tmp_path / f"{name}.csv"
+        table.to_csv(found[name], index_label="example")
+    return found
+
+
+def test_more_newly_memorized_than_noise_explains_fails(run, tables, tmp_path):
+    noise = ("--noise", tables["seed2"], tables["seed3"])
+    command = ["audit", "diff", tables["before"], tables["after"], *noise]
+    status, out, err = run(*command, "--fail-on", "p_value<0.01 excess>5", "--table", tmp_path / "changes.csv")
+    assert (status, err) == (1, "byheart: check failed: p_value 1.69e-05, excess 10, p_value<0.01 excess>5\n")
+    assert "10 newly memorized, 10 no longer" in out
+    assert "differ by about 0 ± 0: more than noise explains (p = 1.7e-05)" in out
+    assert len(pd.read_csv(tmp_path / "changes.csv")) == 20
+    assert run(*command, "--fail-on", "p_value<0.01 excess>15")[0] == 0
+    same = ["audit", "diff", tables["before"], tables["seed3"], "--noise", tables["seed2"]]
+    status, out, _ = run(*same, "--fail-on", "p_value<0.01")
+    assert status == 0
+    assert "within noise (p = 1)" in out
+
+
+def test_what_noise_tells_is_refused_without_it(run, tables):
+    command = ["audit", "diff", tables["before"], tables["after"], "--fail-on"]
+    for condition in ("p_value<0.01", "excess>0"):
+        status, _, err = run(*command, condition)
+        assert status == 2
+        assert "without --noise" in err
+    assert run("audit", "digits", "--noise", tables["seed2"])[2].endswith("without diff, accepted: with diff A B\n")
+    status, _, err = run(*command[:-1], "--noise", tables["before"])
+    assert status == 2
+    assert "noise 1: received the same scores as before" in err
+
+
+def test_files_are_looked_for_before_anything_is_run(run, target, tables):
+    status, _, err = run("audit", "diff", f"{target}:untouched", tables["after"].with_name("none.csv"))
+    assert status == 2
+    assert "No such file" in err
+
+
+def test_ids_match_examples(run, target, tmp_path):
+    table = tmp_path / "named.csv"
+    assert run("audit", f"{target}:named", "--out", tmp_path / "page.html", "--table", table)[0] == 0
+    whole = pd.read_csv(table, index_col="example")
+    assert next(iter(whole)) == "id"
+    whole.iloc[::-1].iloc[:-3].to_csv(tmp_path / "fewer.csv", index_label="example")
+    status, out, _ = run("audit", "diff", table, tmp_path / "fewer.csv", "--fail-on", "removed>2")
+    assert status == 1
+    assert "3 removed" in out
+    assert "002.png" in out
+
+
+def test_a_traceback_is_shown_when_asked_for(run, target):
+    status, _, line = run("audit", f"{target}:broken")
+    assert (status, line.count("\n")) == (2, 1)
+    assert "IndexError in mine.py" in line
+    status, _, err = run("audit", f"{target}:broken", "--traceback")
+    assert status == 2
+    assert err.endswith(line)
+    assert '"dataset": [].pop()' in err
 
 
 def test_layer_head_and_axes_are_options(run, target, tmp_path):

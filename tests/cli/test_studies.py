@@ -1,10 +1,15 @@
 """Studies as a person runs them."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from byheart.cli.studies import ReproduceCommand
 from byheart.studies.catalogue import STUDIES
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_reproduce_lists_its_studies(run):
@@ -20,6 +25,12 @@ def test_reproduce_lists_its_studies(run):
         (("mnist", "--max-examples", 3), "max_examples: received 3 with mnist, accepted: with other studies"),
         (("polygons", "--folder", "x"), "folder: received 'x' with polygons, accepted: with mnist, text"),
         (("moons",), "study: received 'moons', accepted: double-descent, "),
+        (
+            ("polygons", "--from-tables", "--max-examples", 5),
+            "max_examples: received 5 with from_tables, accepted: without",
+        ),
+        (("polygons", "--from-tables"), "without a README.md of results, accepted: what reproduce left"),
+        (("all", "--from-tables"), "without results, accepted: a directory with one of a study in it"),
         (("all", "--max-examples", 2), "max_examples: received 2, accepted: at least the smallest T"),
     ],
 )
@@ -43,6 +54,18 @@ def test_each_study_of_all_gets_the_options_that_it_takes(run, tmp_path, monkeyp
     run("reproduce", "all", "--out", tmp_path, "--folder", tmp_path / "folder")
     run("reproduce", "all", "--out", tmp_path, "--max-examples", 10)
     assert made == [("double-descent", None, None), ("mnist", None, tmp_path / "folder"), ("double-descent", 10, None)]
+
+
+def test_figures_are_made_again_from_tables_and_old_ones_are_left(run, tmp_path):
+    for name in ("two-views", "mnist"):
+        shutil.copytree(RESULTS / name, tmp_path / name)
+    old = (tmp_path / "mnist" / "sorted.png").read_bytes()
+    status, out, err = run("reproduce", "all", "--from-tables", "--figure-format", "pdf", "--out", tmp_path)
+    assert status == 0
+    assert "figures and README.md of 1 studies" in out
+    assert "mnist left as it is: out: received" in err
+    assert (tmp_path / "two-views" / "two-views.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "mnist" / "sorted.png").read_bytes() == old
 
 
 @pytest.mark.slow

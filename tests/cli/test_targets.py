@@ -1,13 +1,12 @@
-"""Files and names that an audit is made of, checks for CI, and two audits compared."""
+"""Files and names that an audit is made of, and tables."""
 
 import json
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from byheart.cli.targets import OF_AUDITS, OF_CHANGES, FailOn, built_in, compared, loaded, read_table
+from byheart.cli.targets import built_in, loaded, read_table
 
 SCRIPT = """
 import torch
@@ -91,6 +90,9 @@ def test_a_file_sees_no_options_of_ours(tmp_path, monkeypatch):
     assert sys.modules["json"] is json
 
 
+TABLE = pd.DataFrame({"probability": [0.95, 0.5, 0.99], "loss": [1.0, 2.0, 0.1], "note": ["a", "b", "c"]})
+
+
 def test_a_table_that_is_none_is_refused(tmp_path):
     path = tmp_path / "scores.csv"
     with pytest.raises(ValueError, match="No such file"):
@@ -102,66 +104,15 @@ def test_a_table_that_is_none_is_refused(tmp_path):
     pd.testing.assert_frame_equal(read_table(path), TABLE.rename_axis("example"))
 
 
+def test_ids_of_a_table_are_words(tmp_path):
+    path = tmp_path / "scores.csv"
+    TABLE.assign(id=["007", "NA", "7"]).to_csv(path, index_label="example")
+    assert read_table(path)["id"].tolist() == ["007", "NA", "7"]
+
+
 def test_digits_come_with_a_log_and_a_held_out_run(tmp_path):
     given = built_in("digits", 0, tmp_path)
     assert len(given["log"]) == len(given["dataset"]) == 1_797
     assert given["held_out"].train_mask.shape == (1, 1_797)
     assert given["held_out"].train_mask.mean() == pytest.approx(0.6, abs=0.05)
     assert set(built_in("digits", 0, None)) == {"model", "dataset", "log"}
-
-
-TABLE = pd.DataFrame({"probability": [0.95, 0.5, 0.99], "loss": [1.0, 2.0, 0.1], "note": ["a", "b", "c"]})
-
-
-@pytest.mark.parametrize(
-    ("text", "failing"),
-    [
-        ("probability>0.9 count>1", 2),
-        ("probability>0.9 count>2", None),
-        ("probability>=0.5 loss<1e0 count>=1", 1),
-        ("probability>0.999", None),
-        ("probability<=.5", 1),
-        ("count<3 probability>0.9", 2),
-    ],
-)
-def test_checks_count_examples(text, failing):
-    assert FailOn.parse(text).failing(TABLE) == failing
-
-
-@pytest.mark.parametrize("text", ["", "count>1", "probability", "probability=0.9", "probability > 0.9", "p>x"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match="fail_on: received"):
-        FailOn.parse(text)
-
-
-def test_a_missing_column_is_named_with_those_there_are():
-    for text in ("score>1", "note>1"):
-        with pytest.raises(ValueError, match="accepted: probability, loss"):
-            FailOn.parse(text).failing(TABLE)
-    with pytest.raises(ValueError, match="needs a held-out run"):
-        FailOn.parse("probability>1").failing(TABLE[["loss"]])
-
-
-def test_a_condition_on_no_column_is_refused_before_anything_is_computed():
-    for text, columns in (
-        ("probability>0.9 loss<1", OF_AUDITS),
-        ("loss:fc>1", OF_AUDITS),
-        ("score_after>1", OF_CHANGES),
-    ):
-        FailOn.parse(text).check(columns)
-    for text, columns in (("probabilty>0.9", OF_AUDITS), ("loss>1", OF_CHANGES)):
-        with pytest.raises(ValueError, match=r"fail_on: received '\w+', accepted: (score|probability_before), "):
-            FailOn.parse(text).check(columns)
-
-
-def test_two_audits_are_compared():
-    before = pd.DataFrame({"label": [0, 1, 2], "score": [0.1, 0.2, 0.9], "flagged": [False, False, True]})
-    after = before.assign(score=[0.8, 0.2, 0.1], flagged=[True, False, False])
-    found = compared(before, after)
-    assert found["example"].tolist() == [0, 2]
-    assert found["change"].tolist() == ["newly memorized", "no longer"]
-    np.testing.assert_array_equal(found["score_after"], [0.8, 0.1])
-    assert compared(before, before).empty
-    for other in (after[:2], after.assign(label=0), after.drop(columns="flagged"), after.assign(mean_loss=1)):
-        with pytest.raises(ValueError, match="accepted: "):
-            compared(before, other)

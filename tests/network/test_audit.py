@@ -466,10 +466,12 @@ def every_kind() -> list[Audit]:
         audit(network(), given, "[02]", held_out=runs, log=TrainingLog.from_losses(np.ones((1, 50)))),
         audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0]), show=lambda item: f"<{item[0]:.2f}> \u00e9"),
         audit(network(), Labelled("some", *given, ("a", "b", "\u00e7")), show=lambda item: np.ones((2, 5, 3)) * 7),
+        audit(network(), given, ids=[f"\u00e9/{i}.png" for i in range(50)]),
+        audit(network(), given, ids=np.arange(50)[::-1]),
     ]
 
 
-@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("kind", range(5))
 def test_an_audit_is_saved_loaded_pickled_and_compared(kind, tmp_path):
     found = every_kind()[kind]
     path = found.save(tmp_path / "made" / "audit.safetensors")
@@ -480,6 +482,17 @@ def test_an_audit_is_saved_loaded_pickled_and_compared(kind, tmp_path):
     assert loaded.label_names == found.label_names
     assert loaded.save(tmp_path / "b.html").read_bytes() == found.save(tmp_path / "a.html").read_bytes()
     np.testing.assert_array_equal(loaded.nearest(found.listed), found.nearest(found.listed))
+
+
+def test_ids_are_the_first_column_in_the_order_of_the_dataset():
+    model, (x, y) = network(), data()
+    names = np.random.default_rng(0).permutation(50)
+    loader = DataLoader(TensorDataset(torch.tensor(x), torch.tensor(y)), 7, shuffle=True)
+    plain, table = audit(model, (x, y)).table, audit(model, loader, ids=names).table
+    assert list(table) == ["id", *plain]
+    np.testing.assert_array_equal(table["id"], names)
+    with pytest.raises(ValueError, match="ids: received 49, accepted: one for each of the dataset's 50 examples"):
+        audit(model, (x, y), ids=names[1:])
 
 
 def test_a_detector_is_the_same_from_a_loaded_audit(tmp_path):
@@ -497,6 +510,7 @@ def test_audits_of_the_same_are_equal_and_any_other_content_is_not():
     assert one != "an audit"
     table = one.table.copy()
     table.loc[3, "loss"] += 1e-12
+    assert audit(network(), data(), ids=range(50)) != audit(network(), data(), ids=range(1, 51))
     changed = {
         "table": table,
         "notes": [*one.notes, "more"],

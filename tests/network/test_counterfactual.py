@@ -220,3 +220,15 @@ def test_a_subset_is_as_long_as_it_is(tmp_path):
             found = counterfactual(fit, dataset, 5, store=tmp_path, executor=pool)
             assert found.margins.shape == (5, 40)
     assert max(asked) < 40
+
+
+def test_it_says_how_many_models_there_are_and_what_they_know():
+    inside = np.array([[True, False], [False, True]] * 4)
+    found = Counterfactual(inside, np.where(inside, 1.0, [-1.0, 1.0]))  # the first example is known by heart
+    assert repr(found).startswith(
+        "Counterfactual: models 8; examples 2, 50% of them in each training set; right on examples trained on 100.0%;"
+        " on others 50.0%; memorization Underpowered"
+    )
+    assert found._repr_html_().startswith("<table><tr><th>models</th><td>8</td></tr>")
+    alone = repr(Counterfactual(inside[:1], np.ones((1, 2))))
+    assert "memorization unknown (" in alone

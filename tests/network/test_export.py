@@ -1,5 +1,6 @@
 """The table as a file: everything is in it, and no cell is a formula."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -47,6 +48,13 @@ def test_what_a_spreadsheet_would_run_is_text_in_csv_and_as_it_was_in_parquet(fo
     assert [cell.removeprefix("'") for cell in in_csv] == names.tolist()
     assert "plain, 'quoted' \"twice\"" in set(in_csv)
     assert read_table(found.save(tmp_path / "scores.parquet"))["label_name"].tolist() == names.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_ids_come_back_as_they_were(found, tmp_path, suffix):
+    ids = ["=1+1", "007", "NA", "'=a", *(f"f{k}" for k in range(116))]
+    named = dataclasses.replace(found, table=found.table.assign(id=ids))
+    assert read_table(named.save(tmp_path / f"scores{suffix}"))["id"].tolist() == ids
 
 
 def test_numbers_below_zero_stay_numbers(found, tmp_path):

@@ -196,6 +196,38 @@ def test_a_layer_of_each_kind_holds_what_numpy_says(kind, then):
     assert any("more than once" in note for note in found.notes) == (then == "called twice")
 
 
+WRAPPERS = {
+    "none": lambda model: model,
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "inside another": lambda model: nn.Sequential(nn.Identity(), model),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_precision_or_wrapper_changes_what_a_layer_holds(kind, dtype, wrapper):
+    make, positions, reads, gives = KINDS[kind]
+    torch.manual_seed(0)
+    layer = make().eval().to(dtype)
+    x = torch.randn(N, *positions, 4).to(dtype)
+    torch.backends.mha.set_fastpath_enabled(False)  # it rounds otherwise, and modules with hooks do not take it
+    with torch.no_grad():
+        given = rows(tensor_of_output(layer, layer(arranged(x, reads))), gives)
+    model = WRAPPERS[wrapper](Around(layer, reads, gives, given.shape[-1], "relu in place").to(dtype))
+    name = "1.layer" if wrapper == "inside another" else "layer"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.compile
+        found = audit(model, (x, labels()), name)
+    torch.backends.mha.set_fastpath_enabled(True)
+    h = given.double().numpy()
+    distinct = np.linalg.svd(h.reshape(-1, h.shape[-1]), compute_uv=False)
+    assert distinct[-1] > 1e-3 * distinct[0] or kind.startswith(("layer norm", "channels-last", "block", "transformer"))
+    check(found, h)
+
+
 @pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d", "linear, sequences first"])
 def test_what_a_layer_reads_is_copied_before_it_is_overwritten(kind):
     make, positions, reads, _ = KINDS[kind]

@@ -252,6 +252,13 @@ def test_where_nothing_is_memorized_the_page_says_so(tmp_path):
     assert 'data-flagged="yes"' not in page
 
 
+def test_ids_are_on_the_page(tmp_path):
+    found = audit(small(), digits().take(np.arange(9)), ids=[f"{k}<i>.png" for k in range(9)])
+    page = found.save(tmp_path / "a.html").read_text()
+    assert embedded(page)["ids"] == [f"{k}<i>.png" for k in range(9)]
+    assert "<i>" not in page
+
+
 def test_long_texts_are_cut(tmp_path):
     found = audit(Reader(), Texts("x" * 3_000), "body", show=lambda item: item["text"])
     assert {len(text) for text in found.shown.values()} == {2_000}

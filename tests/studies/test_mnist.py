@@ -143,9 +143,15 @@ def test_figures_are_of_the_tables_thinned_to_what_is_seen():
     shown = tables["images"]
     assert shown.groupby("row").size().tolist() == [12, 12, 12]
     assert shown["example"][:12].tolist() == list(range(12))
-    assert {figure.axes[0].get_xlabel() for figure in STUDY.figures(tables).values()} >= {
-        "share of training examples, by D*"
-    }
+    figures = STUDY.figures(tables)
+    assert set(figures) == {"sorted", "images"}
+    left, right = figures["sorted"].figure.axes
+    assert left.get_xlabel() == "share of training examples, largest D* first"
+    assert [len(ax.get_legend_handles_labels()[1]) for ax in (left, right)] == [
+        tables["by-dataset"]["dataset"].nunique(),
+        4,
+    ]
+    assert all("seed 0" in shown.caption for shown in figures.values())
 
 
 def test_a_folder_named_like_a_dataset_is_the_folder(idx, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ ASKED_FOR = {
     "two-views",
     "analytic",
     "mnist",
+    "wrong-labels",
     "text-memorization",
     "text-double-descent",
 }

@@ -1,5 +1,7 @@
 """Figures show the numbers they are given."""
 
+import math
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -95,6 +97,38 @@ def test_curves_have_a_line_per_value_of_the_group(runs):
     assert [container.get_label() for container in ax.containers] == ["seed 0", "seed 1"]
     drawn = ax.containers[1].lines[0].get_ydata().astype(float)
     np.testing.assert_allclose(drawn, finite[finite["seed"] == 1].sort_values("n_examples")["test_loss"])
+
+
+def test_lines_may_stand_apart_without_moving_on_average(runs):
+    finite = runs.table[np.isfinite(runs.table["n_examples"])]
+    ax = plots.curves(finite, "test_loss", "seed", axes(), apart=1.21)
+    x = np.array([container.lines[0].get_xdata() for container in ax.containers], dtype=float)
+    np.testing.assert_allclose(x, [[3 / 1.1, 10 / 1.1], [3 * 1.1, 10 * 1.1]])
+
+
+def test_a_log_axis_has_a_tick_at_every_t_and_labels_that_are_apart():
+    ax = axes()
+    plots.log_axis(ax, [5, 10, 30, 1_000, 1_500, math.inf], apart=3)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["5", "30", "1k", "\N{INFINITY}"]
+    np.testing.assert_allclose(ax.get_xticks(minor=True), [10, 1_500])
+
+
+@pytest.mark.parametrize(
+    ("limits", "labels"),
+    [
+        ((0.9, 3.4), ["1", "1.5", "2", "3"]),
+        ((0.9, 30), ["1", "2", "5", "10", "20"]),
+        ((0.9, 99), ["1", "3", "10", "30"]),
+        ((0.9, 900), ["1", "10", "100"]),
+    ],
+)
+def test_losses_have_labels_that_are_neither_one_nor_many(limits, labels):
+    ax = axes()
+    ax.set_ylim(*limits)
+    plots.log_losses(ax)
+    low, high = ax.get_ylim()
+    shown = [ax.yaxis.get_major_formatter()(tick) for tick in ax.get_yticks() if low <= tick <= high]
+    assert shown == labels
 
 
 def test_a_map_has_a_cell_per_pair_with_the_mean_over_the_rest(runs):

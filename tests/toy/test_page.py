@@ -15,7 +15,7 @@ from byheart.page.encoding import decode
 from byheart.toy.config import TrainConfig
 from byheart.toy.page import _SCRIPTS as SCRIPTS
 from byheart.toy.page import write_report
-from byheart.toy.page.contents import allowances, collect_run, pick, principal_axes
+from byheart.toy.page.contents import allowances, collect_run, pick, principal_axes, x_axis
 from byheart.toy.runs import Run, open_runs
 
 BASE = TrainConfig(n_examples=5, n_features=50, sparsity=0.9, n_steps=100, n_test=40, snapshot_steps=(0, 10, 100))
@@ -64,6 +64,9 @@ VARIED = {
     "no test loss": [made_up(digest="ab12" * 16, test_loss=None)],
     "no snapshots": [made_up(snapshot_steps=())],
     "other axes": [made_up(weight_decay=w, n_hidden=m) for w, m in [(0.0, 1), (0.01, 4), (1.0, 2), (1.0, 4)]],
+    "several m": [made_up(n_hidden=m, seed=s) for m in (2, 4, 16) for s in (0, 1)],
+    "weight decays from 0 on": [made_up(weight_decay=w) for w in (0.0, 1e-4, 0.1)],
+    "several m at infinite T": [made_up(n_hidden=m, n_examples="inf") for m in (2, 3)],
     "mixed n_features": [made_up(n_features=n, n_examples=t) for n in (50, 70) for t in (5, 9)],
     "repeats": [made_up(repeats=r) for r in [(), (4,), (2, 3)]],
     "far off scale": [made_up(n_examples=t, test_loss=loss) for t, loss in [(3, 5_000.0), (9, 0.2)]],
@@ -107,9 +110,9 @@ def test_every_figure_can_be_drawn_and_holds_no_nan(directory, tmp_path):
     const drawn = [];
     for (const run of runs) {
       const group = runs.filter((other) => other.group_label === run.group_label);
-      for (const range of ["near", "full"]) drawn.push(sweepFigures.main(group, range, paper));
-      drawn.push(sweepFigures.norms(group), runFigures.history(run));
-      drawn.push({ data: [], layout: sweepFigures.mainShapes(group, run.T) });
+      for (const range of ["near", "full"]) drawn.push(sweepFigures.main(group, range, report.x, paper));
+      drawn.push(sweepFigures.norms(group, report.x), runFigures.history(run));
+      drawn.push({ data: [], layout: sweepFigures.mainShapes(group, run.x, report.x) });
       for (const kind of ["feature", "example"]) {
         const set = run[`${kind}s`];
         const [x, y] = [0, 1].map((k) => set.xy.filter((_, i) => i % 2 === k));
@@ -135,6 +138,35 @@ def test_every_figure_can_be_drawn_and_holds_no_nan(directory, tmp_path):
     done = subprocess.run(["node", "-e", script], input=data, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 7 * len(open_runs(directory))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([{}], "n_examples"),
+        ([{"seed": s} for s in (0, 1, 2)], "n_examples"),
+        ([{"n_examples": t, "n_hidden": m} for t in (3, 5) for m in (2, 3, 4)], "n_examples"),
+        ([{"n_hidden": m, "seed": s} for m in (2, 3) for s in range(3)], "n_hidden"),
+        ([{"n_hidden": m, "weight_decay": w} for m in (2, 3) for w in (0.0, 0.1, 1.0)], "weight_decay"),
+        ([{"n_hidden": m, "weight_decay": w} for m in (2, 3) for w in (0.0, 0.1)], "n_hidden"),
+        ([{"decay_bias": b} for b in (True, False)], "n_examples"),
+        ([{"repeats": r} for r in ((2,), (3,))], "n_examples"),
+    ],
+)
+def test_what_was_swept_stands_along_x(tmp_path, fields, expected):
+    assert x_axis(open_runs(saved([made_up(**own) for own in fields], tmp_path / "runs"))) == expected
+
+
+def test_a_sweep_over_m_is_one_curve_and_a_table_in_its_order(tmp_path):
+    runs = [made_up(n_hidden=m, weight_decay=w) for w in (0.1, 0.01) for m in (16, 2, 4)]
+    page = page_of(saved(runs, tmp_path / "runs"), tmp_path)
+    report = data_in(page)["report"]
+    assert report["x"] == {"name": "n_hidden", "short": "m", "title": "hidden units m"}
+    assert [axis["name"] for axis in report["axes"]] == ["weight_decay"]
+    assert [run["x"] for run in report["runs"]] == [2, 4, 16] * 2
+    assert "Test loss against the number of hidden units m" in page
+    assert "<th>m</th><th>seed</th>" in page
+    assert "<b>hidden units m</b> = 2 · 4 · 16" in page
 
 
 def test_the_page_fetches_nothing(tmp_path):
@@ -209,12 +241,9 @@ def test_a_sweep_of_the_papers_size_stays_small(tmp_path):
 
 def test_other_axes_are_listed_in_order_and_every_run_knows_its_place(tmp_path):
     data = data_in(page_of(saved(VARIED["other axes"], tmp_path / "runs"), tmp_path))["report"]
-    assert data["axes"] == [
-        {"name": "n_hidden", "values": ["1", "2", "4"]},
-        {"name": "weight_decay", "values": ["0.0", "0.01", "1.0"]},
-    ]
-    places = {tuple(run["group"]) for run in data["runs"]}
-    assert places == {(0, 0), (2, 1), (1, 2), (2, 2)}
+    assert data["axes"] == [{"name": "weight_decay", "values": ["0.0", "0.01", "1.0"]}]
+    places = [(*run["group"], run["x"]) for run in data["runs"]]
+    assert places == [(0, 1), (1, 4), (2, 2), (2, 4)]
 
 
 def test_the_papers_values_are_drawn_only_behind_its_own_setup(tmp_path, monkeypatch):

@@ -301,3 +301,52 @@ def test_the_digest_tells_shape_type_and_content_apart():
     arrays += [np.array([0, 0, 0, -0.0])]
     assert len({digest(array) for array in arrays}) == len(arrays)
     assert digest(arrays[0]) == digest(np.zeros(8)[::2])
+
+
+def test_runs_are_taken_by_position_config_and_slice(tmp_path):
+    saved = [make_run(seed, n_examples) for n_examples in (3, 5) for seed in (0, 1)]  # the order of runs
+    for run in saved:
+        run.save(tmp_path)
+    runs = open_runs(tmp_path)
+    assert [runs[k].id for k in range(4)] == [run.id for run in saved]
+    assert runs[np.int64(1)].id == runs[-3].id == saved[1].id
+    assert runs[saved[2].config].id == saved[2].id
+    assert [run.id for run in runs[1:3]] == [run.id for run in saved[1:3]]
+    assert [run.id for run in runs[::2]] == [run.id for run in saved[::2]]
+    assert len(runs[4:]) == 0
+    with pytest.raises(IndexError, match="runs: received position 4, accepted: -4 to 3"):
+        runs[4]
+    with pytest.raises(IndexError, match="accepted: nothing, there are no runs"):
+        runs[4:][0]
+    with pytest.raises(KeyError, match="received 'x', accepted: the id, config or position of one of 4 runs"):
+        runs["x"]
+    with pytest.raises(ValueError, match="received a step of -1, accepted: steps of 1 or more"):
+        runs[::-1]
+
+
+def test_runs_say_what_they_share_what_was_varied_and_what_came_out(tmp_path):
+    for n_examples, loss in ((3, 0.25), (1_000, 4.0)):
+        make_run(0, n_examples, loss, initialization="pentagon").save(tmp_path)
+    runs = open_runs(tmp_path)
+    assert repr(runs).splitlines() == [
+        "2 runs: n_features 30, sparsity 0.9, n_hidden 2, n_steps 10",
+        "  n_examples: 3, 1,000",
+        "  train_loss: 0.25 to 4",
+    ]
+    table = runs._repr_html_()
+    assert table.startswith("<p>2 runs: n_features 30")
+    assert table.count("<tr") == 3
+    assert runs[0].id in table
+    assert repr(runs[5:]) == "0 runs"
+    assert runs[5:]._repr_html_() == "<p>0 runs</p>"
+
+
+def test_a_run_says_what_it_is():
+    run = make_run(3, 5)
+    assert repr(run).startswith(f"Run {run.id} (n_examples=5, n_features=30, sparsity=0.9")
+    assert repr(run).endswith("seed=3): train_loss 0.25")
+    assert "array" not in repr(run)
+    shown = dataclasses.replace(run, metrics={"<i>loss": 0.5, "test_loss": None})._repr_html_()
+    assert "&lt;i&gt;loss" in shown
+    assert "0.5" in shown
+    assert "None" not in shown

@@ -346,3 +346,12 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_trained(tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         sweep([_BASE], tmp_path / "file" / "runs")
+
+
+def test_batches_vary_only_where_there_are_batches():
+    assert len(grid(_BASE, {"n_examples": ["inf"], "batch_size": [8, 16]})) == 2
+    for sizes in ([3], [3, "inf"]):
+        with pytest.raises(
+            ValueError, match="batch_size: received 8, 16 with n_examples 3, accepted: several values only"
+        ):
+            grid(_BASE, {"n_examples": sizes, "batch_size": [8, 16]})

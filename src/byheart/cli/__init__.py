@@ -1,6 +1,7 @@
 """The command line: one subcommand per verb, one file per wing; a subcommand's fields are its options.
 
-Exit status: 0 done; 1 a run or a check failed; 2 bad input or an unusable file or directory; 130 interrupted.
+Exit status: 0 done; 1 a run or a check failed; 2 bad input or an unusable file or directory; 130 interrupted; 141 no
+one reads what is printed any more, as behind ``| head``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCo
 from byheart.cli.toy import ReportCommand, SweepCommand, TrainCommand
 from byheart.jobs import JobsError
 from byheart.network.counterfactual import CounterfactualError
+from byheart.toy.config import brief
 from byheart.toy.kernels import DivergedError
-from byheart.toy.sweep import SweepError, brief
+from byheart.toy.sweep import SweepError
 
 
 class Command(Protocol):
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's own backend may not be there
     try:
         _parse(sys.argv[1:] if arguments is None else arguments).run()
+        sys.stdout.flush()  # a reader that went away is noticed here, not when Python exits
     except KeyboardInterrupt:
         complain("interrupted; finished runs are kept, and the same command goes on from them")
         return 130
@@ -62,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DivergedError, CounterfactualError, JobsError, CheckError) as error:
         complain(f"byheart: {error}")
         return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unwritten is not tried again at exit
+        return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
         complain(f"byheart: {error}")
         return 2

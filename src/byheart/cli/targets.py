@@ -1,16 +1,13 @@
-"""What ``byheart audit`` is given: a function in a user's file, or data that install like a package; checks in CI."""
+"""What ``byheart audit`` is given: a function in a user's file, data that install like a package, or a table."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-import operator
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,9 @@ import pandas as pd
 from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
 from byheart.network.audit import audit
 from byheart.network.counterfactual import counterfactual
-from byheart.network.export import require_pyarrow
+from byheart.network.export import as_it_was, require_pyarrow
 from byheart.network.fit import Fit
+from byheart.network.ids import ID
 from byheart.network.inputs import require_torch
 from byheart.network.log import TrainingLog
 
@@ -31,14 +29,21 @@ BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
     "fashion-mnist": partial(fashion_mnist, 5_000),
     "digits": digits,
 }
-OF_AUDITS = (
-    *("score", "probability", "estimate", "low", "high", "loss", "margin", "flagged", "label", "prediction", "target"),
-    *("other_label", "copies", "copy_of"),
-)
-"""Columns of an audit's table, beside the scores by name."""
-OF_CHANGES = tuple(f"{name}_{when}" for name in ("probability", "score", "loss") for when in ("before", "after"))
-"""Columns of numbers of what ``compared`` returns."""
-_OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+def checked_spec(spec: str) -> tuple[Path, str]:
+    """Return the file and the function of ``FILE.py:function``.
+
+    Raises:
+        ValueError: If it is no such text, or there is no such file.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if name.isidentifier() and path.suffix == ".py" and not path.is_file():
+        raise ValueError(f"target: received {spec!r}, but there is no file {path}, accepted: FILE.py:function")
+    if not name.isidentifier() or path.suffix != ".py":
+        raise ValueError(f"target: received {spec!r}, accepted: FILE.py:function, {', '.join(BUILT_IN)}, or diff A B")
+    return path, name
 
 
 @contextmanager
@@ -56,12 +61,7 @@ def loaded(spec: str) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: If the file or the function is missing, one of them raises, or the function returns neither.
     """
-    file, _, name = spec.rpartition(":")
-    path = Path(file)
-    if name.isidentifier() and path.suffix == ".py" and not path.is_file():
-        raise ValueError(f"target: received {spec!r}, but there is no file {path}, accepted: FILE.py:function")
-    if not name.isidentifier() or path.suffix != ".py":
-        raise ValueError(f"target: received {spec!r}, accepted: FILE.py:function, {', '.join(BUILT_IN)}, or diff A B")
+    path, name = checked_spec(spec)
     directory, before = path.resolve().parent, dict(sys.modules)
     try:
         found = _called(spec, path, name)
@@ -149,7 +149,7 @@ def built_in(
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Return the table of an audit that ``byheart audit --table`` wrote.
+    """Return the table of an audit that ``byheart audit --table`` wrote; ids are words.
 
     Raises:
         ValueError: If there is no such file, or it is no such table.
@@ -159,115 +159,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if str(path).endswith(".parquet"):
             require_pyarrow()
             return pd.read_parquet(path, engine="pyarrow").set_index("example")
-        return pd.read_csv(path, index_col="example")
+        table = pd.read_csv(path, index_col="example")
+        if ID in table:  # 007 and NA are ids
+            ids = pd.read_csv(path, usecols=[ID], dtype=str, keep_default_na=False)[ID]
+            table[ID] = ids.map(as_it_was).to_numpy()
+        return table
     except (OSError, ValueError, KeyError) as error:
         words = " ".join(str(error).split())
         raise ValueError(
             f"table: received {path} ({words}), accepted: a table as byheart audit --table writes it"
         ) from error
-
-
-@dataclass(frozen=True)
-class FailOn:
-    """When a check in CI fails: if too many examples meet all conditions, such as ``"probability>0.9 count>10"``.
-
-    Attributes:
-        conditions: (column, comparison, number) of ``Audit.table``; an example counts that meets all.
-        count: (comparison, number) of how many do.
-    """
-
-    text: str
-    conditions: tuple[tuple[str, str, float], ...]
-    count: tuple[str, float]
-
-    @classmethod
-    def parse(cls, text: str) -> FailOn:
-        """Read conditions such as ``"probability>0.9 count>10"``; without a count, any example fails.
-
-        Raises:
-            ValueError: If it is no such text.
-        """
-        conditions: list[tuple[str, str, float]] = []
-        count = (">", 0.0)
-        for part in text.split():
-            found = re.fullmatch(r"([A-Za-z_][\w:.]*)(>=|<=|>|<)(-?[\d.]+(?:[eE]-?\d+)?)", part)
-            if found is None:
-                raise ValueError(f'fail_on: received {text!r}, accepted: conditions such as "probability>0.9 count>10"')
-            column, comparison, number = found[1], found[2], float(found[3])
-            if column == "count":
-                count = comparison, number
-            else:
-                conditions.append((column, comparison, number))
-        if not conditions:
-            raise ValueError(
-                f'fail_on: received {text!r}, accepted: a condition on a column, "probability>0.9 count>10"'
-            )
-        return cls(text, tuple(conditions), count)
-
-    def check(self, columns: Sequence[str]) -> None:
-        """Refuse conditions on what can be no column, before anything is computed; ``NAME:layer`` is one if NAME is.
-
-        Raises:
-            ValueError: If there is such a condition.
-        """
-        for column, _, _ in self.conditions:
-            if column.split(":")[0] not in columns:
-                raise ValueError(f"fail_on: received {column!r}, accepted: {', '.join(columns)}")
-
-    def failing(self, table: pd.DataFrame) -> int | None:
-        """Return how many examples meet the conditions, or None if that is not a failure.
-
-        Raises:
-            ValueError: If the table lacks a column.
-        """
-        rows = np.ones(len(table), dtype=bool)
-        for column, comparison, number in self.conditions:
-            if column not in table or table[column].dtype.kind not in "biuf":
-                known = ", ".join(str(name) for name in table if table[name].dtype.kind in "biuf")
-                hint = " (probability needs a held-out run)" if column == "probability" else ""
-                raise ValueError(f"fail_on: received {column!r}{hint}, accepted: {known}")
-            rows &= _OPERATORS[comparison](table[column].to_numpy(dtype=float), number)
-        comparison, number = self.count
-        return int(rows.sum()) if _OPERATORS[comparison](rows.sum(), number) else None
-
-
-def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Return the examples that are flagged in one of two audits of the same examples but not in the other.
-
-    Args:
-        before: ``table`` of the one audit.
-        after: Of the other, of as many examples in the same order.
-
-    Returns:
-        A row per such example: example, change ("newly memorized" or "no longer"), the scores of both.
-
-    Raises:
-        ValueError: If the tables have other numbers of examples, labels or kinds of scores, or one has no column
-            "flagged".
-    """
-    for table in (before, after):
-        if "flagged" not in table or "score" not in table:
-            raise ValueError(
-                "table: received one without score and flagged, accepted: as byheart audit --table writes it"
-            )
-    same_labels = "label" not in before or "label" not in after or before["label"].equals(after["label"])
-    if len(before) != len(after) or not same_labels:
-        raise ValueError(
-            f"tables: received {len(before)} and {len(after)} examples{'' if same_labels else ' with other labels'},"
-            " accepted: two audits of the same examples in the same order"
-        )
-    for name in ("probability", "mean_loss", "ridge_leave_one_out"):
-        if (name in before) != (name in after):
-            which = "the first" if name in before else "the second"
-            raise ValueError(
-                f"tables: received only {which} with {name}, so that their scores are of two kinds, accepted: two"
-                " audits from the same evidence"
-            )
-    was, is_now = before["flagged"].to_numpy(dtype=bool), after["flagged"].to_numpy(dtype=bool)
-    changed = np.flatnonzero(was != is_now)
-    columns = [name for name in ("probability", "score", "loss") if name in before and name in after]
-    found = pd.DataFrame({"example": changed, "change": np.where(is_now[changed], "newly memorized", "no longer")})
-    for name in columns:
-        found[f"{name}_before"] = before[name].to_numpy()[changed]
-        found[f"{name}_after"] = after[name].to_numpy()[changed]
-    return found.sort_values(["change", "example"], ignore_index=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import GenericAlias
@@ -37,6 +37,7 @@ class TrainCommand:
         """Train, and print the metrics."""
         from byheart.toy.train import train
 
+        _refuse_batches([self.config.n_examples], [self.config.batch_size])
         total = self.config.n_steps * self.config.n_inits
         known = (self.out / f"{self.config.run_id()}.safetensors").exists()
         with bar("train") as advance:
@@ -49,6 +50,13 @@ class TrainCommand:
         shown = {name: "not measured" if value is None else f"{value:.6g}" for name, value in run.metrics.items()}
         print_table(("metric", "value"), shown.items())
         print(f"{'was there already' if known else 'kept'} as {self.out / run.id}.safetensors")
+
+
+def _refuse_batches(sizes: Sequence[int | str], batches: Sequence[int]) -> None:
+    """Refuse a batch size where no training set is infinite: finite ones are trained on as a whole."""
+    asked = [batch for batch in batches if batch != TrainConfig.__dataclass_fields__["batch_size"].default]
+    if asked and "inf" not in sizes:
+        raise ValueError(f"batch_size: received {asked[0]} with n_examples {sizes[0]}, accepted: with n_examples inf")
 
 
 def _axes_class() -> type:
@@ -89,6 +97,7 @@ class SweepCommand:
         for name, values in given.items():
             if name not in _SINGLE and not values:
                 raise ValueError(f"{name}: received no value, accepted: one or more")
+        _refuse_batches(given["n_examples"], given["batch_size"])
         base = TrainConfig(**{name: v if name in _SINGLE else v[0] for name, v in given.items()})
         varied = {name: v for name, v in given.items() if name not in _SINGLE and len(v) > 1}
         configs = grid(base, varied, range(base.seed, base.seed + self.n_seeds))

@@ -18,6 +18,7 @@ from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.export import SUFFIXES, write_table
+from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 _UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
 _FIRST_COLUMNS = (
-    *("label", "target", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
+    *(ID, "label", "target", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
     *("other_label", "copies", "copy_of"),
 )
 _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
@@ -63,12 +64,12 @@ class Audit:
     """What an audit found: data, which can be saved, loaded, pickled and compared, and hold no model.
 
     Attributes:
-        table: One row per example, in the dataset's order: label and prediction (of classifications; of regressions
-            with one number per example target and prediction), verdict (one of ``byheart.network.verdicts``), score,
-            flagged; with a held-out run also estimate of memorization, low and high of its interval, and probability
-            that it is above 0.25; other_label, the class that the last layer would answer instead; copies, how many
-            other examples are the same or nearly so, and copy_of, one of them or -1; the scores of
-            ``byheart.network.score_table`` by name.
+        table: One row per example, in the dataset's order: id, if ids were given; label and prediction (of
+            classifications; of regressions with one number per example target and prediction), verdict (one of
+            ``byheart.network.verdicts``), score, flagged; with a held-out run also estimate of memorization, low and
+            high of its interval, and probability that it is above 0.25; other_label, the class that the last layer
+            would answer instead; copies, how many other examples are the same or nearly so, and copy_of, one of them
+            or -1; the scores of ``byheart.network.score_table`` by name.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -233,6 +234,7 @@ def audit(
     log: TrainingLog | None = None,
     held_out: Counterfactual | None = None,
     checkpoints: Sequence[Mapping[str, Any]] = (),
+    ids: Any = None,
     loss: LossName | Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
     head: str | Literal[False] | None = None,
     axes: Axes = None,
@@ -269,6 +271,8 @@ def audit(
             (``byheart.network.calibration``), and flags the examples whose probability is above 1/2.
         checkpoints: State dicts of the model during training, early ones too: adds ``mean_residual_dimensionality``
             (of classifications), and ``mean_loss`` if there is no log. Two more passes each.
+        ids: A name per example, words or whole numbers, each once, such as file names: the column ``id`` of the table,
+            by which ``byheart.changes`` finds the same example in another audit.
         loss: "cross_entropy" (default for classes), "nll" (log probabilities), "binary_cross_entropy" (probabilities of
             class 1, or of each of several labels), "binary_cross_entropy_with_logits", "mse" (default for other
             numbers), or a function of outputs and targets that returns one loss per example. By default what outputs
@@ -298,7 +302,8 @@ def audit(
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
             the head stay open, the model is a TorchScript module, the dataset is empty, targets do not fit the outputs
-            or what they mean stays open, the log is of another number of examples, or an option lies outside its range.
+            or what they mean stays open, the log or the ids are of another number of examples, an id occurs twice, or
+            an option lies outside its range.
         ModuleNotFoundError: If PyTorch is missing; the message says how to install it.
 
     References:
@@ -310,6 +315,7 @@ def audit(
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size)
+    names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         copies = CopyFinder(inputs.n_examples)
@@ -327,6 +333,8 @@ def audit(
                 [input_curvature(precise, batch, partial(plan_losses, batch, plan)) for batch in inputs]
             )
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
+    if names is not None:
+        table.insert(0, ID, names.tolist())
     with telling(on_progress, inputs.n_examples) as advance:
         table = table.assign(**over_checkpoints(model, inputs, plan, checkpoints, advance))
     if log is not None:

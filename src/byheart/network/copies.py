@@ -28,10 +28,15 @@ as a text's tokens; or what is only found to be the same or not."""
 _SIZE = 64  # numbers that are kept of an input
 _COARSE = 6  # of them that a tree is made of
 _NEAR: dict[Kind, float] = {"numbers": 0.1, "columns": 0.1, "tokens": 0.4}  # distance of copies, by the spread of all
-_OF_TYPICAL = 0.5  # times the median distance to the nearest other: where all lie densely, near is no copy
+_OF_TYPICAL = 0.5  # times the distance to others around: where all lie densely, near is no copy
+_N_AROUND = 20  # the so-manieth nearest is one that lies around; more near copies are a dense place
 _BY_CHANCE = 1e-4  # share of examples that may lie as near to another one by chance
-_N_TYPICAL = 300  # examples that the distances to the nearest others are taken of
+_WIDER = 1.25  # radius among the first numbers, whose distances scatter about those among all
+_N_TYPICAL = 200  # examples that typical distances are taken of
 _MOST_PAIRS = 2**22  # that are looked at
+_MOST_COMPARED = 4_000  # examples that are compared with all others
+_AT_ONCE = 200
+_WIDEST = 2**20  # numbers of an input that are drawn together into the few that are kept
 _SHORTEST_TEXT = 16  # tokens; of fewer, one changed is no small change
 
 
@@ -101,18 +106,21 @@ class CopyFinder:
         """Of each distinct input, how many examples are nearly the same, and the place of the nearest, or -1."""
         count, nearest = np.zeros(len(first), dtype=np.int64), np.full(len(first), -1)
         rows = self._sketches[first]
-        radius = 0.0 if self._kind not in _NEAR else _radius(rows, _NEAR[self._kind])
-        if radius <= 0:
+        if self._kind not in _NEAR or len(rows) <= _N_AROUND:
             return count, nearest, []
-        coarse = rows[:, :_COARSE].astype(np.float64) * np.sqrt(_SIZE / _COARSE)
-        tree = scipy.spatial.cKDTree(coarse)
-        if tree.count_neighbors(tree, 1.5 * radius) > 2 * _MOST_PAIRS + len(rows):  # each pair twice, each with itself
+        spread, typical, n_dimensions = _scale(rows)
+        radius = min(_NEAR[self._kind] * spread, _OF_TYPICAL * typical)
+        pairs = _pairs_within(rows, radius)
+        if pairs is None or len(np.unique(pairs)) > _MOST_COMPARED:
             return count, nearest, ["Only copies that are the same were looked for: too many inputs are much alike."]
-        pairs = tree.query_pairs(1.5 * radius, output_type="ndarray")
-        chunks = np.array_split(pairs, len(pairs) // 2**16 + 1)
-        distances = np.concatenate([np.linalg.norm(rows[some[:, 0]] - rows[some[:, 1]], axis=1) for some in chunks])
-        order = np.argsort(-distances)[np.sort(distances)[::-1] <= radius]  # the nearest is written last
-        for one, other in (pairs[order].T, pairs[order, ::-1].T):
+        distances = np.linalg.norm(rows[pairs[:, 0]] - rows[pairs[:, 1]], axis=1)
+        around = np.zeros(len(rows))
+        here = np.unique(pairs)
+        around[here] = _distances(rows, here, _N_AROUND)[:, -1]
+        share = min(_OF_TYPICAL, (_BY_CHANCE / _N_AROUND) ** (1 / n_dimensions))
+        is_near = distances <= share * around[pairs].min(axis=1)
+        order = np.argsort(-distances[is_near], kind="stable")  # the nearest is written last
+        for one, other in (pairs[is_near][order].T, pairs[is_near][order, ::-1].T):
             np.add.at(count, one, sizes[other])
             nearest[one] = other
         return count, nearest, []
@@ -162,6 +170,8 @@ def _kind_of(parts: list[np.ndarray]) -> tuple[Kind, int]:
     """What the inputs of a batch are, and how many numbers each has, 0 of tokens."""
     if parts and all(part.dtype.kind == "f" for part in parts):
         width = sum(part[0].size for part in parts)
+        if width > _WIDEST:
+            return "others", 0
         return ("columns" if len(parts) == 1 and parts[0].ndim == 2 else "numbers"), width
     if parts and parts[0].dtype.kind in "iu" and parts[0].ndim == 2 and parts[0].shape[1] >= _SHORTEST_TEXT:
         return "tokens", 0
@@ -203,21 +213,47 @@ def _of_tokens(rows: Int64[np.ndarray, "n_examples n_tokens"]) -> Float32[np.nda
     return found
 
 
-def _radius(rows: Float32[np.ndarray, "n_distinct n_kept"], share: float) -> float:
-    """The distance up to which two inputs are nearly the same: by the spread of all, and hardly by chance.
+def _scale(rows: Float32[np.ndarray, "n_distinct n_kept"]) -> tuple[float, float, float]:
+    """The spread of all inputs, the median distance to the nearest other, and of how many dimensions they are.
 
-    Of inputs of d dimensions, the share that has another one within f times the median distance to the nearest is about
-    log(2) f^d; d is what the second nearest say (Facco et al. 2017).
+    These are what the distances to the nearest and the second nearest say (Facco et al. 2017).
     """
-    if len(rows) < 3:
-        return 0.0
-    values = rows - rows.mean(axis=0)
-    squares: Float64[np.ndarray, " n_distinct"] = np.square(values).sum(axis=1, dtype=np.float64)
+    spread = float(np.sqrt(np.square(rows - rows.mean(axis=0), dtype=np.float64).sum(axis=1).mean()))
     chosen = np.random.default_rng(0).permutation(len(rows))[:_N_TYPICAL]
-    distances = squares[chosen, None] + squares - 2 * values[chosen] @ values.T
-    distances[np.arange(len(chosen)), chosen] = np.inf
-    one, two = np.sqrt(np.maximum(np.partition(distances, 1, axis=1)[:, :2], 0)).T
-    n_dimensions = 1 / max(float(np.log(two[one > 0] / one[one > 0]).mean()), 1e-6) if one.any() else 1.0
-    by_chance = (_BY_CHANCE / np.log(2)) ** (1 / n_dimensions)
-    spread, typical = float(np.sqrt(squares.mean())), float(np.median(one))
-    return min(share * spread, min(_OF_TYPICAL, float(by_chance)) * typical)
+    one, two = _distances(rows, chosen, 2).T
+    apart = one > 0
+    n_dimensions = 1 / max(float(np.log(two[apart] / one[apart]).mean()), 1e-6) if apart.any() else 1.0
+    return spread, float(np.median(one)), n_dimensions
+
+
+def _distances(
+    rows: Float32[np.ndarray, "n_distinct n_kept"], chosen: Int64[np.ndarray, " n_chosen"], n_nearest: int
+) -> Float64[np.ndarray, "n_chosen n_nearest"]:
+    """Of chosen rows, the distances to the nearest others, from the least on."""
+    squares, found = np.square(rows).sum(axis=1), np.zeros((len(chosen), n_nearest))
+    for start in range(0, len(chosen), _AT_ONCE):
+        some = chosen[start : start + _AT_ONCE]
+        distances = squares[some, None] + squares - 2 * rows[some] @ rows.T
+        distances[np.arange(len(some)), some] = np.inf
+        nearest = np.argpartition(distances, n_nearest - 1, axis=1)[:, :n_nearest]
+        exact = np.linalg.norm(rows[some, None] - rows[nearest], axis=2)  # differences of squares round
+        found[start : start + _AT_ONCE] = np.sort(exact, axis=1)
+    return found
+
+
+def _pairs_within(
+    rows: Float32[np.ndarray, "n_distinct n_kept"], radius: float
+) -> Int64[np.ndarray, "n_pairs 2"] | None:
+    """All pairs of rows that are no further apart, or None if there are too many to look at."""
+    if radius <= 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    coarse = rows[:, :_COARSE].astype(np.float64) * np.sqrt(_SIZE / _COARSE)
+    tree = scipy.spatial.cKDTree(coarse)
+    some = coarse[np.random.default_rng(0).permutation(len(rows))[:_N_TYPICAL]]
+    n_around = tree.query_ball_point(some, _WIDER * radius, return_length=True).mean() - 1
+    if n_around * len(rows) > 2 * _MOST_PAIRS:
+        return None
+    pairs = tree.query_pairs(_WIDER * radius, output_type="ndarray")
+    chunks = np.array_split(pairs, len(pairs) // 2**16 + 1)
+    distances = [np.linalg.norm(rows[chunk[:, 0]] - rows[chunk[:, 1]], axis=1) for chunk in chunks]
+    return np.asarray(pairs[np.concatenate(distances) <= radius], dtype=np.int64)

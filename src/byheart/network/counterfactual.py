@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,29 @@ class Counterfactual:
         if margins.shape != mask.shape or margins.dtype.kind not in "biuf" or not np.isfinite(margins).all():
             wrong = f"shape {margins.shape}" if margins.shape != mask.shape else "numbers that are not finite"
             raise ValueError(f"margins: received {wrong}, accepted: finite, of the mask's shape {mask.shape}")
+
+    def __repr__(self) -> str:
+        """Return how many models there are, how often they answer right, and how many examples are memorized."""
+        return "Counterfactual: " + "; ".join(f"{name} {value}" for name, value in self._numbers().items())
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table for notebooks."""
+        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self._numbers().items())
+        return f"<table>{rows}</table>"
+
+    def _numbers(self) -> dict[str, str]:
+        right, inside = self.margins > 0, self.train_mask
+        shares = {"right on examples trained on": right[inside], "on others": right[~inside]}
+        try:
+            memorized = self.memorization.headline()
+        except ValueError as error:  # too few models
+            memorized = f"unknown ({error})"
+        return {
+            "models": f"{len(inside):,}",
+            "examples": f"{inside.shape[1]:,}, {inside.mean():.0%} of them in each training set",
+            **{name: f"{found.mean():.1%}" if found.size else "none" for name, found in shares.items()},
+            "memorization": memorized,
+        }
 
     @cached_property
     def memorization(self) -> Memorization:

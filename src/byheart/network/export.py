@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
 SUFFIXES = (".csv", ".parquet")
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet runs a cell that begins with one of these
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # what a spreadsheet runs begins so, or is marked as text
 
 
 def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
@@ -44,13 +44,25 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
     prepare_directory(path.parent)
     buffer = io.BytesIO()
     if path.suffix == ".csv":
-        words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-        harmless = table.assign(**{str(name): table[name].map(_harmless) for name in words})
-        harmless.to_csv(buffer, index_label="example", float_format="%.7g", lineterminator="\n")
+        harmless(table).to_csv(buffer, index_label="example", float_format="%.7g", lineterminator="\n")
     else:
         require_pyarrow()
         table.rename_axis("example").reset_index().to_parquet(buffer, engine="pyarrow", index=False)
     return write_atomically(path, buffer.getvalue())
+
+
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of which a spreadsheet runs no cell: texts that begin as formulas have an apostrophe in front.
+
+    So have those that begin with an apostrophe, so that each can be read as it was.
+    """
+    words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{str(name): table[name].map(_harmless) for name in words})
+
+
+def as_it_was(cell: str) -> str:
+    """Return a cell without the apostrophe that ``harmless`` put in front."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULAS) else cell
 
 
 def require_pyarrow() -> None:

@@ -177,15 +177,12 @@ def _of_one_output(
         return Reading(loss or "mse")
     if loss == "nll":
         raise ValueError(f"loss: received 'nll' with one output, accepted: {' or '.join(map(repr, _BINARY))}")
-    kind: Outputs = "probabilities of each" if loss == "binary_cross_entropy" else "logits"
-    if loss not in _BINARY and bool(_fits(output, "probabilities of each").all()):
-        kind = _each_or_logits(last_operation())
+    kind, named = _kind_of_binary(output, loss, last_operation)
     what = "logit" if kind == "logits" else "probability"
     note = (
         f"Targets are 0 and 1 and the model has one output, which is taken for the {what} of class 1: a binary"
         " classification with cross-entropy. loss='mse' takes it for a number."
     )
-    named: Loss = "binary_cross_entropy_with_logits" if kind == "logits" else "binary_cross_entropy"
     return Reading(
         loss if callable(loss) else named,
         kind,
@@ -217,15 +214,12 @@ def _of_rows(y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_oper
         note = "Targets are one-hot rows: they are taken for classes. loss='mse' takes them for numbers."
         return Reading(loss or "cross_entropy", kind, "one-hot rows", int(output.shape[1]), notes=(*notes, note))
     if loss in _BINARY or (loss is None and bool(((y == 0) | (y == 1)).all())):
-        kind = "probabilities of each" if loss == "binary_cross_entropy" else "logits"
-        if loss is None and bool(_fits(output, "probabilities of each").all()):
-            kind = _each_or_logits(last_operation())
+        kind, named = _kind_of_binary(output, loss, last_operation)
         what = "logits" if kind == "logits" else "probabilities"
         note = (
             f"Targets are {y.shape[1]} columns of 0 and 1: several labels per example, whose {what} the outputs are"
             " taken for; the loss is the mean of their binary cross-entropies. loss='mse' takes them for numbers."
         )
-        named: Loss = "binary_cross_entropy_with_logits" if kind == "logits" else "binary_cross_entropy"
         return Reading(named, kind, "labels", notes=() if loss else (note,))
     if loss is None and y.is_floating_point() and bool(_fits(y, "probabilities").all()):
         raise ValueError(
@@ -236,6 +230,16 @@ def _of_rows(y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_oper
         kind, notes = _kind_of(output, loss, last_operation)
         return Reading(loss, kind, notes=notes)
     return Reading(loss or ("mse" if y.is_floating_point() else "cross_entropy"))
+
+
+def _kind_of_binary(
+    output: torch.Tensor, loss: Loss | None, last_operation: Callable[[], str]
+) -> tuple[Outputs, LossName]:
+    """What outputs are of which each is one of two classes, and the name of their loss."""
+    kind: Outputs = "probabilities of each" if loss == "binary_cross_entropy" else "logits"
+    if loss not in _BINARY and bool(_fits(output, "probabilities of each").all()):
+        kind = _each_or_logits(last_operation())
+    return kind, "binary_cross_entropy_with_logits" if kind == "logits" else "binary_cross_entropy"
 
 
 def _kind_of(

@@ -1,4 +1,4 @@
-"""An audit as one record: its arrays, and all else as JSON."""
+"""An audit as one record: its arrays, and all else as JSON; a column of words is an array of the bytes of its JSON."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ def to_record(audit: Audit) -> Record:
     """Return the record of an audit."""
     arrays = {"listed": audit.listed, "neighbours": audit.neighbours}
     verdicts = audit.table["verdict"].cat
-    table = audit.table.assign(verdict=verdicts.codes)
-    arrays |= {f"table/{name}": column.to_numpy() for name, column in table.items()}
+    for name, column in audit.table.assign(verdict=verdicts.codes).items():
+        if pd.api.types.is_string_dtype(column):
+            arrays[f"words/{name}"] = np.frombuffer(json.dumps(column.tolist()).encode(), dtype=np.uint8)
+        else:
+            arrays[f"table/{name}"] = column.to_numpy()
     pairs = {i: shown if isinstance(shown, tuple) else (shown, shown) for i, shown in audit.shown.items()}
     arrays |= {f"shown/{index}": shown for index, (shown, _) in pairs.items() if not isinstance(shown, str)}
     carriers = {} if audit.carriers is None else asdict(audit.carriers)
@@ -45,6 +48,7 @@ def from_record(record: Record) -> dict[str, Any]:
         return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
     columns: dict[str, Any] = dict(named("table"))
+    columns |= {name: json.loads(content.tobytes()) for name, content in named("words").items()}
     columns["verdict"] = pd.Categorical.from_codes(columns["verdict"], header["verdicts"])
     carriers = named("carriers")
     pictures, texts = named("shown"), header["texts"]

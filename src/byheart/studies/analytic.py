@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from byheart.claims import Claim, Finding, along, compare, judged, not_run
-from byheart.studies.study import N_SEEDS, WORDS_OF_REDUCTION, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, WORDS_OF_REDUCTION, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, learning_rates
-from byheart.toy.figures import EXAMPLES, FEATURES, figure_of
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, log_axis, log_losses
 from byheart.toy.model import Reduction
 from byheart.toy.runs import Runs, summed
 from byheart.toy.solutions import feature_polygon_loss_change, infinite_data_loss, polygon_norms, polygon_radius
@@ -29,6 +31,7 @@ _GROWTH_T = (4, 5, 6, 7, 8, 10, 12)
 _REACH_T = (6, 8, 10, 15, 20, 30, 40, 60, 80, 120)
 _RATES = (3e-4, 1e-3, 3e-3)
 _MEMORIZED = 1e-3  # train loss
+_SHOWN = 1e-7  # smaller ones are drawn here
 _LARGEST_ENTRY = 0.4  # of an example with ten active features, typically: the largest bias is that times r^2 cos
 _GROWTH, _REACH, _INFINITE = "growth", "reach", "infinite data"
 _DERIVED = "derived from Henighan et al. 2023"
@@ -206,22 +209,60 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
-    table = tables["norms"]
-    figure, axes = figure_of(1, 2, size=(8.5, 3.4))
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    figure, (left, right) = figure_of(1, 2, size=(8, 3.8))
+    _draw_norms(tables["norms"], left)
+    finite = tables["runs"].query("group != @_INFINITE")
+    _draw_reach(finite, tables["reach"], right)
+    caption = (
+        "Left: the norms of W (circles) and b (triangles) of memorized sets, one marker for each run at a learning"
+        " rate of 0.001, beside those of a regular T-gon of least radius (lines); a square needs no b. Right: train"
+        " loss, a dot for each run, and the median over seeds (lines), those below 1e-7 drawn there; a set is called"
+        " memorized below the dashed line. Dotted: the T from which on a T-gon is beyond Adam's reach at the rate of"
+        f" this colour. {sizes_of(finite, ('learning_rate', 'n_examples'))}"
+    )
+    return {"analytic": Captioned(figure, caption)}
+
+
+def _draw_norms(table: pd.DataFrame, ax: Axes) -> None:
     sizes = np.arange(4, max(int(table["n_examples"].max()) if len(table) else 12, 12) + 1)
     norms = np.array([polygon_norms(int(t)) for t in sizes])
-    for name, norm, color in (("W", norms[:, 0], FEATURES), ("b", norms[:, 1], EXAMPLES)):
-        axes[0].plot(sizes, np.where(norm > 1e-9, norm, np.nan), color=color, lw=1, label=f"norm of {name}, T-gon")
-        axes[0].plot(table["n_examples"], table[f"{name}_norm"], "o", ms=3.5, color=color, alpha=0.5, mew=0)
-    axes[0].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="norm (dots: memorized sets)")
-    axes[0].legend(fontsize=8)
-    for rate, group in tables["runs"].query("group != @_INFINITE").groupby("learning_rate"):
-        loss = group.groupby("n_examples")["train_loss"].median()
-        axes[1].plot(loss.index, np.maximum(loss, 1e-7), "o-", ms=3.5, label=f"learning rate {rate:g}")
-    axes[1].set(xscale="log", yscale="log", xlabel="training examples T", ylabel="train loss, median (at least 1e-7)")
-    axes[1].legend(fontsize=8)
-    return {"analytic": figure}
+    for name, norm, color, form, side in (
+        ("W", norms[:, 0], FEATURES, "o", 0.985),
+        ("b", norms[:, 1], EXAMPLES, "^", 1.015),
+    ):
+        ax.plot(sizes, np.where(norm > 1e-9, norm, np.nan), color=color, lw=1, label=f"{name} of a T-gon")
+        at = side * table["n_examples"]  # side by side, since both norms are alike in the middle
+        ax.plot(at, table[f"{name}_norm"], form, ms=4, color=color, alpha=0.5, mew=0, label=f"{name} of memorized sets")
+    log_axis(ax, sizes)
+    log_losses(ax)
+    ax.set(xlabel="training examples T", ylabel="norm")
+    ax.legend()
+
+
+def _draw_reach(runs: pd.DataFrame, reach: pd.DataFrame, ax: Axes) -> None:
+    rates = sorted(set(runs["learning_rate"]))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(rates)))
+    limits = reach.set_index("learning_rate")["predicted"]
+    for k, (rate, color) in enumerate(zip(rates, colors, strict=True)):
+        rows = runs[runs["learning_rate"] == rate]
+        side = 1.03 ** (k - (len(rates) - 1) / 2)
+        ax.plot(
+            side * rows["n_examples"], np.maximum(rows["train_loss"], _SHOWN), "o", ms=3, color=color, alpha=0.4, mew=0
+        )
+        loss = rows.groupby("n_examples")["train_loss"].median()
+        ax.plot(
+            side * loss.index.to_numpy(), np.maximum(loss, _SHOWN), "-", lw=1.3, color=color, label=f"rate {rate:g}"
+        )
+        if rate in limits.index:
+            ax.axvline(limits[rate], 0.35, color=color, lw=1, ls=":")
+    ax.axhline(_MEMORIZED, color="black", lw=0.8, ls="--", zorder=0)
+    log_axis(ax, runs["n_examples"], apart=1.4)
+    powers = range(-7, 1)
+    labels = [f"$10^{{{power}}}$" for power in powers]
+    ax.set(yscale="log", xlabel="training examples T", ylabel="train loss")
+    ax.set_yticks([10.0**power for power in powers], [f"< {labels[0]}", *labels[1:]])
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.08))
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -12,10 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Bump, Claim, Finding, judge_bump, judged, not_run, share
-from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, WORDS_OF_REDUCTION, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import (
+    N_SEEDS,
+    SMALLEST,
+    SMALLEST_T,
+    WORDS_OF_REDUCTION,
+    Captioned,
+    Scale,
+    Study,
+    Tables,
+    setup,
+)
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import losses_by
 from byheart.toy.model import Reduction
@@ -162,8 +172,17 @@ def _study(name: str, question: str, field: str, form: str, words: Iterable[_Wor
         runs = table_of(groups)
         return {"runs": runs, table: mean_losses(summed(runs), ["reduction", field, "n_examples"])}
 
-    def figures(found: Tables) -> dict[str, Figure]:
-        return {name: losses_by(summed(found["runs"]), field, form, WORDS_OF_REDUCTION)}
+    words_of_field = {"n_steps": "number of steps"}.get(field, field.replace("_", " "))
+
+    def figures(found: Tables) -> dict[str, Captioned]:
+        runs = summed(found["runs"])
+        caption = (
+            "Test loss, summed over features, against the number of training examples T, a line for each"
+            f" {words_of_field}. Left: trained on squared errors summed over features;"
+            " right: averaged. Dots are means over seeds, bars one standard error either way; lines stand a little"
+            f" apart so that bars can be told. {sizes_of(runs, (field, 'reduction', 'n_examples'))}"
+        )
+        return {name: Captioned(losses_by(runs, field, form, WORDS_OF_REDUCTION), caption)}
 
     table = f"by-{field.removeprefix('n_').replace('_', '-')}"
     return Study(name, question, partial(_groups, field), tables, _claims(words), figures)

@@ -17,6 +17,7 @@ from byheart.studies import (
     text_memorization,
     two_views,
     variants,
+    wrong_labels,
 )
 
 STUDIES = {
@@ -37,6 +38,7 @@ STUDIES = {
         two_views.STUDY,
         analytic.STUDY,
         mnist.STUDY,
+        wrong_labels.STUDY,
         text_memorization.STUDY,
         text_double_descent.STUDY,
     )

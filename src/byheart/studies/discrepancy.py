@@ -11,17 +11,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
 from byheart.claims import Bump, Claim, Finding, along, compare, compare_curve, judged, not_run, onsets
-from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
-from byheart.toy.figures import EXAMPLES, REFERENCE, figure_of, runs_and_mean
+from byheart.toy.figures import EXAMPLES, REFERENCE, figure_of, log_axis, runs_and_mean
 from byheart.toy.reference import paper_reference
 from byheart.toy.runs import Runs, summed
 from byheart.toy.sweep import grid
@@ -43,6 +45,8 @@ _GRADIENT_DECAY, _LARGE_DECAY = "decay in the gradient", "decay not times the pe
 _LOW_AT_SMALL_N = (_GRADIENT_DECAY, _LARGE_DECAY)  # at n = 1,000 these lower the peak too, so that one T cannot tell
 _ROUGH_PATCH = 15  # up to here all test losses jump about, the paper's too
 _PEAK_T, _N_SEEDS_AT_PEAK = 2_000, 16  # averaged, datasets differ most there
+_LINEAR = 1e-3  # around 0, where figures are no longer logarithmic
+_TICKS = (-_LINEAR, 0, _LINEAR, 0.01, 0.1, 1, 10, 100)
 _LEVEL = 1.5  # norms that differ by no more than this factor are level
 _SAME = 0.002  # test losses within this are the same; they are read off the paper's figure to 0.0003
 _PAPER_PEAK, _JERMYN_PEAK = 1.1, 3.0  # highest test loss: the paper's is below the one, Jermyn's above the other
@@ -346,38 +350,65 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     """Curves of the changes that were run at several T, and all others side by side at one."""
     table = summed(tables["runs"])
     reference = paper_reference().query("n_examples >= 30 and n_examples <= 20_000")
     paper = reference.query("test_loss > 0") if at_paper_setup(table) else None
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    panes = figure.add_gridspec(1, 2, width_ratios=[1.5, 1])
-    grid_of_curves = panes[0].subgridspec(3, 2)
     by_change = {str(name): rows for name, rows in table.groupby("group")}
-    stated = by_change[_AS_STATED].groupby("n_examples")["test_loss"].mean()
-    shared: Axes | None = None
-    for k, name in enumerate((*_KEY, *_LOW_AT_SMALL_N)):
-        ax = figure.add_subplot(grid_of_curves[k // 2, k % 2], sharex=shared, sharey=shared)
-        shared = shared or ax
-        ax.plot(stated.index, stated, color=REFERENCE, lw=1, label=_AS_STATED)
-        if paper is not None:
-            ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=4, label="the paper")
-        runs_and_mean(by_change[name], "test_loss", ax, EXAMPLES, "_")
-        ax.axhline(1, color="black", lw=0.6, ls="--")
-        ax.set(xscale="log", yscale="log", xlabel="training examples T", ylabel="test loss")
-        ax.set_title(name, fontsize=8.5)
-        ax.label_outer()
-        if k == 1:
-            ax.legend(fontsize=7)
-    _side_by_side(table, figure.add_subplot(panes[1]), paper)
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    panes = figure.add_gridspec(2, 1, height_ratios=[1.3, 1])
+    grid_of_curves = panes[0].subgridspec(2, 3)
+    curves = [figure.add_subplot(grid_of_curves[k // 3, k % 3]) for k in range(6)]
+    _draw_curves(by_change, curves, paper)
+    figure.legend(*curves[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    size = _side_by_side(table, figure.add_subplot(panes[1]), paper)
+    axes = (
+        f"Axes show test loss, summed over features, less 1, that of always answering 0 (dashed); within"
+        f" {_LINEAR:g} of 0 they are linear, beyond logarithmic"
+    )
+    caption = (
+        f"{axes}. Top: along T, for each change that was run at several T, beside our runs as stated (grey) and the"
+        " paper's values (squares). Dots are runs, lines means over seeds, bars one standard error either way."
+        f" Below: every change at T = {size:,.0f}, a dot for each run. {sizes_of(table, ('group', 'n_examples'))}"
+    )
+    figures = {"discrepancy": Captioned(figure, caption)}
     if paper is None or tables["beside-the-paper"].empty:
-        return {"discrepancy": figure}
-    return {"discrepancy": figure, "in-the-papers-range": _in_the_papers_range(by_change, reference)}
+        return figures
+    closer = (
+        "Our mean test loss, summed over features, as stated (grey) and averaged over features, beside the paper's, on"
+        " the axis of the paper's figure; grey leaves it between T = 100 and 10,000. Bars are one standard error either"
+        f" way. {sizes_of(table.query('group in [@_AS_STATED, @_MEAN] and n_examples >= 30'), ('group', 'n_examples'))}"
+    )
+    return {**figures, "in-the-papers-range": Captioned(_in_the_papers_range(by_change, reference), closer)}
 
 
-def _side_by_side(table: pd.DataFrame, ax: Axes, paper: pd.DataFrame | None) -> None:
-    """Draw test losses of each dataset, a row per change, at the T in common with the largest loss as stated."""
+def _draw_curves(by_change: Mapping[str, pd.DataFrame], axes: list[Axes], paper: pd.DataFrame | None) -> None:
+    """Draw test loss along T, a panel for each change that was run at several T, beside the runs as stated."""
+    sizes = set().union(*(rows["n_examples"] for rows in by_change.values()))
+    stated = by_change[_AS_STATED].groupby("n_examples")["test_loss"].mean() - 1
+    for k, (ax, name) in enumerate(zip(axes, (*_KEY, *_LOW_AT_SMALL_N), strict=True)):
+        ax.plot(stated.index, stated, color=REFERENCE, lw=1.3, label="our mean, as stated")
+        above = by_change[name].assign(test_loss=by_change[name]["test_loss"] - 1)
+        runs_and_mean(above, "test_loss", ax, EXAMPLES, "ours with the change in the title")
+        if paper is not None:
+            loss = paper["test_loss"] - 1
+            ax.plot(
+                paper["n_examples"], loss, "s", mfc="none", mec="black", ms=6, mew=0.9, label="the paper (read off)"
+            )
+        log_axis(ax, sizes, apart=4)
+        _signed_log(ax, "y", max(float(rows["test_loss"].max()) for rows in by_change.values()))
+        ax.axhline(0, color="black", lw=0.6, ls="--")
+        ax.set_title(name)
+        ax.tick_params(labelleft=k % 3 == 0, labelbottom=k >= 3)
+        if k % 3 == 0:
+            ax.set_ylabel("test loss - 1")
+        if k >= 3:
+            ax.set_xlabel("training examples T")
+
+
+def _side_by_side(table: pd.DataFrame, ax: Axes, paper: pd.DataFrame | None) -> float:
+    """Draw a row per change, at the T in common with the largest loss as stated, and return this T."""
     order = _changes(int(table["n_features"].iloc[0]))
     names = [name for name in order if name in set(table["group"]) and name not in _KEY[2:]]
     at = table[table["group"].isin(names)].groupby("n_examples")["group"].nunique()
@@ -385,26 +416,38 @@ def _side_by_side(table: pd.DataFrame, ax: Axes, paper: pd.DataFrame | None) -> 
     size = common[common["group"] == _AS_STATED].groupby("n_examples")["test_loss"].mean().idxmax()
     for row, name in enumerate(names):
         losses = common.loc[(common["group"] == name) & (common["n_examples"] == size), "test_loss"]
-        ax.plot(losses, np.full(len(losses), row), "o", ms=4, color=EXAMPLES, alpha=0.6, mew=0)
+        ax.plot(losses - 1, np.full(len(losses), row), "o", ms=4.5, color=EXAMPLES, alpha=0.6, mew=0)
     if paper is not None and size in set(paper["n_examples"]):
-        loss = float(paper.loc[paper["n_examples"] == size, "test_loss"].iloc[0])
-        ax.axvline(loss, color="black", lw=0.8, ls="--", label=f"the paper, {loss:.4f}")
-        ax.legend(fontsize=7, loc="upper right")
-    ax.set_yticks(range(len(names)), names, fontsize=8)
-    ax.set(xscale="log", xlabel="test loss", title=f"each change, T = {size:,.0f}")
+        loss = float(paper.loc[paper["n_examples"] == size, "test_loss"].iloc[0]) - 1
+        ax.axvline(loss, color="black", lw=4, alpha=0.2, label=f"the paper (read off), {loss:.4f}")
+        ax.legend(loc="center", bbox_to_anchor=(0.62, 0.6))
+    ax.axvline(0, color="black", lw=0.6, ls="--")
+    ax.set_yticks(range(len(names)), names)
+    _signed_log(ax, "x", float(common["test_loss"].max()))
+    ax.set(xlabel="test loss - 1", title=f"each change, T = {size:,.0f}")
     ax.invert_yaxis()
+    return float(str(size))
+
+
+def _signed_log(ax: Axes, name: Literal["x", "y"], most: float) -> None:
+    """Make an axis of test loss less 1 linear near 0 and logarithmic beyond, up to this test loss."""
+    ax.set(**{f"{name}lim": (-5 * _LINEAR, 2 * most)})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    (ax.set_xscale if name == "x" else ax.set_yscale)("symlog", linthresh=_LINEAR)
+    axis.set(major_locator=FixedLocator(_TICKS), major_formatter=StrMethodFormatter("{x:g}"))
 
 
 def _in_the_papers_range(by_change: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> Figure:
     """Test loss averaged over features, and as stated, beside the paper's, on the axis of the paper's figure."""
-    figure, ax = figure_of(size=(6, 3.4))
+    figure, ax = figure_of(size=(6.5, 3.6))
+    ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=7, label="the paper (read off)")
     for name, color in ((_AS_STATED, REFERENCE), (_MEAN, EXAMPLES)):
         grouped = by_change[name].query("n_examples >= 30").groupby("n_examples")["test_loss"]
         ax.errorbar(grouped.mean().index, grouped.mean(), grouped.sem(), color=color, capsize=2, lw=1.3, label=name)
-    ax.plot(paper["n_examples"], paper["test_loss"], "s", mfc="none", mec="black", ms=6, label="the paper (read off)")
     ax.axhline(1, color="black", lw=0.6, ls="--")
-    ax.set(xscale="log", ylim=(0.995, 1.025), xlabel="training examples T", ylabel="test loss, summed over features")
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.23, 1))
+    log_axis(ax, paper["n_examples"])
+    ax.set(ylim=(0.995, 1.025), xlabel="training examples T", ylabel="test loss, summed over features")
+    ax.legend(loc="upper left", bbox_to_anchor=(0.23, 1))
     return figure
 
 

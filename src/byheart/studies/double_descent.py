@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding, compare, compare_curve, judge_bump, judged, not_run, onsets, share
 from byheart.geometry import example_dimensionality, feature_dimensionality, is_regular_polygon
-from byheart.studies.study import Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
 from byheart.toy.figures import double_descent, norms_and_scales, overview
 from byheart.toy.model import Reduction
@@ -308,9 +308,32 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
-    shown = {"overview": overview, "double-descent": double_descent, "norms": norms_and_scales}
-    return {name: draw(tables) for name, draw in shown.items()}
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    sizes = sizes_of(tables["runs"])
+    spread = "Dots are runs, lines means over seeds, bars one standard error either way"
+    below = (
+        "vectors of the first dataset at some T: the columns of W, one for each feature, and the hidden vectors, one"
+        " for each training example (beyond two hidden units in their first two principal components)"
+    )
+    return {
+        "overview": Captioned(
+            overview(tables),
+            f"Top: test loss, summed over features, against T; dashed: always answering 0. {spread}. Below: {below},"
+            f" each panel on a scale of its own. {sizes}",
+        ),
+        "double-descent": Captioned(
+            double_descent(tables),
+            "From the top: test loss, summed over features, against"
+            f" T{', whole and in the range of the paper' * at_paper_setup(tables['runs'])}; the dimensionality of"
+            " every feature and training example of all seeds, a dot each, darker where several fall together;"
+            f" {below}, each panel on a scale of its own. {spread}. {sizes}",
+        ),
+        "norms": Captioned(
+            norms_and_scales(tables),
+            f"Top: the norms of W and b, and the length of the longest hidden vector. {spread}. Below: {below}, each"
+            f" row on one scale. {sizes}",
+        ),
+    }
 
 
 def _measured(run: Run) -> dict[str, object]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding, judged, not_run, onsets
-from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import curves, figure_of
 from byheart.toy.runs import Runs
@@ -142,25 +142,31 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
-    by_group = {str(label): rows for label, rows in _with_occurrences(tables["runs"]).groupby("group")}
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    runs = _with_occurrences(tables["runs"])
+    by_group = {str(label): rows for label, rows in runs.groupby("group")}
     labels = sorted(by_group, key=lambda label: (label != _BY_DECAY, label))
-    figure, axes = figure_of(1, len(labels), size=(3.2 * len(labels), 3.2), sharey=True, squeeze=False)
-    for ax, label in zip(axes[0], labels, strict=True):
+    n_rows = -(-len(labels) // 2)
+    figure, axes = figure_of(n_rows, 2, size=(7, 3 * n_rows), sharex=True, sharey=True, squeeze=False)
+    with_legend = set(labels[:1] + labels[-1:])  # all sparsities have the same lines, and the last panel has room
+    for ax, label in zip(axes.flat, labels, strict=False):
         rows = by_group[label]
         by, words = ("weight_decay", "weight decay {:g}") if label == _BY_DECAY else ("sparsity", "S = {:g}")
-        curves(rows, "feature_dimensionality_max", by, ax, "occurrences", words)
-        title = (
-            f"m = 2, weight decays (S = {rows['sparsity'].iloc[0]:g})"
-            if by == "weight_decay"
-            else f"{label}, sparsities"
-        )
-        ax.set(title=title, ylabel="", xlabel="T (1 - S)")
-        ax.set(xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
+        curves(rows, "feature_dimensionality_max", by, ax, "occurrences", words, apart=1.015)
+        ax.set(title=f"{label}, S = {rows['sparsity'].iloc[0]:g}" if label == _BY_DECAY else f"sparsities, {label}")
+        ax.set(ylabel="", xticks=[2, 5, 10, 20, 30], xticklabels=["2", "5", "10", "20", "30"])
         ax.minorticks_off()
-        ax.legend(fontsize=7)
-    axes[0, 0].set_ylabel("largest feature dimensionality")
-    return {"generalisation-scale": figure}
+        if label in with_legend:
+            ax.legend(loc="lower right" if label == _BY_DECAY else "upper right")
+    figure.supxlabel("T (1 - S): how often each feature occurs among the T training examples", fontsize=9)
+    figure.supylabel("largest feature dimensionality", fontsize=9)
+    caption = (
+        "The largest dimensionality of any feature, near 0 while none is learned, against how often each feature"
+        " occurs: top left for weight decays, else for sparsities (the lines of the last panel's legend). Dots are"
+        " means over seeds, bars one standard error either way; lines stand a little apart so that bars can be told."
+        f" {sizes_of(runs, ('group', 'weight_decay', 'sparsity', 'n_examples'))}"
+    )
+    return {"generalisation-scale": Captioned(figure, caption)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -28,8 +28,8 @@ from byheart.network.counterfactual import counterfactual
 from byheart.network.fit import Fit, recorded
 from byheart.network.log import TrainingLog
 from byheart.records import Record, Records, digest
-from byheart.studies.study import N_SEEDS, Scale, Study, Tables
-from byheart.toy.figures import figure_of
+from byheart.studies.study import N_SEEDS, Captioned, Scale, Study, Tables
+from byheart.toy.figures import EXAMPLES, FEATURES, REFERENCE, figure_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -359,24 +359,57 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
-    return {"sorted": _draw_sorted(tables), "images": _draw_images(tables["images"])}
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    captions = _captions(tables["by-dataset"])
+    drawn = {"sorted": _draw_sorted(tables), "images": _draw_images(tables["images"])}
+    return {name: Captioned(figure, captions[name]) for name, figure in drawn.items()}
+
+
+def _captions(networks: pd.DataFrame) -> dict[str, str]:
+    """Captions of the figures, by the table "by-dataset"."""
+    first = networks.iloc[0]
+    images = f"images of {first['dataset'].split(', ')[0]}"
+    network = "one network with 512 hidden units (seed 0) each, so that there are no bars"
+    truth = f"Memorization is estimated from {first['n_models']} networks on 60 % of the images each"
+    return {
+        "sorted": (
+            f"Left: D* of every training image over the median, from the largest on; {network}. Right: the mean"
+            f" memorization of the {first['n_examples']:,} {images} that a score takes first: D*, the loss at the end,"
+            f" or the loss averaged over training times D*. {truth}. Dashed: the mean of all images."
+        ),
+        "images": (
+            f"The {images} with the largest and the smallest D*, and with the largest loss averaged over training times"
+            f" D*, in the network with seed 0; above each its label and its memorization. {truth}."
+        ),
+    }
 
 
 def _draw_sorted(tables: Tables) -> Figure:
     """Sorted D* of all training examples, and the memorization along it."""
-    figure, (left, right) = figure_of(1, 2, (9, 3.4))
-    for (name, curve), rows in tables["sorted"].groupby(["dataset", "curve"], sort=False):
-        of_dataset = curve == "D* over its median"
-        (left if of_dataset else right).plot(rows["share"], rows["value"], label=name if of_dataset else curve)
-    left.set(yscale="log", xlabel="share of training examples, by D*", ylabel="D* over its median")
-    left.legend(frameon=False, title="one network each")
+    figure, axes = figure_of(1, 2, (8, 3.6))
+    for ax, (of_dataset, own) in zip(axes, _by_panel(tables["sorted"]), strict=True):
+        for color, (label, rows) in zip((FEATURES, EXAMPLES, "#009E73", REFERENCE), own, strict=False):
+            ax.plot(rows["share"], rows["value"], color=color, lw=1.5, label=label)
+        first = "largest D*" if of_dataset else "highest score"
+        ax.set(xscale="log", xlabel=f"share of training examples, {first} first")
+    left, right = axes
+    left.set(yscale="log", ylabel="D* over its median")
+    left.axhline(1, color="black", lw=0.8, ls="--", zorder=0)
     right.axhline(tables["by-dataset"]["mem"].iloc[0], color="black", lw=0.8, ls="--", label="all")
-    right.set(
-        xlabel="share of examples that is taken first", ylabel="their mean memorization", xscale="log", ylim=(0, 1)
-    )
-    right.legend(frameon=False, loc="upper right")
+    right.set(ylabel="their mean memorization", ylim=(0, 1.02))
+    for ax in axes:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
+
+
+def _by_panel(curves: pd.DataFrame) -> list[tuple[bool, list[tuple[str, pd.DataFrame]]]]:
+    """The lines of the left panel, one for each dataset, and of the right one, one for each score."""
+    lines = {True: "dataset", False: "curve"}
+    is_left = curves["curve"] == "D* over its median"
+    return [
+        (left, [(str(name), rows) for name, rows in curves[is_left == left].groupby(column, sort=False)])
+        for left, column in lines.items()
+    ]
 
 
 def _draw_images(shown: pd.DataFrame) -> Figure:

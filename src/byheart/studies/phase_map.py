@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from byheart.claims import Bump, Claim, Finding, along, judged, not_run
-from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import figure_of, map_of
 from byheart.toy.runs import Runs
@@ -136,7 +136,7 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     figure, ax = figure_of(size=(6.5, 4.6))
     table = tables["by-cell"]
     factor = float(np.exp(np.abs(np.log(table["test_loss"])).max()))
@@ -150,7 +150,12 @@ def _figures(tables: Tables) -> dict[str, Figure]:
         ax.plot(sizes.index(row.n_examples) + 0.5, widths.index(row.n_hidden) + 0.5, "ko", mfc="none", ms=8)
     ax.set(xlabel="training examples T", ylabel="hidden units m", facecolor="#dddddd")
     ax.set_title("circles: the highest test loss along T, where it is a bump above 1; grey: not run", fontsize=9)
-    return {"phase-map": figure}
+    caption = (
+        "Mean test loss over seeds, by T and m: red is worse than always answering 0, blue better. Circles: the T with"
+        " the highest test loss at this m, where it is a bump above 1 of more than 3 standard errors; grey: not run."
+        f" {sizes_of(tables['runs'], ('n_hidden', 'n_examples'), 'cell')}"
+    )
+    return {"phase-map": Captioned(figure, caption)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding, along, compare, judged, not_run
 from byheart.geometry import arrangement, lengths_apart
-from byheart.studies.study import Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import EXAMPLES, figure_of, vectors
 from byheart.toy.runs import Run, Runs
@@ -234,7 +234,7 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     table, shown = tables["outcomes"], dict(list(tables["vectors"].groupby("n_examples")))
     sizes = sorted(set(table["n_examples"]))
     figure, axes = figure_of(2, 1, size=(7, 4.2), height_ratios=[1, 0.18])
@@ -247,13 +247,18 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     memorized = table.groupby("n_examples")["memorized"].mean()
     axes[0].plot([str(t) for t in memorized.index], memorized, "ko-", ms=4, lw=1, label="all memorized")
     axes[0].set(xlabel="training examples T", ylabel="share of datasets")
-    axes[0].legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     axes[1].axis("off")
     for k, t in enumerate(sizes):
         inset = axes[1].inset_axes((k / len(sizes), 0, 0.95 / len(sizes), 1))
         vectors(shown[t][["x", "y"]].to_numpy(), inset, EXAMPLES)
         inset.set_title(f"T = {t}", fontsize=8)
-    return {"polygons": figure}
+    caption = (
+        "Bars: in which arrangement the hidden vectors of T training examples end, as shares of datasets; black: the"
+        f" share that memorizes all its examples (train loss below {_MEMORIZED:g}). Below: the hidden vectors of the"
+        f" first dataset at each T. {sizes_of(tables['runs'].query('group == @_PLAIN'), of='T')}"
+    )
+    return {"polygons": Captioned(figure, caption)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -6,7 +6,8 @@ Text above the mark is a person's, and is kept.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -64,24 +65,59 @@ def write_readme(
     command: str,
     setup: str,
     verdicts: pd.DataFrame,
-    figures: Sequence[str],
+    captions: Mapping[str, str],
     tables: Sequence[str],
     path: Path,
 ) -> None:
-    """Write claims, figures, setup and cost below the mark in ``path``; what stands above it is kept."""
+    """Write figures with captions, claims, setup and cost below the mark in ``path``; what is above it is kept."""
     header = ("claim", "source", "value there", "ours", "verdict", "refuted if")
     rows = [
         (row.statement, row.source, row.paper, row.ours, _LABELS[str(row.verdict)], row.refuted_if)
         for row in verdicts.itertuples()
     ]
     parts = [
-        *(f"![{figure}]({figure}.png)" for figure in figures),
+        *(f"![{figure}]({figure}.png)\n\n{caption}" for figure, caption in captions.items()),
         f"## Claims\n\n{markdown.table(header, rows)}\n\n{_how_judged(verdicts)}",
         f"## Setup and cost\n\n{setup}",
         f"```\n{command}\n```",
         "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",
     ]
     markdown.write_below(MARK, parts, path, f"# {name}\n\n**Question.** {question}")
+
+
+def made_from(path: Path) -> tuple[str, list[str]]:
+    """Return the command that a study's README names, and the names of its tables, verdicts left out.
+
+    Raises:
+        ValueError: If there is no README that ``write_readme`` wrote.
+    """
+    made = path.read_text(encoding="utf-8").partition(MARK)[2] if path.exists() else ""
+    fenced = made.split("```\n")
+    if len(fenced) < 2:
+        raise ValueError(f"out: received {path.parent} without a README.md of results, accepted: what reproduce left")
+    names = re.findall(r"\[([\w-]+)\]\(\1\.csv\)", made)
+    return fenced[1].strip(), [name for name in names if name != "verdicts"]
+
+
+def sizes_of(runs: pd.DataFrame, by: Sequence[str] = ("n_examples",), of: str = "point") -> str:
+    """Return n, S, m and the number of seeds of a table of the toy's runs, as the end of a figure's caption.
+
+    Args:
+        runs: A row per run.
+        by: The columns that tell apart what seeds are counted of.
+        of: A word for it.
+    """
+    features, sparsity, hidden = (_range(runs[name]) for name in ("n_features", "sparsity", "n_hidden"))
+    seeds = _range(runs.groupby(list(by))["seed"].nunique())
+    return (
+        f"n = {features} features, sparsity S = {sparsity}, m = {hidden} hidden units;"
+        f" {seeds} seed{'s' * (seeds != '1')} (dataset{'s' * (seeds != '1')}) for each {of}."
+    )
+
+
+def _range(values: Iterable[float]) -> str:
+    values = list(values)
+    return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
 
 
 def setup_of(runs: pd.DataFrame) -> str:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding, along, compare, not_run, onsets, share
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig, log_spaced_steps
-from byheart.toy.figures import figure_of, map_of, training_history
+from byheart.toy.figures import figure_of, log_axis, training_history
 from byheart.toy.measures import example_losses
 from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
@@ -242,33 +242,75 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     figures = {}
     shown = dict(list(tables["histories"].groupby("panel", sort=False)))
     if shown:
-        figure, axes = figure_of(1, len(shown), size=(3.1 * len(shown), 3.0), sharey=True, squeeze=False)
-        for ax, (panel, history) in zip(axes[0], shown.items(), strict=True):
+        n_rows = -(-len(shown) // 2)
+        figure, axes = figure_of(n_rows, 2, size=(7, 2.7 * n_rows), sharex=True, sharey=True, squeeze=False)
+        for ax, (panel, history) in zip(axes.flat, shown.items(), strict=False):
             training_history(history, ax)
             ax.set_title(panel)
             ax.label_outer()
-        axes[0, 0].legend(fontsize=7)
-        main = tables["runs"].query("group == @_ONE")["n_examples"].iloc[0]
-        figure.suptitle(f"one dataset each, T = {main:,}", fontsize=9)
-        figures["histories"] = figure
+        axes[0, 0].legend()
+        main = tables["runs"].query("group in [@_ONE, @_SEVERAL_EXAMPLES]")
+        caption = (
+            f"How dimensionality grows in one run for each panel, whose title says how often which of its"
+            f" T = {main['n_examples'].iloc[0]:,} training examples occur; a line for each of the eight features that"
+            f" are ever largest. No means and no bars. {sizes_of(main, ('id',), 'panel')}"
+        )
+        figures["histories"] = Captioned(figure, caption)
+    return {**figures, "boundary": _draw_boundary(tables)}
+
+
+def _draw_boundary(tables: Tables) -> Captioned:
+    """The share of datasets that memorize a repeated example, by T and R on log axes, where the law is straight."""
     boundary = tables["boundary"]
-    sizes = sorted(set(boundary["n_examples"]))
     common = sorted(set.intersection(*(set(rows["repeats"]) for _, rows in boundary.groupby("n_examples"))))
-    grid_runs = boundary[boundary["repeats"].isin(common)].astype({"memorized": float})
-    figure, ax = figure_of(size=(5.5, 3.8))
-    mesh = map_of(grid_runs, "memorized", "n_examples", "repeats", ax, vmin=0, vmax=1)
-    figure.colorbar(mesh, label="share of datasets that memorize it")
-    law = np.array([0.4 * t / _n(tables) for t in sizes])
-    law = np.where((law >= common[0]) & (law <= common[-1]), law, np.nan)  # where it is inside the map
-    at = np.interp(law, common, np.arange(len(common)) + 0.5)
-    ax.plot(np.arange(len(sizes)) + 0.5, at, color="white", lw=1.5, ls="--")
+    shown = boundary[boundary["repeats"].isin(common)].astype({"memorized": float})
+    share = shown.pivot_table(index="repeats", columns="n_examples", values="memorized", aggfunc="mean")
+    runs = tables["runs"].query("group in [@_ONE, @_OTHERS]")
+    sizes, counts = (np.array(axis, dtype=float) for axis in (share.columns, share.index))
+    figure, ax = figure_of(size=(6.5, 4.4))
+    mesh = ax.pcolormesh(_edges(sizes), _edges(counts), share.to_numpy(), cmap="Oranges", vmin=0, vmax=1.2)
+    figure.colorbar(
+        mesh, label="share of datasets that memorize it", boundaries=np.linspace(0, 1, 200), ticks=np.linspace(0, 1, 5)
+    )
+    ax.plot(
+        _edges(sizes),
+        0.4 * _edges(sizes) / _n(tables),
+        color="black",
+        lw=1.3,
+        ls="--",
+        label="Jermyn's law, R = 0.4 T/n",
+    )
+    found = tables["thresholds"].groupby("n_examples")["threshold"]
+    inside = found.agg(["mean", "sem"])[np.isfinite(found.max())]  # at others it lies beyond the R that were run
+    label = "the R from which on it is memorized"
+    ax.errorbar(inside.index, inside["mean"], inside["sem"], fmt="ko-", ms=4, lw=1.3, capsize=2, label=label)
+    log_axis(ax, sizes)
+    ax.set_yscale("log")
+    ax.set_yticks(counts, [f"{count:g}" for count in counts])
+    ax.minorticks_off()
+    ax.set(xlim=_edges(sizes)[[0, -1]], ylim=_edges(counts)[[0, -1]])
     ax.set(xlabel="training examples T", ylabel="occurrences R of one example")
-    ax.set_title("dashed: R = 0.4 T/n", fontsize=9)
-    return {**figures, "boundary": figure}
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    caption = (
+        "Colour: the share of datasets in which an example that occurs R times among T is memorized (among the 0.1 % of"
+        " examples with the largest dimensionality), each cell around its R and T, both on log axes. Black: the R from"
+        " which on it is, midway between two that were run; dots are means over seeds, bars one standard error either"
+        f" way. Dashed: the law of the comment. {sizes_of(runs, ('repeats', 'n_examples'), 'cell')}"
+    )
+    return Captioned(figure, caption)
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Where the cells around increasing values end on a log axis: midway, and as far beyond the first and last."""
+    logs = np.log(values)
+    half = np.diff(logs) / 2 if len(values) > 1 else np.array([0.5])
+    return np.asarray(
+        np.exp(np.concatenate([[logs[0] - half[0]], logs[:-1] + half[: len(logs) - 1], [logs[-1] + half[-1]]]))
+    )
 
 
 def _histories(groups: Mapping[str, Runs]) -> pd.DataFrame:

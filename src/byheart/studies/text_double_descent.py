@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Bump, Claim, Finding, compare, judge_bump, judged, lies_within, not_run, one_digit
 from byheart.language.capacity import bits_held, out_of_training, random_documents
@@ -30,8 +29,8 @@ from byheart.language.documents import Documents
 from byheart.language.ensemble import Ensemble, EnsembleConfig, train_all
 from byheart.language.texts import corpus
 from byheart.language.tokens import tokenize
-from byheart.studies.study import Scale, Study, Tables
-from byheart.toy.figures import figure_of
+from byheart.studies.study import Captioned, Scale, Study, Tables
+from byheart.toy.figures import EXAMPLES, FEATURES, REFERENCE, figure_of, log_axis
 from byheart.toy.sweep import OnProgress
 
 _ALL = 31_102  # verses
@@ -322,22 +321,22 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
     table, capacities = tables["verses"], _capacities(tables)
-    figure, (left, middle, right) = figure_of(1, 3, size=(10, 3.2))
+    figure, (left, middle, right) = figure_of(1, 3, size=(8.5, 3.8))
+    trained, held_out = ("s-", EXAMPLES, "trained on"), ("o-", FEATURES, "held out")
     lines = (
-        (left, "test_loss", "o-", "held out", 1.0),
-        (left, "train_loss", "s-", "trained on", 1.0),
-        (middle, "bits", "o-", "of verses", 1e-3),
-        (middle, "data_bits", ":", "all there is", 1e-3),
-        (right, "recited", "o-", "trained on", 100.0),
-        (right, "recited_out", "s-", "held out", 100.0),
+        (left, "test_loss", *held_out, 1.0),
+        (left, "train_loss", *trained, 1.0),
+        (middle, "bits", "s-", EXAMPLES, "of verses", 1e-3),
+        (middle, "data_bits", ":", REFERENCE, "all there is", 1e-3),
+        (right, "recited", *trained, 100.0),
+        (right, "recited_out", *held_out, 100.0),
     )
-    for ax, column, form, label, scale in lines:
+    for ax, column, form, color, label, scale in lines:
         grouped = table.groupby("n_examples")[column]
-        ax.errorbar(
-            grouped.mean().index, scale * grouped.mean(), 2 * scale * grouped.sem(), fmt=form, ms=3, label=label
-        )
+        mean, error = scale * grouped.mean(), 2 * scale * grouped.sem()
+        ax.errorbar(mean.index, mean, error, fmt=form, color=color, ms=3, label=label)
     size = int(table["n_parameters"].iloc[0])
     if size in capacities.index:
         capacity = float(capacities["mean"][size])
@@ -350,9 +349,19 @@ def _figures(tables: Tables) -> dict[str, Figure]:
     middle.set(ylabel="thousand bits held", yscale="log")
     right.set(ylabel="second halves of verses recited (%)")
     for ax in (left, middle, right):
-        ax.set(xscale="log", xlabel="verses trained on")
-        ax.legend(fontsize=7)
-    return {"text-double-descent": figure}
+        log_axis(ax, table["n_examples"], apart=3)
+        ax.set(xlabel="verses trained on")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
+    n_models = table.groupby("n_examples").size()
+    caption = (
+        "Against the number of verses that a pool trains on: loss in nats per token (left), how many thousand bits of"
+        " the verses a model holds (middle), and the share of second halves that it recites after the first (right),"
+        " of the verses trained on and of held-out ones. Dotted grey: all that there is to hold; dashed: the"
+        f" capacity; black dotted: where the data have as many bits as the capacity. Models of {size:,} parameters,"
+        f" {' to '.join(map(str, sorted({n_models.min(), n_models.max()})))} for each point; bars are two standard"
+        " errors over models either way."
+    )
+    return {"text-double-descent": Captioned(figure, caption)}
 
 
 def _setup(tables: Tables) -> str:

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from byheart.claims import Claim, Finding, judged, not_run
 from byheart.geometry import example_dimensionality, feature_dimensionality
-from byheart.studies.study import N_SEEDS, Scale, Study, Tables, setup
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, runs_and_mean
+from byheart.toy.figures import EXAMPLES, FEATURES, figure_of, log_axis, runs_and_mean
 from byheart.toy.measures import example_losses, represented_features
 from byheart.toy.runs import Run, Runs
 from byheart.toy.sweep import grid
@@ -29,6 +29,7 @@ from byheart.toy.train import draw_examples
 _T = (3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1_000, 2_000, 3_000)
 _PAPER_T = (3, 5, 10, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _REPEATED = (20, 20)
+_ONCE = "every T"
 _WELL = 0.25  # train loss of an example that is known by heart; a pentagon's best example is at 0.3 or more
 
 
@@ -36,7 +37,7 @@ def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     base, seeds = setup(scale), range(N_SEEDS[scale])
     sizes = _PAPER_T if scale == "paper" else _T
     repeated = grid(base, {"n_examples": sizes[-1:], "repeats": (_REPEATED,)}, seeds)
-    return {"every T": grid(base, {"n_examples": sizes}, seeds), "repeated": repeated}
+    return {_ONCE: grid(base, {"n_examples": sizes}, seeds), "repeated": repeated}
 
 
 def _budget(run: Run) -> dict[str, object]:
@@ -153,14 +154,21 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    once, n_hidden = _once(tables), tables["runs"]["n_hidden"].iloc[0]
     figure, ax = figure_of()
     for name, color in (("examples", EXAMPLES), ("features", FEATURES)):
-        runs_and_mean(_once(tables), name, ax, color, f"{name} answered well")
-    ax.axhline(tables["runs"]["n_hidden"].iloc[0], color="black", lw=0.8, ls="--")
-    ax.set(xscale="log", xlabel="training examples T", ylabel="dimensions held")
-    ax.legend(fontsize=8)
-    return {"two-views": figure}
+        runs_and_mean(once, name, ax, color, f"{name} answered well")
+    ax.axhline(n_hidden, color="black", lw=0.8, ls="--", zorder=0, label=f"all there are, m = {n_hidden}")
+    log_axis(ax, once["n_examples"])
+    ax.set(xlabel="training examples T", ylabel="dimensions held")
+    ax.legend(loc="center left", bbox_to_anchor=(0.35, 0.62))
+    caption = (
+        "How many of the m hidden dimensions are held by training examples, and how many by features, that the model"
+        " answers well (budgets.csv). Dots are runs, lines means over seeds, bars one standard error either way."
+        f" {sizes_of(tables['runs'].query('group == @_ONCE'))}"
+    )
+    return {"two-views": Captioned(figure, caption)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from byheart.claims import Claim, Finding, judge_bump
-from byheart.studies.study import FEW_STEPS, N_SEEDS, SMALLEST, SMALLEST_T, Scale, Study, Tables
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import FEW_STEPS, N_SEEDS, SMALLEST, SMALLEST_T, Captioned, Scale, Study, Tables
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import EXAMPLES, figure_of, runs_and_mean
+from byheart.toy.figures import EXAMPLES, figure_of, log_axis, log_losses, runs_and_mean
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
 from byheart.toy.tables import mean_losses, table_of
@@ -63,17 +63,28 @@ def _claim_of(name: str) -> Claim:
     )
 
 
-def _figures(tables: Tables) -> dict[str, Figure]:
-    figure, axes = figure_of(2, 3, size=(9, 4.8), sharex=True)
-    by_variant = {str(name): rows for name, rows in tables["runs"].groupby("group")}
-    for ax, name in zip(axes.flat, _VARIANTS, strict=True):
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    runs = tables["runs"]
+    figure, axes = figure_of(2, 3, size=(7.5, 4.8), sharex=True)
+    by_variant = {str(name): rows for name, rows in runs.groupby("group")}
+    for ax, (name, change) in zip(axes.flat, _VARIANTS.items(), strict=True):
         if name in by_variant:
             runs_and_mean(by_variant[name], "test_loss", ax, EXAMPLES, name, mean_color="black")
-        ax.set(xscale="log", yscale="log")
-        ax.set_title(name, fontsize=9)
+            if not {"loss", "unit_norm"} & set(change):  # of the others the tables do not have it
+                ax.axhline(1, color="black", lw=0.8, ls="--", zorder=0)
+            if by_variant[name]["test_loss"].max() > 1.5 * by_variant[name]["test_loss"].min():
+                log_losses(ax)
+        ax.set_title(name)
+        log_axis(ax, runs["n_examples"], apart=3)
     figure.supxlabel("training examples T", fontsize=9)
-    figure.supylabel("test loss (of the variant's own loss)", fontsize=9)
-    return {"variants": figure}
+    figure.supylabel("test loss (each panel has an axis of its own)", fontsize=9)
+    caption = (
+        "Test loss of each variant, by the variant's own error, against T; the axes differ, since these errors do."
+        " Dots are runs, black lines means over seeds, bars one standard error either way; dashed: a model that always"
+        " answers 0, where its error is 1. Log axes, but for the absolute error, which varies by a few percent."
+        f" {sizes_of(runs, ('group', 'n_examples'))}"
+    )
+    return {"variants": Captioned(figure, caption)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

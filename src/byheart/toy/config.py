@@ -236,3 +236,10 @@ def log_spaced_steps(n_steps: int, count: int) -> tuple[int, ...]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def brief(config: TrainConfig) -> str:
+    """Return the fields of a config that differ from the defaults, in one line."""
+    default = TrainConfig(n_examples=config.n_examples, n_steps=config.n_steps)
+    named = {"n_examples", "seed"} | {n for n, v in config.to_dict().items() if v != getattr(default, n)}
+    return ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if name in named)

@@ -6,13 +6,14 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib.colors
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -33,6 +34,9 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 9,
     "axes.formatter.min_exponent": 5,  # 2 and 1000 rather than 2 x 10^0 and 10^3
     "legend.frameon": False,
+    "legend.fontsize": 8,
+    "axes.prop_cycle": cycler(color=[FEATURES, EXAMPLES, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]),
+    "pdf.fonttype": 42,  # fonts whose text can be found and copied
     "savefig.dpi": 200,
     "figure.dpi": 120,
 }
@@ -203,8 +207,8 @@ def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panes = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         top = figure.add_subplot(panes[0])
         losses(runs, top)
-        _log_losses(top)
-        top.legend(fontsize=7.5)
+        log_losses(top)
+        top.legend()
         if zoomed:
             close = figure.add_subplot(panes[1], sharex=top)
             losses(runs, close)
@@ -212,7 +216,7 @@ def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
             close.set_ylabel("test loss,\nthe paper's range")
         middle = figure.add_subplot(panes[len(heights) - 2], sharex=top)
         dimensionalities(runs, tables["dimensionalities"], middle)
-        middle.legend(fontsize=7.5, loc="upper right")
+        middle.legend(loc="upper right")
         middle.set_xlabel("training examples T")
         _geometry_panes(figure, panes[len(heights) - 1], tables["vectors"], common_scale=False)
     return figure
@@ -229,7 +233,7 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
         runs_and_mean(summed(runs), "test_loss", top, EXAMPLES, "mean", mean_color="black", at=x)
         top.axhline(1, color="black", lw=0.8, ls="--")
         top.set(ylabel="error on new data", xlabel="number of training examples")
-        _log_losses(top)
+        log_losses(top)
         _log_axis(top, x)
         _geometry_panes(figure, panes[1], tables["vectors"], common_scale=False)
     return figure
@@ -250,7 +254,15 @@ def norms_and_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def curves(table: pd.DataFrame, value: str, by: str, ax: Axes, axis: str = "n_examples", label: str = "{}") -> Axes:
+def curves(
+    table: pd.DataFrame,
+    value: str,
+    by: str,
+    ax: Axes,
+    axis: str = "n_examples",
+    label: str = "{}",
+    apart: float = 1.0,
+) -> Axes:
     """Draw a column against an axis, a line per value of another: means over seeds with their standard errors.
 
     Args:
@@ -260,15 +272,15 @@ def curves(table: pd.DataFrame, value: str, by: str, ax: Axes, axis: str = "n_ex
         ax: Where to draw.
         axis: The column along x, on a log scale.
         label: Of a line, made from its value.
+        apart: Factor on the axis from a line to the next, so that their bars do not lie on top of each other.
     """
     groups = sorted(set(table[by]))
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
-    for group, color in zip(groups, colors, strict=True):
+    for k, (group, color) in enumerate(zip(groups, colors, strict=True)):
         grouped = table[table[by] == group].groupby(axis)[value]
         mean, error = grouped.mean(), grouped.sem()
-        ax.errorbar(
-            mean.index, mean, yerr=error, color=color, lw=1.3, capsize=2, marker="o", ms=3, label=label.format(group)
-        )
+        x = mean.index.to_numpy() * apart ** (k - (len(groups) - 1) / 2)
+        ax.errorbar(x, mean, yerr=error, color=color, lw=1.3, capsize=2, marker="o", ms=3, label=label.format(group))
     ax.set_xscale("log")
     ax.set_ylabel(value.replace("_", " "))
     return ax
@@ -279,13 +291,17 @@ def losses_by(table: pd.DataFrame, by: str, label: str, titles: Mapping[Reductio
 
     One panel per reduction of the loss, with these titles.
     """
-    figure, axes = figure_of(1, len(titles), size=(4.4 * len(titles), 3.6), sharey=True, squeeze=False)
+    figure, axes = figure_of(1, len(titles), size=(4 * len(titles), 3.8), sharey=True, squeeze=False)
     for ax, (reduction, title) in zip(axes[0], titles.items(), strict=True):
-        curves(table[table["reduction"] == reduction], "test_loss", by, ax, label=label)
-        ax.axhline(1, color="black", lw=0.8, ls="--")
-        ax.set(xlabel="training examples T", yscale="log", title=title)
-        ax.label_outer()
-    axes[0, 0].legend(fontsize=8)
+        curves(table[table["reduction"] == reduction], "test_loss", by, ax, label=label, apart=1.02)
+        ax.axhline(1, color="black", lw=0.8, ls="--", zorder=0)
+        ax.set(xlabel="training examples T", title=title)
+        log_axis(ax, table["n_examples"], apart=1.5)
+    log_losses(axes[0, 0])
+    axes[0, 0].set_ylabel("test loss (dashed: always answering 0)")
+    for ax in axes[0, 1:]:
+        ax.set_ylabel("")
+    axes[0, 0].legend(loc="upper left")
     return figure
 
 
@@ -293,8 +309,8 @@ def map_of(table: pd.DataFrame, value: str, x: str, y: str, ax: Axes, **options:
     """Draw the mean over seeds of a column over two others, one cell per pair of values, and return the mesh."""
     mean = table.pivot_table(index=y, columns=x, values=value, aggfunc="mean")
     mesh = ax.pcolormesh(np.arange(mean.shape[1] + 1), np.arange(mean.shape[0] + 1), mean.to_numpy(), **options)
-    ax.set_xticks(np.arange(mean.shape[1]) + 0.5, [_tick(float(t)) for t in mean.columns], fontsize=7.5)
-    ax.set_yticks(np.arange(mean.shape[0]) + 0.5, [_tick(t) for t in mean.index], fontsize=7.5)
+    ax.set_xticks(np.arange(mean.shape[1]) + 0.5, [_tick(float(t)) for t in mean.columns], fontsize=8)
+    ax.set_yticks(np.arange(mean.shape[0]) + 0.5, [_tick(t) for t in mean.index], fontsize=8)
     return mesh
 
 
@@ -339,24 +355,39 @@ def _geometry_panes(figure: Figure, place: SubplotSpec, vectors_shown: pd.DataFr
     geometry(vectors_shown, axes, common_scale)
 
 
-def _positions(n_examples: pd.Series[float]) -> dict[float, float]:
+def log_axis(ax: Axes, n_examples: Iterable[float], apart: float = 1.0) -> None:
+    """Make x a log axis with a tick at every T, and a label at those that are this factor beyond the last label."""
+    _log_axis(ax, _positions(n_examples), apart)
+
+
+def _positions(n_examples: Iterable[float]) -> dict[float, float]:
     """Where each T stands on the log axis; infinity stands half a decade beyond the largest finite T."""
+    n_examples = set(n_examples)
     finite = [float(t) for t in n_examples if math.isfinite(t)]
     beyond = 4 * max(finite, default=1.0)
-    return {float(t): float(t) if math.isfinite(t) else beyond for t in sorted(set(n_examples))}
+    return {float(t): float(t) if math.isfinite(t) else beyond for t in sorted(n_examples)}
 
 
-def _log_axis(ax: Axes, x: dict[float, float]) -> None:
+def _log_axis(ax: Axes, x: Mapping[float, float], apart: float = 1.0) -> None:
+    labelled: list[float] = []
+    for t in x:
+        if not labelled or x[t] >= apart * x[labelled[-1]]:
+            labelled.append(t)
     ax.set_xscale("log")
-    ax.set_xticks(list(x.values()), [_tick(t) for t in x], fontsize=7.5)
-    ax.minorticks_off()
+    ax.set_xticks([x[t] for t in labelled], [_tick(t) for t in labelled], fontsize=8)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xticks([x[t] for t in x if t not in labelled], minor=True)
 
 
-def _log_losses(ax: Axes) -> None:
-    """Draw losses on a log scale if some are large."""
+def log_losses(ax: Axes) -> None:
+    """Draw losses on a log scale if some are large, with the fewer labels in a decade the more there are."""
     if ax.get_ylim()[1] > 2:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1,) if ax.get_ylim()[1] > 20 else (1, 2, 5)))
+        low, high = ax.get_ylim()
+        labelled = {6: (1, 1.5, 2, 3, 4, 5, 7), 40: (1, 2, 5), 300: (1, 3), math.inf: (1,)}
+        ax.yaxis.set_major_locator(
+            LogLocator(subs=next(subs for ratio, subs in labelled.items() if high < ratio * low))
+        )
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
@@ -364,4 +395,4 @@ def _log_losses(ax: Axes) -> None:
 def _tick(t: float) -> str:
     if math.isinf(t):
         return "\N{INFINITY}"
-    return f"{t / 1000:g}k" if t >= 1000 else f"{t:g}"
+    return f"{t / 1000:.3g}k" if t >= 1000 else f"{t:g}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,13 @@ from jaxtyping import Float, Int64
 
 from byheart import records
 from byheart.records import SUFFIX, Record
-from byheart.toy.config import TrainConfig
+from byheart.toy.config import TrainConfig, brief
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _WHAT = "run file"
+_SIZES = ("n_examples", "n_features", "sparsity", "n_hidden", "n_steps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,16 @@ class Run:
     def id(self) -> str:
         """Hash of the config and of the user's own data or weights."""
         return self.config.run_id(self.data_digest)
+
+    def __repr__(self) -> str:
+        """Return what was trained, and the losses."""
+        return f"Run {self.id} ({brief(self.config)}): {_losses(self.metrics)}"
+
+    def _repr_html_(self) -> str:
+        """Return the same, with all metrics, as a table for notebooks."""
+        rows = {"id": self.id, "config": brief(self.config), **self.metrics}
+        found = {name: _in_words(value) for name, value in rows.items() if value is not None}
+        return str(pd.DataFrame({"": found}).to_html(header=False))
 
     def to_record(self) -> Record:
         """Return the run as arrays and texts."""
@@ -107,11 +119,58 @@ class Runs:
     def __iter__(self) -> Iterator[Run]:
         return (load_run(header.path) for header in self.headers)
 
-    def __getitem__(self, run_id: str) -> Run:
+    @overload
+    def __getitem__(self, key: int | np.integer | str | TrainConfig) -> Run: ...
+    @overload
+    def __getitem__(self, key: slice) -> Runs: ...
+    def __getitem__(self, key: int | np.integer | str | TrainConfig | slice) -> Run | Runs:
+        """Return the run at a position, with an id, or of a config, or the runs of a slice of positions.
+
+        Raises:
+            IndexError: If there are not so many runs.
+            KeyError: If no run has this id or config.
+            ValueError: If a slice goes backwards; runs have one order.
+        """
+        n = len(self)
+        if isinstance(key, slice):
+            if key.indices(n)[2] < 0:
+                raise ValueError(f"runs: received a step of {key.step}, accepted: steps of 1 or more")
+            return Runs(self.headers[key])
+        if isinstance(key, int | np.integer):
+            if not -n <= key < n:
+                accepted = f"{-n} to {n - 1}" if n else "nothing, there are no runs"
+                raise IndexError(f"runs: received position {key}, accepted: {accepted}")
+            return load_run(self.headers[key].path)
+        run_id = key.run_id() if isinstance(key, TrainConfig) else key
         for header in self.headers:
             if header.id == run_id:
                 return load_run(header.path)
-        raise KeyError(run_id)
+        raise KeyError(f"runs: received {run_id!r}, accepted: the id, config or position of one of {n} runs")
+
+    def __repr__(self) -> str:
+        """Return how many runs there are, what they share, what was varied, and the range of the losses."""
+        if not self.headers:
+            return "0 runs"
+        shared = {name: value for name, value in self.headers[0].config.to_dict().items() if name in _SIZES}
+        fixed = ", ".join(f"{name} {_in_words(value)}" for name, value in shared.items() if name not in self.axes)
+        lines = [f"{len(self):,} run{'s' * (len(self) > 1)}{f': {fixed}' if fixed else ''}"]
+        for name in self.axes:
+            values = list(dict.fromkeys(getattr(header.config, name) for header in self.headers))
+            shown = [
+                _in_words(value) for value in (values if len(values) <= 12 else [*values[:6], "...", *values[-3:]])
+            ]
+            lines.append(f"  {name}: {', '.join(shown)}")
+        for name in ("train_loss", "test_loss"):
+            known = [value for header in self.headers if (value := header.metrics.get(name)) is not None]
+            if known:
+                lines.append(f"  {name}: {' to '.join(dict.fromkeys(f'{end(known):.4g}' for end in (min, max)))}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return what they share, and a row per run with what was varied and the losses, for notebooks."""
+        columns = ["id", *self.axes, "train_loss", "test_loss"]
+        table = self.table.reindex(columns=columns).to_html(index=False, max_rows=20, float_format="{:.4g}".format)
+        return f"<p>{escape(repr(self).splitlines()[0])}</p>{table}" if self.headers else "<p>0 runs</p>"
 
     def where(self, **fields: Any) -> Runs:
         """Return the runs whose config has these values, e.g. ``runs.where(n_examples=5, seed=0)``."""
@@ -160,6 +219,17 @@ class Runs:
         if table.duplicated(axes).any():
             raise ValueError(f"dataset: received several runs with the same {axes}, accepted: one run per combination")
         return table.set_index(axes)[metrics].astype(float).to_xarray()
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _losses(metrics: Mapping[str, float | None]) -> str:
+    known = {name: metrics.get(name) for name in ("train_loss", "test_loss")}
+    return ", ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None) or "no losses"
 
 
 def summed(table: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from typing import Any
 from byheart import jobs
 from byheart.jobs import Job, Report
 from byheart.records import Record, Records
-from byheart.toy.config import TrainConfig
+from byheart.toy.config import TrainConfig, brief
 from byheart.toy.kernels import KERNELS, choose, kernel_for
 from byheart.toy.runs import Runs, read_header
 from byheart.toy.train import train
@@ -67,13 +67,18 @@ def grid(base: TrainConfig, axes: Mapping[str, Sequence[Any]], seeds: Iterable[i
     """Return the configs of all combinations of the axes' values and seeds, e.g. ``{"n_examples": [3, 5, 10]}``.
 
     Raises:
-        ValueError: If an axis is no field of TrainConfig, or a value is outside its range.
+        ValueError: If an axis is no field of TrainConfig, a value is outside its range, or batch sizes are to vary at a
+            finite T, which has no batches.
     """
     fields = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed"}
     if unknown := set(axes) - fields:
         raise ValueError(f"axes: received {sorted(unknown)}, accepted: {sorted(fields)}")
     if single := [name for name, values in axes.items() if isinstance(values, str) or not isinstance(values, Iterable)]:
         raise ValueError(f"axes: received one value for {single}, accepted: a list of values for each")
+    finite = [size for size in axes.get("n_examples", [base.n_examples]) if size != "inf"]
+    if finite and len(set(batches := list(axes.get("batch_size", ())))) > 1:
+        received = f"received {', '.join(map(str, batches))} with n_examples {finite[0]}"
+        raise ValueError(f'batch_size: {received}, accepted: several values only where all n_examples are "inf"')
     # A warm-up that was left to its default follows n_steps.
     follow = "n_steps" in axes and "warmup_steps" not in axes and base.warmup_steps == round(0.05 * base.n_steps)
     fixed: dict[str, Any] = {"warmup_steps": None} if follow else {}
@@ -162,10 +167,3 @@ def _work(config: TrainConfig) -> float:
     """Estimate of a run's cost: pairs and parameters touched per step, by width and steps."""
     per_step = _pairs_per_step(config) + 20 * config.n_features
     return per_step * (1 + config.n_hidden) * config.n_steps * config.n_inits
-
-
-def brief(config: TrainConfig) -> str:
-    """Return the fields of a config that differ from the defaults, in one line."""
-    default = TrainConfig(n_examples=config.n_examples, n_steps=config.n_steps)
-    named = {"n_examples", "seed"} | {n for n, v in config.to_dict().items() if v != getattr(default, n)}
-    return ", ".join(f"{name}={value}" for name, value in config.to_dict().items() if name in named)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from byheart import page
+from byheart.network.ids import ID
 from byheart.network.listed import SORTED_BY
 from byheart.network.page.charts import budget_bars, histogram, score_charts
 from byheart.network.page.summary import concrete_example, data_address, facts, titles_of, what_now, words_of, worst
@@ -107,6 +108,7 @@ def _data(audit: Audit, label_names: list[str], titles: dict[str, str]) -> dict[
     counts = audit.table["verdict"].value_counts()
     return {
         "n_examples": len(audit.table),
+        "ids": [str(each) for each in table[ID]] if ID in table else [],
         "n_flagged": int(audit.table["flagged"].sum()),
         "label_names": label_names,
         "columns": {name: _encoded(table, name) for name in ("index", *_columns(table), *titles)},

@@ -130,7 +130,7 @@
     if (column("probability") && !flagged[row]) {
       words.append(element("div", "", `memorized with probability ${Math.round(100 * column("probability")[row])} %`));
     }
-    words.append(element("div", "soft", `number ${index[row]}`));
+    words.append(element("div", "soft", `number ${index[row]}${data.ids.length ? `, ${data.ids[row]}` : ""}`));
     made.append(words);
     if (shown?.text) made.append(element("p", "text", shown.text));
     if (!shown) made.append(element("p", "reason soft", "No picture or text of it is kept."));
@@ -151,7 +151,8 @@
     if (/^\d+$/.test(words)) numbers.add(Number(words));
     const named = {};
     const has = (label) => (named[label] ??= labelName(label).toLowerCase().includes(words));
-    return (row) => numbers.has(index[row]) || (labels !== null && has(labels[row]));
+    const ids = data.ids.length ? (row) => data.ids[row].toLowerCase().includes(words) : () => false;
+    return (row) => numbers.has(index[row]) || (labels !== null && has(labels[row])) || ids(row);
   }
 
   function choose() {

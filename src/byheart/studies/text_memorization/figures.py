@@ -6,26 +6,53 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from byheart.studies.study import Tables
+from byheart.studies.study import Captioned, Tables
 from byheart.toy.figures import figure_of
 
 
-def figures(tables: Tables) -> dict[str, Figure]:
+def figures(tables: Tables) -> dict[str, Captioned]:
     """Draw the doses and dimensions of the first corpus, and the reliability and scores of all."""
-    first = tables["corpora"]["corpus"].iloc[0]
+    corpora = tables["corpora"]
+    first = corpora["corpus"].iloc[0]
     doses, repeats, dimensions = (
         tables[name][tables[name]["corpus"] == first] for name in ("dose", "repeats", "superposition")
     )
+    of_first = f"{corpora['n_models'].iloc[0]} models of {corpora['n_parameters'].iloc[0]:,} parameters on {first}"
+    of_each = {row.corpus: f"{row.n_models} models on {row.corpus}" for row in corpora.itertuples()}
+    scores = tables["scores"].dropna(subset="correlation_log_probability")  # of few documents there is none
+    spans = " to ".join(map(str, sorted({doses["n_spans"].min(), doses["n_spans"].max()})))
     return {
-        "dose-response": _draw_doses(doses, repeats),
-        "reliability": _draw_reliability(tables["reliability"]),
-        "scores": _draw_scores(tables["scores"]),
-        "superposition": _draw_superposition(dimensions),
+        "dose-response": Captioned(
+            _draw_doses(doses, repeats),
+            "Left: memorization of planted passages in log-probability, by the number of their copies, exact or with"
+            f" some words changed, a mean over {spans} passages for each dot. Right: bits for each token of passages"
+            " that the corpus itself repeats, a dot each, because of all copies and of one copy's document."
+            f" {of_first}; bars are two standard errors over passages.",
+        ),
+        "reliability": Captioned(
+            _draw_reliability(tables["reliability"]),
+            "Reliability of the memorization of documents: the share of its variance over documents that is not"
+            f" chance of the models, by how many models tell it, out of {'; '.join(of_each.values())}. Dots are means"
+            " over sets of so many models, bars two standard errors over these sets; where there is one set, there is"
+            " no bar.",
+        ),
+        "scores": Captioned(
+            _draw_scores(scores),
+            "Rank correlation, over documents, of cheap scores with memorization, whose truth is from"
+            f" {'; '.join(of_each[name] for name in scores['corpus'].unique())}; bars are two standard errors over the"
+            " models that a score was computed of, where it was of several.",
+        ),
+        "superposition": Captioned(
+            _draw_superposition(dimensions),
+            "Left: the share of a dimension that the contexts of planted passages hold, by the number of copies, in"
+            " models that trained on them (on) and others (off). Right: the difference. A mean over"
+            f" {spans} passages for each dot. {of_first}; bars are two standard errors over models.",
+        ),
     }
 
 
 def _draw_doses(dose: pd.DataFrame, repeats: pd.DataFrame) -> Figure:
-    figure, (left, right) = figure_of(1, 2, size=(7.2, 3.2))
+    figure, (left, right) = figure_of(1, 2, size=(7.2, 4))
     exact, near = dose[dose["kind"] == "canary"], dose[dose["kind"] == "near-copies"]
     lines = [(exact, "o-", "exact")]
     for changed, rows in near.groupby("changed"):
@@ -39,7 +66,7 @@ def _draw_doses(dose: pd.DataFrame, repeats: pd.DataFrame) -> Figure:
     right.set(xlabel="copies of a natural repeat", ylabel="memorization (bits per token)")
     for ax in (left, right):
         _in_powers_of_2(ax, 32)
-        ax.legend(fontsize=7)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -52,13 +79,13 @@ def _draw_reliability(table: pd.DataFrame) -> Figure:
         ax.errorbar(of_size.mean().index, of_size.mean(), error, fmt="o-", ms=3, label=name)
     _in_powers_of_2(ax, 128, 8)
     ax.set(xlabel="models", ylabel="reliability, documents", ylim=(0, 1))
-    ax.legend(fontsize=7)
+    ax.legend()
     return figure
 
 
 def _draw_scores(table: pd.DataFrame) -> Figure:
     """Rank correlations of cheap scores with memorization, a row for each; the best of the first corpus on top."""
-    figure, axes = figure_of(1, 2, size=(7.2, 4.2))
+    figure, axes = figure_of(1, 2, size=(7.2, 4.2), sharex=True)
     first = table[table["corpus"] == table["corpus"].iloc[0]]
     order = first.sort_values("correlation_log_probability")["score"].tolist()
     labels = [f"{name.replace('_', ' ')}{' (no model)' if name in _of_text(table) else ''}" for name in order]
@@ -71,8 +98,8 @@ def _draw_scores(table: pd.DataFrame) -> Figure:
             )
         ax.axvline(0, color="black", lw=0.8)
         ax.set(xlabel="rank correlation", title=f"memorization in {measure.replace('_', '-')}")
-        ax.set_yticks(range(len(order)), labels if ax is axes[0] else [""] * len(order), fontsize=7)
-    axes[0].legend(fontsize=7)
+        ax.set_yticks(range(len(order)), labels if ax is axes[0] else [""] * len(order), fontsize=8)
+    axes[0].legend()
     return figure
 
 
@@ -98,7 +125,7 @@ def _draw_superposition(table: pd.DataFrame) -> Figure:
     right.set(xlabel="copies", ylabel="on less off (%), 2 standard errors", title="because of the copies")
     for ax in (left, right):
         _in_powers_of_2(ax, 32)
-        ax.legend(fontsize=6)
+        ax.legend()
     return figure
 
 

@@ -42,7 +42,7 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
     data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
     paper = None
-    if any(run["paper_setup"] for run in data["runs"]):
+    if data["x"]["name"] == "n_examples" and any(run["paper_setup"] for run in data["runs"]):
         paper = json.loads(paper_reference().to_json(orient="records"))  # null: T infinite, off scale, not given
     library = Markup(plotly.offline.get_plotlyjs())  # not text of a user
     return write_page(
@@ -68,11 +68,13 @@ def _as_number(value: float | None, digits: int = 4) -> str:
 
 
 def _axes(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Name T, the seed and every other swept axis, each with its values."""
+    """Name T, what else is along x, the seed and every other swept axis, each with its values."""
     numbers = sorted({math.inf if run["T"] is None else run["T"] for run in data["runs"]})
     seeds = sorted({run["seed"] for run in data["runs"]})
+    along = sorted({run["x"] for run in data["runs"]}) if data["x"]["name"] != "n_examples" else []
     return [
         ("training examples T", ["∞" if t == math.inf else f"{t:,}" for t in numbers]),
+        *([(data["x"]["title"], [f"{value:,}" for value in along])] if along else []),
         ("seed", [str(s) for s in seeds] if len(seeds) <= 20 else [str(seeds[0]), "…", str(seeds[-1])]),
         *((axis["name"], axis["values"]) for axis in data["axes"]),
     ]

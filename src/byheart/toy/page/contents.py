@@ -29,34 +29,67 @@ _SNAPSHOT_VECTORS = (600, 450, 300, 200, 100, 50)
 _SNAPSHOT_BYTES = 12e6
 _SNAPSHOTS_PER_RUN = 48
 _CURVES = 100  # dimensionality over steps: so many examples, a fifth as many features
+# What stands along x: a symbol, and words for the axis; of other fields their names.
+_X_WORDS = {
+    "n_examples": ("T", "training examples T"),
+    "n_hidden": ("m", "hidden units m"),
+    "n_features": ("n", "features n"),
+    "sparsity": ("S", "sparsity S"),
+}
 _DIMENSIONALITY_STEP = 1e-3  # less than half a pixel of the main figure
 
 
 def collect(runs: Runs) -> dict[str, Any]:
     """Return what page.js draws, as JSON values.
 
-    Keys: ``axes`` (swept fields other than T and seed, with their values as text), ``runs``, ``n_vectors`` and
-    ``n_snapshot_vectors`` (the allowances).
+    Keys: ``x`` (what the figures over all runs have along x), ``axes`` (swept fields other than that and the seed, with
+    their values as text), ``runs``, ``n_vectors`` and ``n_snapshot_vectors`` (the allowances).
     """
-    axes = _other_axes(runs)
+    x = x_axis(runs)
+    axes = _other_axes(runs, x)
     groups = [tuple(read(header) for _, read in axes) for header in runs.headers]
     values = [sorted(set(column), key=_natural_order) for column in zip(*groups, strict=True)]
     labels = ["; ".join(f"{name} {v}" for (name, _), v in zip(axes, g, strict=True)) for g in groups]
     ranks = [[column.index(value) for column, value in zip(values, group, strict=True)] for group in groups]
-    order = sorted(range(len(runs)), key=lambda i: (ranks[i], *_t_then_seed(runs.headers[i])))
+    order = sorted(range(len(runs)), key=lambda i: (ranks[i], *_x_then_seed(runs.headers[i], x)))
 
     n_vectors, n_snapshot_vectors = allowances(runs.headers)
     collected = []
     for i in order:
         run = runs[runs.headers[i].id]
         drawn = collect_run(run, n_vectors, n_snapshot_vectors)
+        value = getattr(run.config, x)
+        drawn["x"] = None if value == "inf" else value
         collected.append(drawn | {"group": ranks[i], "group_label": labels[i]})
+    short, title = _X_WORDS.get(x, (x.replace("_", " "),) * 2)
     return {
+        "x": {"name": x, "short": short, "title": title},
         "axes": [{"name": name, "values": column} for (name, _), column in zip(axes, values, strict=True)],
         "runs": collected,
         "n_vectors": n_vectors,
         "n_snapshot_vectors": n_snapshot_vectors,
     }
+
+
+def x_axis(runs: Runs) -> str:
+    """Return the config field that belongs on the x axis.
+
+    It is T if T varies; else, of the swept fields that are numbers, the one with the most values, of several with as
+    many the first in ``TrainConfig``; and T if there is none.
+    """
+    n_values = {name: len({getattr(header.config, name) for header in runs.headers}) for name in runs.axes}
+    if "n_examples" in n_values:
+        return "n_examples"
+    numbers = [name for name in runs.axes if name != "seed" and all(map(_is_number, _values(runs, name)))]
+    return max(numbers, key=lambda name: n_values[name], default="n_examples")
+
+
+def _values(runs: Runs, name: str) -> list[object]:
+    return [getattr(header.config, name) for header in runs.headers]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def allowances(headers: list[Header]) -> tuple[int, int]:
@@ -81,11 +114,11 @@ def as_text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _other_axes(runs: Runs) -> list[tuple[str, Callable[[Header], str]]]:
+def _other_axes(runs: Runs, x: str) -> list[tuple[str, Callable[[Header], str]]]:
     def reader(name: str) -> Callable[[Header], str]:
         return lambda header: as_text(getattr(header.config, name))
 
-    axes = [(name, reader(name)) for name in runs.axes if name not in ("n_examples", "seed")]
+    axes = [(name, reader(name)) for name in runs.axes if name not in (x, "seed")]
     if len({header.data_digest for header in runs.headers}) > 1:
         axes.append(("data", data_source))
     return axes
@@ -96,8 +129,8 @@ def _natural_order(text: str) -> tuple[float, str]:
     return float(number[0]) if number else -math.inf, text
 
 
-def _t_then_seed(header: Header) -> tuple[float, int, str]:
-    return float(header.config.n_examples), header.config.seed, header.id
+def _x_then_seed(header: Header, x: str) -> tuple[float, int, str]:
+    return float(getattr(header.config, x)), header.config.seed, header.id
 
 
 def _fit(allowances: tuple[int, ...], budget: float, cost: Callable[[int], float]) -> int:

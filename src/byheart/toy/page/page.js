@@ -11,10 +11,11 @@ let opened = null; // the chosen run, decoded
 const state = { run: 0, range: "near", scale: "own", frameScale: "fixed", frame: 0 };
 const chosen = () => report.runs[state.run];
 const sameGroup = (run) => run.group_label === chosen().group_label;
-const keyT = (run) => (run.T === null ? "inf" : `${run.T}`);
+const keyX = (run) => (run.x === null ? "inf" : `${run.x}`);
+const addressOfX = report.x.name === "n_examples" ? "t" : report.x.name;
 const plural = (n, word) => `${style.count(n)} ${word}${n === 1 ? "" : "s"}`;
 
-// The run that comes closest to a wish {group: [..], T, seed}; each wish outweighs all later ones.
+// The run that comes closest to a wish {group: [..], x, seed}; each wish outweighs all later ones.
 function nearest(wishes) {
   const score = (run) => wishes.reduce((sum, holds) => 2 * sum + (holds(run) ? 1 : 0), 0);
   return report.runs.reduce((best, run, i) => (score(run) > score(report.runs[best]) ? i : best), 0);
@@ -25,7 +26,7 @@ function wish(first) {
   return nearest([
     first,
     ...now.group.map((value, k) => (run) => run.group[k] === value),
-    (run) => run.T === now.T,
+    (run) => run.x === now.x,
     (run) => run.seed === now.seed,
   ]);
 }
@@ -55,8 +56,8 @@ function drawBar() {
   const now = chosen();
   const group = report.runs.filter(sameGroup);
   const focused = document.activeElement?.getAttribute("name");
-  const Ts = new Map(group.map((run) => [keyT(run), style.textT(run.T)]));
-  const seeds = group.filter((run) => run.T === now.T);
+  const along = new Map(group.map((run) => [keyX(run), style.textT(run.x)]));
+  const seeds = group.filter((run) => run.x === now.x);
   const twice = new Set(seeds.map((run) => run.seed)).size < seeds.length;
   const seedOptions = seeds.map((run) => [report.runs.indexOf(run), twice ? `${run.seed} (${run.id})` : `${run.seed}`]);
   element("bar").replaceChildren(
@@ -68,7 +69,7 @@ function drawBar() {
         (value) => choose(wish((run) => run.group[k] === Number(value))),
       ),
     ),
-    select("T", Ts, keyT(now), (value) => choose(wish((run) => sameGroup(run) && keyT(run) === value))),
+    select(report.x.short, along, keyX(now), (value) => choose(wish((run) => sameGroup(run) && keyX(run) === value))),
     select("seed", seedOptions, state.run, (value) => choose(Number(value))),
   );
   if (focused)
@@ -76,7 +77,7 @@ function drawBar() {
       .querySelector(`select[name="${CSS.escape(focused)}"]`)
       ?.focus();
   for (const place of document.querySelectorAll(".chosen"))
-    place.textContent = `T = ${style.textT(now.T)}, seed ${now.seed}`;
+    place.textContent = `${report.x.short} = ${style.textT(now.x)}, seed ${now.seed}`;
 }
 
 function drawGroup() {
@@ -90,15 +91,15 @@ function drawGroup() {
     state.range === "near" && above.length
       ? `Triangles at the top: ${plural(above.length, "run")} above this axis.`
       : "";
-  const figure = sweepFigures.main(runs, state.range, paper);
-  figure.layout.shapes = sweepFigures.mainShapes(runs, chosen().T);
+  const figure = sweepFigures.main(runs, state.range, report.x, paper);
+  figure.layout.shapes = sweepFigures.mainShapes(runs, chosen().x, report.x);
   plot("main", figure);
-  plot("norms", sweepFigures.norms(runs));
+  plot("norms", sweepFigures.norms(runs, report.x));
   for (const id of ["main", "norms"]) {
     element(id).removeAllListeners("plotly_click");
     element(id).on("plotly_click", ({ points }) => {
       const key = points[0].customdata;
-      if (key !== undefined && key !== null) choose(wish((run) => sameGroup(run) && keyT(run) === `${key}`));
+      if (key !== undefined && key !== null) choose(wish((run) => sameGroup(run) && keyX(run) === `${key}`));
     });
   }
 }
@@ -256,7 +257,7 @@ function choose(index, frame = Infinity) {
   opened = decodeAll(chosen());
   drawBar();
   if (!had || chosen().group_label !== groupBefore) drawGroup();
-  else Plotly.relayout("main", { shapes: sweepFigures.mainShapes(report.runs.filter(sameGroup), chosen().T) });
+  else Plotly.relayout("main", { shapes: sweepFigures.mainShapes(report.runs.filter(sameGroup), chosen().x, report.x) });
   drawGeometry();
   drawHistory();
   for (const row of document.querySelectorAll("#table tbody tr"))
@@ -267,7 +268,7 @@ function choose(index, frame = Infinity) {
 function writeAddress() {
   const run = chosen();
   const fields = new URLSearchParams(report.axes.map((axis, k) => [axis.name, axis.values[run.group[k]]]));
-  fields.set("t", keyT(run));
+  fields.set(addressOfX, keyX(run));
   fields.set("seed", run.seed);
   if (opened.snapshots && state.frame < opened.snapshots.step.length - 1) fields.set("step", state.frame);
   history.replaceState(null, "", `#${fields}`);
@@ -276,13 +277,13 @@ function writeAddress() {
 function readAddress() {
   const fields = new URLSearchParams(location.hash.slice(1));
   const five = report.runs.findIndex((run) => run.T === 5); // a regular pentagon is a good first sight
-  if (!fields.has("t")) return choose(Math.max(five, 0));
+  if (!fields.has(addressOfX)) return choose(Math.max(five, 0));
   const axes = report.axes.map(
     (axis, k) => (run) => axis.values[run.group[k]] === (fields.get(axis.name) ?? axis.values[0]),
   );
   const index = nearest([
     ...axes,
-    (run) => keyT(run) === fields.get("t"),
+    (run) => keyX(run) === fields.get(addressOfX),
     (run) => `${run.seed}` === fields.get("seed"),
   ]);
   return choose(index, fields.has("step") ? Number(fields.get("step")) : Infinity);

@@ -1,59 +1,66 @@
 "use strict";
-// The figures over all T, as {data, layout} for Plotly, made from decoded runs. No state and no page elements here.
+// The figures over all T, or what else was swept and stands along x,
+// as {data, layout} for Plotly, made from decoded runs. No state and no page elements here.
 const sweepFigures = (() => {
   const { COLOR, LEGEND, axis, layout, fullAxis, count, compact, textT, sorted } = style;
   const OFF_SCALE_AT = 0.97; // of the axis height, where seeds above it are marked
 
-  // Where each T lies on the log axis: infinity a little right of the largest finite T.
-  function thresholds(runs) {
-    const finite = sorted(new Set(runs.filter((run) => run.T !== null).map((run) => run.T)));
-    const hasInfinity = runs.some((run) => run.T === null);
+  // Where each value lies on the log axis: infinity a little right of the largest finite one, 0 a little left of the least.
+  function thresholds(runs, along) {
+    const known = sorted(new Set(runs.filter((run) => run.x !== null).map((run) => run.x)));
+    const finite = known.filter((x) => x > 0);
+    const hasZero = known.length > finite.length;
+    const hasInfinity = runs.some((run) => run.x === null);
     const last = finite.length ? finite[finite.length - 1] : 1;
     const infinity = last * 10 ** (0.1 + 0.06 * Math.log10((last / (finite[0] ?? 1)) * 10));
-    const position = (T) => (T === null ? infinity : T);
-    const all = hasInfinity ? [...finite, null] : finite;
+    const zero = (finite[0] ?? 1) / 3;
+    const position = (x) => (x === null ? infinity : x === 0 ? zero : x);
+    const all = hasInfinity ? [...known, null] : known;
     const ticks = [];
-    for (let power = 0; power <= 9; power++) {
+    for (let power = -9; power <= 9; power++) {
       for (const digit of finite.length && last / finite[0] > 20 ? [1, 3] : [1, 2, 3, 5])
-        ticks.push(digit * 10 ** power);
+        ticks.push(Number(`${digit}e${power}`));
     }
     const kept = ticks.filter((tick) => tick >= finite[0] * 0.99 && tick <= last * 1.01);
-    const gaps = finite.slice(1).map((T, i) => Math.log10(T / finite[i]));
+    const gaps = finite.slice(1).map((at, i) => Math.log10(at / finite[i]));
     const roomForAll = finite.length <= 10 && gaps.every((gap) => gap > 0.05 * Math.log10(last / finite[0]));
     const labelled = kept.length && !roomForAll ? kept : finite;
     const right = Math.log10(hasInfinity ? infinity : last);
-    const left = Math.log10(finite.length ? finite[0] : infinity);
+    const left = Math.log10(hasZero ? zero : finite.length ? finite[0] : infinity);
+    const shown = [...(hasZero ? [[zero, "0"]] : []), ...labelled.map((x) => [x, compact(x)])];
+    if (hasInfinity) shown.push([infinity, "∞"]);
     const margin = 0.06 + 0.03 * (right - left);
     return {
       all,
       finite,
       position,
       last: hasInfinity ? last : 10 ** (right + margin),
-      side: 10 ** (0.0055 * (right - left + 2 * margin)), // from T to its features on the left, examples on the right
-      axis: axis("training examples T", {
+      side: 10 ** (0.0055 * (right - left + 2 * margin)), // from x to its features on the left, examples on the right
+      short: along.short,
+      axis: axis(along.title, {
         type: "log",
         range: [left - margin, right + margin],
-        tickvals: hasInfinity ? [...labelled, infinity] : labelled,
-        ticktext: hasInfinity ? [...labelled.map(compact), "∞"] : labelled.map(compact),
+        tickvals: shown.map(([at]) => at),
+        ticktext: shown.map(([, text]) => text),
         minor: { tickvals: finite, ticks: "outside", ticklen: 2 },
       }),
     };
   }
 
-  // Means over seeds with standard errors, one entry per T; a null entry breaks the line before infinity.
+  // Means over seeds with standard errors, one entry per value of x; a null entry breaks the line before infinity.
   function averages(runs, name, places) {
-    const result = { T: [], x: [], mean: [], error: [], n: [] };
-    for (const T of places.all) {
+    const result = { at: [], x: [], mean: [], error: [], n: [] };
+    for (const at of places.all) {
       const values = runs
-        .filter((run) => run.T === T)
+        .filter((run) => run.x === at)
         .map((run) => run.metrics[name])
         .filter((v) => v !== null && v !== undefined);
       if (!values.length) continue;
       const mean = values.reduce((a, b) => a + b, 0) / values.length;
       const square = values.reduce((a, b) => a + (b - mean) ** 2, 0);
-      if (T === null && result.x.length) for (const key of Object.keys(result)) result[key].push(null);
-      result.T.push(T);
-      result.x.push(places.position(T));
+      if (at === null && result.x.length) for (const key of Object.keys(result)) result[key].push(null);
+      result.at.push(at);
+      result.x.push(places.position(at));
       result.mean.push(mean);
       result.error.push(values.length > 1 ? Math.sqrt(square / (values.length - 1) / values.length) : 0);
       result.n.push(values.length);
@@ -64,12 +71,12 @@ const sweepFigures = (() => {
   function meanAndSeeds(runs, name, label, color, places, more = {}) {
     const average = averages(runs, name, places);
     const known = runs.filter((run) => run.metrics[name] !== null && run.metrics[name] !== undefined);
-    const hover = (T, text) => `T = ${textT(T)}<br>${label} ${text}`;
+    const hover = (at, text) => `${places.short} = ${textT(at)}<br>${label} ${text}`;
     const mean = {
       name: label,
       x: average.x,
       y: average.mean,
-      customdata: average.T.map((T) => T ?? "inf"),
+      customdata: average.at.map((at) => at ?? "inf"),
       mode: "lines+markers",
       line: { color, width: 1.8 },
       marker: { color, size: 7 },
@@ -80,7 +87,7 @@ const sweepFigures = (() => {
         if (y === null) return "";
         const seeds = `${average.n[i]} seed${average.n[i] > 1 ? "s" : ""}`;
         return hover(
-          average.T[i],
+          average.at[i],
           `${y.toPrecision(6)} ± ${average.error[i].toPrecision(2)} (mean and s.e. of ${seeds})`,
         );
       }),
@@ -96,14 +103,14 @@ const sweepFigures = (() => {
       },
     };
     const seeds = {
-      x: known.map((run) => places.position(run.T)),
+      x: known.map((run) => places.position(run.x)),
       y: known.map((run) => run.metrics[name]),
       mode: "markers",
-      customdata: known.map((run) => run.T ?? "inf"),
+      customdata: known.map((run) => run.x ?? "inf"),
       hoverinfo: "text",
       legendgroup: name,
       showlegend: false,
-      text: known.map((run) => hover(run.T, `${run.metrics[name].toPrecision(6)}, seed ${run.seed}`)),
+      text: known.map((run) => hover(run.x, `${run.metrics[name].toPrecision(6)}, seed ${run.seed}`)),
       marker: { color, size: 4.5, opacity: 0.45 },
       ...more,
     };
@@ -122,18 +129,18 @@ const sweepFigures = (() => {
 
   function dimensionalities(runs, kind, places) {
     const trace = { x: [], y: [], text: [], customdata: [] };
-    for (const T of places.all) {
+    for (const at of places.all) {
       const counts = new Map();
-      for (const run of runs.filter((candidate) => candidate.T === T)) {
+      for (const run of runs.filter((candidate) => candidate.x === at)) {
         const { value, count: times } = run[`${kind}_dims`];
         value.forEach((v, i) => counts.set(v, (counts.get(v) ?? 0) + times[i]));
       }
       for (const [value, times] of counts) {
-        trace.x.push(places.position(T) * (kind === "feature" ? 1 / places.side : places.side));
+        trace.x.push(places.position(at) * (kind === "feature" ? 1 / places.side : places.side));
         trace.y.push(value);
-        trace.customdata.push(T ?? "inf");
+        trace.customdata.push(at ?? "inf");
         trace.text.push(
-          `T = ${textT(T)}<br>${count(times)} ${kind}${times > 1 ? "s" : ""} of dimensionality ${value.toFixed(3)}`,
+          `${places.short} = ${textT(at)}<br>${count(times)} ${kind}${times > 1 ? "s" : ""} of dimensionality ${value.toFixed(3)}`,
         );
       }
     }
@@ -202,8 +209,8 @@ const sweepFigures = (() => {
     return [loss, bars, largest];
   }
 
-  function main(runs, range, paper) {
-    const places = thresholds(runs);
+  function main(runs, range, along, paper) {
+    const places = thresholds(runs, along);
     const near = nearRange(runs);
     const measured = runs.some((run) => run.metrics.test_loss !== null);
     const ends = places.axis.range.map((end) => 10 ** end);
@@ -216,25 +223,26 @@ const sweepFigures = (() => {
     const above = offScale(runs);
     if (range === "near" && above.length) {
       data.push({
-        x: above.map((run) => places.position(run.T)),
+        x: above.map((run) => places.position(run.x)),
         y: above.map(() => near[0] + OFF_SCALE_AT * (near[1] - near[0])),
-        customdata: above.map((run) => run.T ?? "inf"),
+        customdata: above.map((run) => run.x ?? "inf"),
         mode: "markers",
         showlegend: false,
         hoverinfo: "text",
         marker: { symbol: "triangle-up", size: 9, color: COLOR.ink, opacity: 0.6 },
-        text: above.map(({ T, seed, metrics }) => {
-          return `T = ${textT(T)}<br>test loss ${metrics.test_loss.toPrecision(6)}, seed ${seed}<br>above this axis`;
+        text: above.map(({ x, seed, metrics }) => {
+          return `${along.short} = ${textT(x)}<br>test loss ${metrics.test_loss.toPrecision(6)}, seed ${seed}<br>above this axis`;
         }),
       });
     }
     data.push(dimensionalities(runs, "feature", places), dimensionalities(runs, "example", places));
-    if (places.finite.length) {
-      const m = runs[0].n_hidden;
+    const { T, n_hidden: m } = runs[0];
+    const ratio = (x) => (along.name === "n_examples" ? m / x : (along.name === "n_hidden" ? x : m) / T);
+    if (places.finite.length && (along.name === "n_examples" || T !== null)) {
       data.push({
         name: "m/T",
         x: steps,
-        y: steps.map((T) => (m / T > 1 ? null : m / T)),
+        y: steps.map((x) => (ratio(x) > 1 ? null : ratio(x))),
         mode: "lines",
         yaxis: "y2",
         hoverinfo: "skip",
@@ -277,11 +285,11 @@ const sweepFigures = (() => {
     };
   }
 
-  // Marks the chosen T, and the zero predictor, without drawing the points again.
-  function mainShapes(runs, T) {
-    const places = thresholds(runs);
-    const x = places.position(T);
-    const zero = runs[0].zero_loss;
+  // Marks the chosen value of x, and the zero predictor, without drawing the points again.
+  function mainShapes(runs, value, along) {
+    const places = thresholds(runs, along);
+    const x = places.position(value);
+    const zero = runs.every((run) => run.zero_loss === runs[0].zero_loss) ? runs[0].zero_loss : null;
     const chosen = {
       type: "line",
       x0: x,
@@ -304,8 +312,8 @@ const sweepFigures = (() => {
     return zero === null ? [chosen] : [chosen, dashed];
   }
 
-  function norms(runs) {
-    const places = thresholds(runs);
+  function norms(runs, along) {
+    const places = thresholds(runs, along);
     const values = runs.flatMap(({ metrics }) => [metrics.W_norm, metrics.b_norm, metrics.hidden_norm]);
     return {
       data: [

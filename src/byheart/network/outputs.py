@@ -1,0 +1,128 @@
+"""The audit of outputs that were computed elsewhere, for those who have arrays in place of a torch module."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from byheart.arrays import as_labels, finite_array
+from byheart.network.audit import Audit, audit
+from byheart.network.counterfactual import Counterfactual
+from byheart.network.inputs import require_torch
+from byheart.network.log import TrainingLog
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_LEAST = 1e-45  # of a probability: the smallest number of float32
+_SUM = 1e-3  # how far from 1 rows may sum
+
+
+def audit_outputs(
+    labels: Any,
+    *,
+    probabilities: Any = None,
+    logits: Any = None,
+    features: Any = None,
+    log: TrainingLog | None = None,
+    held_out: Counterfactual | None = None,
+    **options: Any,
+) -> Audit:
+    """Score each training example of a classifier from what it gave, without the classifier.
+
+    With features the audit has every score of a torch module that ends in a linear layer, except ``input_curvature``
+    and those of checkpoints, and no detector. Without them, what is looked at in place of a layer is the outputs, and
+    scores of a last layer are left out.
+
+    Args:
+        labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,).
+        probabilities: Of the classes, as the classifier gives them that was trained on these examples and labels, of
+            shape (n_examples, n_classes); (n_examples,) are of class 1 of two. Probabilities of models that did not see
+            an example, such as of a cross-validation, say nothing of what was memorized.
+        logits: In place of probabilities: what goes into a softmax.
+        features: What its last linear layer reads of each example, of shape (n_examples, n_features).
+        log: Of the losses in training, if there is one.
+        held_out: As of ``audit``.
+        **options: Others of ``audit``: ids, batch_size, show, most_shown, on_progress.
+
+    Raises:
+        ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do
+            not sum to 1, or the arrays are of different numbers of examples.
+        ModuleNotFoundError: If PyTorch is missing.
+    """
+    require_torch()
+    if (probabilities is None) == (logits is None):
+        received = "neither" if logits is None else "both"
+        raise ValueError(f"probabilities, logits: received {received}, accepted: one of them")
+    outputs = finite_array(logits, "logits") if probabilities is None else _logs(probabilities)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ValueError(f"logits: received shape {outputs.shape}, accepted: (n_examples, n_classes), two or more")
+    read = outputs if features is None else finite_array(features, "features")
+    n_labels = len(as_labels(labels, "labels")[0])
+    if read.ndim != 2 or not len(read) == len(outputs) == n_labels:
+        raise ValueError(
+            f"labels, features: received {n_labels} labels, features of shape {read.shape} and outputs of"
+            f" {outputs.shape}, accepted: a label and a row of each for every example"
+        )
+    given = {"features": read.astype(np.float32), "outputs": outputs.astype(np.float32)}
+    head: Literal[False] | str = False if features is None else "head"
+    found = audit(
+        _recorded(), (given, labels), "features", head=head, log=log, held_out=held_out, detector=False, **options
+    )
+    layer = "outputs" if features is None else "features"
+    of_network = ("The network's output is", "Outputs are log", "Scores of the last linear layer are left out")
+    notes = [note for note in found.notes if not note.startswith(of_network)]
+    if features is None:
+        notes.insert(0, "What is looked at are the outputs themselves; features= gives what the last layer reads.")
+    return dataclasses.replace(
+        found,
+        layers=[layer],
+        rank={layer: found.rank["features"]},
+        width={layer: found.width["features"]},
+        notes=notes,
+        provenance=found.provenance | {"model": "arrays", "parameters": "unknown", "layer": layer},
+    )
+
+
+def _logs(probabilities: Any) -> Float64[np.ndarray, "n_examples n_classes"]:
+    """Logarithms of probabilities, of both classes where those of class 1 are given."""
+    p = finite_array(probabilities, "probabilities").astype(np.float64)
+    if p.ndim not in (1, 2):
+        raise ValueError(f"probabilities: received shape {p.shape}, accepted: (n_examples, n_classes)")
+    p = np.stack([1 - p, p], axis=1) if p.ndim == 1 else p
+    wrong = (p < 0).any(axis=1) | (p > 1).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _SUM)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"probabilities: received {', '.join(f'{v:g}' for v in p[row, :5])} of example {row}, accepted: numbers"
+            " from 0 to 1 that sum to 1 in each row; logits= takes what goes into a softmax"
+        )
+    found: Float64[np.ndarray, "n_examples n_classes"] = np.log(np.maximum(p, _LEAST))
+    return found
+
+
+def _recorded() -> nn.Module:
+    """A module that gives the outputs it is called with, and whose head reads the features."""
+    from torch import nn
+
+    class Recorded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Identity(), _Given()
+
+        def forward(self, features: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+            self.head.outputs = outputs
+            found: torch.Tensor = self.head(self.features(features))
+            return found
+
+    class _Given(nn.Module):
+        outputs: torch.Tensor
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return self.outputs
+
+    return Recorded()

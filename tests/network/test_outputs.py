@@ -1,0 +1,97 @@
+"""The audit of arrays is that of the network they come from."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from byheart.network.audit import audit
+from byheart.network.log import TrainingLog
+from byheart.network.outputs import audit_outputs
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(90, 6)).astype(np.float32), RNG.permutation(np.arange(90) % 3)
+
+
+def network(n_classes: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, n_classes))
+
+
+def arrays(model: nn.Sequential) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad():
+        features = model[:2](torch.as_tensor(X))
+        return features.numpy(), model[2](features).numpy()
+
+
+def compare(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert list(found) == list(expected)
+    pd.testing.assert_series_equal(found["verdict"], expected["verdict"])
+    numbers = expected.drop(columns="verdict").astype(float)
+    np.testing.assert_allclose(found.drop(columns="verdict").astype(float), numbers, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_log", [False, True])
+def test_logits_and_features_say_what_the_network_says(with_log):
+    features, logits = arrays(network())
+    log = TrainingLog.from_losses(RNG.random((4, 90))) if with_log else None
+    expected = audit(network(), (X, Y), log=log)
+    found = audit_outputs(Y, logits=logits, features=features, log=log)
+    compare(found.table, expected.table)
+    assert found.evidence == expected.evidence
+    assert found.rank == {"features": 16}
+    assert found.layers == ["features"]
+
+
+def test_probabilities_are_those_of_the_logits():
+    features, logits = arrays(network())
+    p = np.exp(logits.astype(float))
+    found = audit_outputs(Y, probabilities=p / p.sum(axis=1, keepdims=True), features=features)
+    compare(found.table, audit_outputs(Y, logits=logits, features=features).table)
+
+
+def test_one_column_is_of_class_1():
+    p, y = RNG.random(90), Y > 0
+    one = audit_outputs(y.astype(int), probabilities=p, features=X)
+    two = audit_outputs(y.astype(int), probabilities=np.stack([1 - p, p], axis=1), features=X)
+    compare(one.table, two.table)
+    np.testing.assert_allclose(one.table["loss"], -np.log(np.where(y, p, 1 - p)), rtol=1e-4)
+
+
+def test_without_features_the_scores_of_a_last_layer_are_left_out():
+    _, logits = arrays(network())
+    found = audit_outputs(Y, logits=logits)
+    expected = audit(network(), (X, Y)).table
+    np.testing.assert_allclose(found.table["loss"], expected["loss"], rtol=1e-5)
+    assert "ridge_leave_one_out" not in found.table
+    assert "wrong_label" in found.table
+    assert found.layers == ["outputs"]
+    assert "the outputs themselves" in found.notes[0]
+
+
+def test_labels_may_be_words_and_arrays_tables():
+    features, logits = arrays(network())
+    words = np.array(["a", "b", "c"])[Y]
+    found = audit_outputs(words, logits=pd.DataFrame(logits), features=torch.as_tensor(features))
+    assert found.label_names == ["a", "b", "c"]
+    compare(found.table, audit_outputs(Y, logits=logits, features=features).table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "received neither"),
+        ({"logits": np.ones((90, 3)), "probabilities": np.ones((90, 3)) / 3}, "received both"),
+        ({"probabilities": np.ones((90, 3))}, "received 1, 1, 1 of example 0"),
+        ({"probabilities": np.full((90, 2), [-0.5, 1.5])}, "received -0.5, 1.5 of example 0"),
+        ({"logits": np.ones(90)}, r"received shape \(90,\)"),
+        ({"logits": np.ones((80, 3))}, "received 90 labels"),
+        ({"logits": np.ones((90, 3)), "features": np.ones((90, 2, 2))}, r"features of shape \(90, 2, 2\)"),
+        ({"logits": np.full((90, 3), np.nan)}, "received nan of example 0"),
+        ({"logits": RNG.normal(size=(90, 2))}, "received targets from 0 to 2"),
+    ],
+)
+def test_what_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        audit_outputs(Y, **arguments)
