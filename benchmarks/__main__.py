@@ -14,8 +14,9 @@ from benchmarks.config import BenchConfig
 from benchmarks.measure import benchmark
 from benchmarks.results import Results
 from benchmarks.table import page
-from byheart.cli.console import bar, complain
+from byheart.cli.console import complain
 from byheart.cli.options import parse
+from byheart.progress import bar
 from byheart.records import prepare_directory
 from byheart.toy.kernels import DivergedError
 from byheart.toy.sweep import SweepError

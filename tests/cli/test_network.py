@@ -90,12 +90,35 @@ def test_a_condition_is_refused_before_a_network_is_trained(run, monkeypatch, tm
         assert err.startswith("byheart: fail_on: received")
 
 
+def test_a_list_for_each_verdict_is_printed_and_one_alone_if_asked(run, target, tmp_path):
+    command = ["audit", f"{target}:make", "--out", tmp_path / "page.html"]
+    _, out, _ = run(*command)
+    assert "suspected wrong label: 4 of 200. Look whether each label is right" in out
+    table = tmp_path / "table.parquet"
+    status, out, _ = run(*command, "--table", table, "--verdict", "suspected wrong label")
+    assert status == 0
+    assert "memorized: " not in out
+    assert set(pd.read_parquet(table)["example"]) <= set(range(6))  # the wrong labels
+    assert set(pd.read_parquet(table)["verdict"]) == {"suspected wrong label"}
+    status, _, err = run(*command, "--verdict", "wrong")
+    assert (status, err) == (
+        2, "byheart: verdict: received 'wrong', accepted: suspected wrong label, memorized, not learned, copy\n"
+    )  # fmt: skip
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_computed(run, target, tmp_path, monkeypatch):
+    command = ["audit", f"{target}:missing", "--table"]
+    assert "accepted: a name that ends in .csv or .parquet" in run(*command, tmp_path / "table.xlsx")[2]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install pyarrow" in run(*command, tmp_path / "table.parquet")[2]
+
+
 def test_two_audits_are_compared(run, target, tmp_path):
     status, out, _ = run("audit", "diff", f"{target}:early", f"{target}:make")
     assert status == 0
     tables = []
-    for name in ("early", "make"):
-        tables.append(tmp_path / f"{name}.csv")
+    for name, suffix in (("early", ".csv"), ("make", ".parquet")):
+        tables.append(tmp_path / f"{name}{suffix}")
         run("audit", f"{target}:{name}", "--out", tmp_path / "page.html", "--table", tables[-1])
     assert run("audit", "diff", *tables)[1].splitlines()[-1] == out.splitlines()[-1]
     out = run("audit", "diff", tables[0], tables[0])[1].splitlines()

@@ -25,6 +25,7 @@ from byheart.datasets import Labelled
 from byheart.geometry import example_dimensionality, maximal_dimensionality
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import Counterfactual
+from byheart.network.listed import SORTED_BY
 from byheart.network.log import TrainingLog
 from byheart.network.score_table import scores_from
 from byheart.records import Record, write
@@ -307,17 +308,16 @@ def test_nonsense_is_refused_in_one_line(model, given, options, message):
 
 
 def test_nearest_takes_any_listed_examples_in_any_order():
-    found = audit(network(), data(), most_shown=20)
+    found = audit(network(), data(), most_shown=5)
     listed = found.listed.tolist()
-    assert listed == found.table["score"].sort_values(ascending=False).index[:20].tolist()
     three = found.nearest(listed)
-    assert three.shape == (20, 3)
+    assert three.shape == (len(listed), 3)
     assert all(len({i, *row}) == 4 for i, row in zip(listed, three.tolist(), strict=True))
     np.testing.assert_array_equal(found.nearest([listed[7], listed[2], listed[7]]), three[[7, 2, 7]])
     np.testing.assert_array_equal(found.nearest(listed[4]), three[[4]])
     other = next(i for i in range(50) if i not in listed)
     for indices in ([50], [-1], [0.5], [listed[0], other], [listed[:2]], "0"):
-        with pytest.raises(ValueError, match="indices: received .*, accepted: one or more of the 20 listed examples"):
+        with pytest.raises(ValueError, match=r"indices: received .*, accepted: one or more of the \d+ listed examples"):
             found.nearest(indices)
 
 
@@ -327,14 +327,18 @@ def test_few_examples_have_few_neighbours():
     assert audit(network(), (x[:1], y[:1])).neighbours.shape == (1, 0)
 
 
-def test_all_that_are_flagged_are_listed():
+def test_what_is_worth_looking_at_is_listed_up_to_a_number_each():
     given, rng = data(500), np.random.default_rng(0)
     runs = Counterfactual(rng.random((8, 500)) < 0.6, np.ones((8, 500)))
     runs.margins[~runs.train_mask] = np.where(rng.random(500) < 0.1, -1, 1)[np.nonzero(~runs.train_mask)[1]]
     found = audit(network(), given, held_out=runs, most_shown=5)
     flagged = np.flatnonzero(found.table["flagged"])
     assert len(flagged) > 20
-    assert set(found.listed) == {*flagged, *found.table["score"].nlargest(5).index}
+    table = found.table
+    expected = {*table["score"].nlargest(5).index, *table["wrong_label"].nlargest(5).index}
+    for verdict, column in SORTED_BY.items():
+        expected |= set(table[table["verdict"] == verdict].nlargest(5, column).index)
+    assert set(found.listed) == expected
     assert (np.diff(found.table["score"][found.listed]) <= 0).all()
     assert set(found.shown) == {*found.listed, *found.neighbours.ravel()}
 
@@ -356,7 +360,7 @@ def test_the_evidence_says_which_scores_there_are():
     for found, evidence in zip(audits, expected, strict=True):
         assert found.evidence == evidence
         results = {"label", "prediction", "score", "flagged", "estimate", "low", "high", "probability"}
-        results |= {"verdict", "other_label", "copies", "copy_of"}
+        results |= {"target", "verdict", "other_label", "copies", "copy_of"}
         assert {str(name).split(":")[0] for name in found.table} - results == {s.name for s in scores_from(evidence)}
         columns = [column for score in scores_from(evidence) for column in score.columns(found.layers)]
         assert set(columns) <= set(found.table)

@@ -425,7 +425,7 @@ def with_nan(_index):
         (lambda i: torch.tensor(X[i]).bfloat16(), str),
         (lambda i: {"x": torch.tensor(X[i]), "words": "a b"}, str),
         (lambda i: (torch.tensor(X[i]), {"a": 1}), str),
-        (lambda i: ("words", torch.ones(3, 8, 8)), np.ndarray),
+        (lambda i: ("words", torch.ones(3, 8, 8)), tuple),
         (lambda i: {"pixels": torch.ones(1, 8, 8).bfloat16()}, np.ndarray),
         (lambda i: torch.complex(torch.ones(8, 8), torch.ones(8, 8)), str),
         (lambda i: [1, 2, 3], str),

@@ -16,7 +16,8 @@ def test_the_docs_have_the_same_table():
     text = DOCS.read_text(encoding="utf-8")
     rows = [line for line in text.split("## The table")[1].split("\n\n")[1].splitlines() if line.startswith("| `")]
     results = tuple(
-        f"| `{name}`" for name in ("label", "verdict", "score", "flagged", "estimate", "other_label", "copies")
+        f"| `{name}`"
+        for name in ("id", "label", "target", "verdict", "score", "flagged", "estimate", "other_label", "copies")
     )
     expected = {
         f"| `{score.name}` | {score.meaning} | {score.source} |".replace("*", "\\*").replace("|  |", "| |")

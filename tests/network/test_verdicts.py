@@ -9,7 +9,7 @@ from byheart.datasets import digits, with_wrong_labels
 from byheart.network.audit import Audit, audit
 from byheart.network.fit import Fit
 from byheart.network.log import TrainingLog
-from byheart.network.verdicts import SUSPECTED_SHARE, VERDICTS, judge, reason, wrong_label_score
+from byheart.network.verdicts import SUSPECTED_SHARE, VERDICTS, judge, reason, reasons, wrong_label_score
 
 EVIDENCE = {"model", "classes", "class_moments", "head"}
 
@@ -101,3 +101,15 @@ def test_reasons_say_what_is_so(digits_with_wrong_labels):
         assert answered == ("but the network answers" not in words)
         assert ("opy" in words) == (rows["copies"][index] > 0)
     assert reason(found, int(rows.index[rows["verdict"] == "ordinary"][0])) == "Nothing stands out."
+
+
+def test_reasons_of_many_are_the_reasons_of_each(digits_with_wrong_labels):
+    found, _ = digits_with_wrong_labels
+    some = found.table.index[::97].tolist()
+    assert reasons(found, some) == [reason(found, index) for index in some]
+
+
+def test_no_share_is_rounded_up_to_all(digits_with_wrong_labels):
+    found, _ = digits_with_wrong_labels
+    top = int(found.table["score"].idxmax())
+    assert "larger than that of 99.9% of all" in reason(found, top)

@@ -34,6 +34,7 @@ _PLAIN = (
     *_FROM_HELD_OUT,
     "flagged",
     "label",
+    "target",
     "prediction",
     "other_label",
     "copies",

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from byheart.cli.console import bar, print_table
+from byheart.cli.console import print_table
 from byheart.language.counterfactual import CounterfactualConfig, counterfactual, report
 from byheart.language.ensemble import EnsembleConfig
+from byheart.progress import bar
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byheart.cli.console import bar, print_table
+from byheart.cli.console import print_table
 from byheart.cli.fail_on import FailOn
 from byheart.cli.targets import BUILT_IN, built_in, checked_spec, loaded, read_table
 from byheart.network.audit import audit
 from byheart.network.changes import changes
+from byheart.network.export import SUFFIXES, harmless, require_pyarrow
+from byheart.network.listed import SORTED_BY
+from byheart.network.verdicts import WHAT_NOW, Verdict, reasons
+from byheart.progress import bar
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from byheart.network.score_table import Evidence
 
 _MOST_PRINTED = 20  # examples of each kind of change
+_MOST_LISTED, _MOST_ASKED = 5, 100  # examples of each verdict
 
 
 class CheckError(Exception):
@@ -39,7 +44,11 @@ class AuditCommand:
     out: Path = Path("audit.html")
     """The page; diff writes none."""
     table: Path | None = None
-    """Where to write the scores of all examples as CSV; with diff, all examples that changed."""
+    """Where to write the scores of all examples, with verdicts and reasons: a name that ends in .csv or .parquet; with
+    diff, all examples that changed, as .csv."""
+    verdict: str | None = None
+    """Print more examples with this verdict, and write only these to the table: suspected wrong label, memorized, not
+    learned or copy."""
     layer: str | None = None
     """Name of a layer, or a glob pattern; default what the last linear layer reads."""
     head: str | None = None
@@ -80,8 +89,14 @@ class AuditCommand:
             raise ValueError(f"target: received {received}, accepted: FILE.py:function, {names}, or diff A B")
         if self.noise:
             raise ValueError(f"noise: received {self.noise[0]} without diff, accepted: with diff A B")
+        if self.verdict is not None and self.verdict not in SORTED_BY:
+            raise ValueError(f"verdict: received {self.verdict!r}, accepted: {', '.join(SORTED_BY)}")
         if self.out.suffix != ".html":
             raise ValueError(f"out: received {self.out}, accepted: a name that ends in .html")
+        if self.table is not None and self.table.suffix not in SUFFIXES:
+            raise ValueError(f"table: received {self.table}, accepted: a name that ends in {' or '.join(SUFFIXES)}")
+        if self.table is not None and self.table.suffix == ".parquet":
+            require_pyarrow()
         self._check_targets(self.target)
         for path in filter(None, (self.out, self.table)):
             prepare_directory(path.parent)
@@ -92,10 +107,12 @@ class AuditCommand:
         n_flagged = int(found.table["flagged"].sum())
         title = f"the largest scores; flagged: {n_flagged:,} of {len(found.table):,}"
         print_table(("example", *columns), top[columns].itertuples(), title=title)
+        for verdict in SORTED_BY:
+            if self.verdict in (None, verdict):
+                _print_list(found, verdict, _MOST_ASKED if self.verdict else _MOST_LISTED)
         print(f"wrote {found.save(self.out, title=Path(self.target[0]).name)}")
         if self.table is not None:
-            found.table.to_csv(self.table, index_label="example", float_format="%.7g")
-            print(f"wrote {self.table}")
+            print(f"wrote {found.save(self.table, verdict=self.verdict)}")
         _check(fail_on, found.table, {}, len(found.table))
 
     def _check_targets(self, targets: tuple[str, ...]) -> None:
@@ -137,15 +154,17 @@ class AuditCommand:
                 f"target: received {received}, accepted: diff A B, each a table of byheart audit --table, a"
                 f" FILE.py:function, or {', '.join(BUILT_IN)}"
             )
-        if self.out != Path("audit.html"):
-            raise ValueError("out: received with diff, which writes no page, accepted: without")
+        if self.out != Path("audit.html") or self.verdict is not None:
+            raise ValueError("out, verdict: received with diff, which has neither, accepted: without")
+        if self.table is not None and self.table.suffix == ".parquet":
+            raise ValueError(f"table: received {self.table} with diff, accepted: a name that ends in .csv")
         if fail_on is not None:
             fail_on.check_noise(len(self.noise))
         if self.table is not None:
             prepare_directory(self.table.parent)
         names = (*self.target[1:], *self.noise)
-        self._check_targets(tuple(name for name in names if not name.endswith(".csv")))
-        tables = {name: read_table(name) for name in names if name.endswith(".csv")}  # before anything is trained
+        self._check_targets(tuple(name for name in names if not name.endswith(SUFFIXES)))
+        tables = {name: read_table(name) for name in names if name.endswith(SUFFIXES)}  # before anything is trained
         for name, table in tables.items():
             if fail_on is not None:
                 fail_on.check_evidence(_evidence_of(table), name)
@@ -157,7 +176,7 @@ class AuditCommand:
         if len(shown) < len(found.table):
             print(f"{len(found.table) - len(shown):,} more; --table writes all")
         if self.table is not None:
-            found.table.to_csv(self.table, index=False, float_format="%.7g")
+            harmless(found.table).to_csv(self.table, index=False, float_format="%.7g")
             print(f"wrote {self.table}")
         is_calibrated = "probability_before" in found.table
         if not is_calibrated:
@@ -167,6 +186,21 @@ class AuditCommand:
             print(f"How many of these are noise is not known without --noise.{apart}")
         print(found)
         _check(fail_on, found.table, found.numbers, found.n_after)
+
+
+def _print_list(found: Audit, verdict: Verdict, most: int) -> None:
+    """Print the first examples with a verdict, and what to do about them; nothing if there are none."""
+    those = found.table[found.table["verdict"] == verdict]
+    first = those.sort_values(SORTED_BY[verdict], ascending=False).head(most).index.tolist()
+    if first:
+        title = f"{verdict}: {len(those):,} of {len(found.table):,}. {WHAT_NOW[verdict]}"
+        rows = zip(first, reasons(found, first), strict=True)
+        if "label" not in found.table:
+            print_table(("example", "reason"), rows, title=title)
+            return
+        names = dict(enumerate(found.label_names))
+        labels = {index: names.get(label, label) for index, label in found.table["label"][first].items()}
+        print_table(("example", "label", "reason"), ((i, labels[i], words) for i, words in rows), title=title)
 
 
 def _evidence(given: Mapping[str, Any]) -> set[Evidence]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from byheart.cli.console import bar, complain, print_table
+from byheart.cli.console import complain, print_table
 from byheart.cli.toy import follow
+from byheart.progress import bar
 from byheart.studies import FigureFormat, Scale
 
 if TYPE_CHECKING:

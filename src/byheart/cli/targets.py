@@ -18,6 +18,7 @@ import pandas as pd
 from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
 from byheart.network.audit import audit
 from byheart.network.counterfactual import counterfactual
+from byheart.network.export import as_it_was, require_pyarrow
 from byheart.network.fit import Fit
 from byheart.network.ids import ID
 from byheart.network.inputs import require_torch
@@ -152,13 +153,18 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: If there is no such file, or it is no such table.
+        ModuleNotFoundError: If it is Parquet and pyarrow is missing; the message says how to install it.
     """
     try:
+        if str(path).endswith(".parquet"):
+            require_pyarrow()
+            return pd.read_parquet(path, engine="pyarrow").set_index("example")
         table = pd.read_csv(path, index_col="example")
         if ID in table:  # 007 and NA are ids
-            table[ID] = pd.read_csv(path, usecols=[ID], dtype=str, keep_default_na=False)[ID].to_numpy()
+            ids = pd.read_csv(path, usecols=[ID], dtype=str, keep_default_na=False)[ID]
+            table[ID] = ids.map(as_it_was).to_numpy()
         return table
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         words = " ".join(str(error).split())
         raise ValueError(
             f"table: received {path} ({words}), accepted: a table as byheart audit --table writes it"

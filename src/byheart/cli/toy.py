@@ -9,8 +9,9 @@ from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
-from byheart.cli.console import Advance, bar, print_table
+from byheart.cli.console import print_table
 from byheart.cli.options import options
+from byheart.progress import Advance, bar
 from byheart.toy.config import TrainConfig
 from byheart.toy.kernels import KERNELS, KernelName
 

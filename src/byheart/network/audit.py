@@ -17,11 +17,12 @@ from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
+from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
-from byheart.network.listed import Picture, Show, largest, picture_or_text
+from byheart.network.listed import Show, Shown, picture_or_text, to_list
 from byheart.network.log import TrainingLog
 from byheart.network.passes import (
     FirstPass,
@@ -32,6 +33,7 @@ from byheart.network.passes import (
     losses_read,
     over_checkpoints,
     second_pass,
+    telling,
     third_pass,
 )
 from byheart.network.ranking import best_score
@@ -45,13 +47,15 @@ from byheart.records import SUFFIX, read, write
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import nn
 
 _UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
 _FIRST_COLUMNS = (
-    *(ID, "label", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
+    *(ID, "label", "target", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
     *("other_label", "copies", "copy_of"),
 )
+_LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
 
@@ -61,10 +65,11 @@ class Audit:
 
     Attributes:
         table: One row per example, in the dataset's order: id, if ids were given; label and prediction (of
-            classifications), verdict (one of ``byheart.network.verdicts``), score, flagged; with a held-out run also
-            estimate of memorization, low and high of its interval, and probability that it is above 0.25; other_label,
-            the class that the last layer would answer instead; copies, how many other examples are the same or nearly
-            so, and copy_of, one of them or -1; the scores of ``byheart.network.score_table`` by name.
+            classifications; of regressions with one number per example target and prediction), verdict (one of
+            ``byheart.network.verdicts``), score, flagged; with a held-out run also estimate of memorization, low and
+            high of its interval, and probability that it is above 0.25; other_label, the class that the last layer
+            would answer instead; copies, how many other examples are the same or nearly so, and copy_of, one of them
+            or -1; the scores of ``byheart.network.score_table`` by name.
         layers: The layers that were looked at.
         rank: By layer: how many of its dimensions are in use, the sum of ``maximal_dimensionality``.
         width: By layer: how many it has.
@@ -74,9 +79,10 @@ class Audit:
         notes: What a reader of the results must know.
         provenance: What was audited, and with which versions, by name.
         label_names: Names of the classes, where the data have them.
-        listed: Indices of the examples that a page lists, from the largest score on.
+        listed: Indices of the examples that are kept with picture or text, from the largest score on.
         neighbours: Indices of the up to three others nearest to each of them in the (first) layer.
-        shown: Pictures or texts of these examples and neighbours, by index.
+        shown: What a reader looks at of these examples and neighbours, by index: a picture, of at most 160 pixels in
+            height and width, a text, or a pair of both.
         carriers: What a detector needs, unless it is not to be kept or the model is no classifier with a last linear
             layer.
     """
@@ -92,7 +98,7 @@ class Audit:
     label_names: list[str]
     listed: Int64[np.ndarray, " n_listed"]
     neighbours: Int64[np.ndarray, "n_listed n_nearest"]
-    shown: dict[int, Picture | str]
+    shown: dict[int, Shown]
     carriers: Carriers | None
 
     def __repr__(self) -> str:
@@ -142,6 +148,25 @@ class Audit:
             )
         return self.neighbours[[places[index] for index in chosen.tolist()]]
 
+    def plot(self) -> Figure:
+        """Return a figure for a paper: how memorization is spread, beside the worst examples.
+
+        On the left are the estimates with their 95 % intervals, or without a held-out run the scores as a histogram; on
+        the right the most memorized examples, and the suspected wrong labels (of regressions the largest errors).
+
+        Returns:
+            A figure of matplotlib of 7.2 by 2.9 inches; its ``savefig`` writes PDF, PNG and more.
+        """
+        from byheart.network.figure import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the numbers, the worst examples, and a small histogram."""
+        from byheart.network.page.notebook import notebook_html
+
+        return notebook_html(self)
+
     def detector(self, model: nn.Module, held_out: Any, false_positive_rate: float = 0.05) -> Detector:
         """Return what finds new inputs whose prediction leans on memorized training examples.
 
@@ -157,24 +182,31 @@ class Audit:
         return make_detector(self, model, held_out, false_positive_rate)
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write the audit as one HTML page that opens from disk, or as one file that ``load`` reads.
+        """Write the audit as one HTML page that opens from disk, a table, or one file that ``load`` reads.
 
         Args:
-            path: Name that ends in .html or .safetensors; its directory is made if missing.
-            **options: Of a page: title, label_names; see ``byheart.network.page.write_page``.
+            path: Name that ends in .html (a page), .csv or .parquet (the table), or .safetensors (all of it, as data);
+                its directory is made if missing.
+            **options: Of a page: title, label_names (``byheart.network.page.write_page``); of a table: verdict, of
+                the examples that are written (``byheart.network.export.write_table``).
 
         Raises:
-            ValueError: If the name ends otherwise, or a file of data is given options of a page.
+            ValueError: If the name ends otherwise, an option is not of this kind of file, or there is no such verdict.
+            ModuleNotFoundError: If pyarrow is missing, which writes Parquet; the message says how to install it.
             OSError: If the file cannot be written.
         """
         path = Path(path)
-        if path.suffix == SUFFIX and not options:
-            return write(path, to_record(self), "audit")
-        if path.suffix != ".html":
+        accepted = {".html": ("title", "label_names"), SUFFIX: (), **dict.fromkeys(SUFFIXES, ("verdict",))}
+        if path.suffix not in accepted or not set(options) <= set(accepted[path.suffix]):
             received = f"{path} with {', '.join(options)}" if options else path
             raise ValueError(
-                f"path: received {received}, accepted: a name that ends in .html, or without options {SUFFIX}"
+                f"path: received {received}, accepted: a name that ends in .html (options title, label_names),"
+                f" {' or '.join(SUFFIXES)} (option verdict), or {SUFFIX}"
             )
+        if path.suffix == SUFFIX:
+            return write(path, to_record(self), "audit")
+        if path.suffix in SUFFIXES:
+            return write_table(self, path, **options)
         from byheart.network.page import write_page
 
         return write_page(
@@ -260,14 +292,15 @@ def audit(
             are not the ``padding_idx`` of the model's embeddings; ``notes`` say which.
         curvature: Adds ``input_curvature`` (``byheart.network.curvature``), for which gradients are computed.
         batch_size: Of data that do not come in batches.
-        show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)) or a text of an
-            input; by default images are recognized by their shape, texts are texts, and of others the first numbers
-            are shown.
-        most_shown: Number of examples that are listed with pictures or texts and neighbours: those with the largest
-            scores, at least 1. All that are flagged are listed too.
+        show: Function that makes a picture (an array of shape (height, width) or (height, width, 3)), a text, or a pair
+            of both of an input; by default images are recognized by their shape, texts are texts, and of others the
+            first numbers are shown, those of a table by name.
+        most_shown: Number of examples that are listed with pictures or texts and neighbours: as many with the largest
+            scores, with the largest ``wrong_label``, and of each verdict but "ordinary"; at least 1.
         detector: Whether to keep what ``Audit.detector`` needs: 4 bytes per input of the last linear layer and example
             that counts as memorized at all; without a held-out run these are half of the examples.
-        on_progress: Called with the number of examples done, and the pass, after every batch.
+        on_progress: Called with the number of examples done, and the pass, after every batch. By default a notebook and
+            a Python that is typed to show a bar if it takes longer than two seconds.
 
     Raises:
         ValueError: If the layer does not exist or is no tensor of finite numbers with the batch's examples, its axes or
@@ -286,16 +319,16 @@ def audit(
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size, model)
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
-    with looking_at(model):
+    with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         copies = CopyFinder(inputs.n_examples)
-        first = first_pass(model, inputs, plan, on_progress, copies)
+        first = first_pass(model, inputs, plan, advance, copies)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         if inputs.are_words and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
-        scores, losses_again = second_pass(model, inputs, plan, first, on_progress, copies)
+        scores, losses_again = second_pass(model, inputs, plan, first, advance, copies)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
             precise = in_float32(model)
@@ -305,8 +338,8 @@ def audit(
             table["input_curvature"] = inputs.in_order(table["input_curvature"].to_numpy())
     if names is not None:
         table.insert(0, ID, names.tolist())
-    for name, values in over_checkpoints(model, inputs, plan, checkpoints, on_progress).items():
-        table[name] = values
+    with telling(on_progress, inputs.n_examples) as advance:
+        table = table.assign(**over_checkpoints(model, inputs, plan, checkpoints, advance))
     if log is not None:
         table["mean_loss"] = log.mean_loss
 
@@ -338,14 +371,15 @@ def audit(
     first_columns = [name for name in _FIRST_COLUMNS if name in table]
     table = table[first_columns + [name for name in table if name not in first_columns]]
 
-    listed = largest(table, most_shown)
+    listed = to_list(table, most_shown)
     with_carriers = detector and first.head_scores is not None
     kept = carrying(table, evidence) if with_carriers else np.zeros(0, dtype=np.int64)
-    with looking_at(model):
-        neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, on_progress)
+    with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
+        neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, advance)
         chosen = np.union1d(listed, neighbours)
-        items = zip(chosen.tolist(), inputs.items(chosen), strict=True)
-        shown = {index: picture_or_text(item, show) for index, item in items}
+        sides = np.where(np.isin(chosen, listed), _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR)
+        items = zip(chosen.tolist(), inputs.items(chosen), sides.tolist(), strict=True)
+        shown = {index: picture_or_text(item, show, inputs.feature_names, side) for index, item, side in items}
     carriers = None
     if with_carriers:
         assert plan.head is not None

@@ -61,6 +61,7 @@ class Inputs:
         are_words: Whether labels are words.
         columns: What the model takes of batches that are dicts.
         labelled: Whether batches must have targets.
+        feature_names: Of the columns of inputs that are tables, by the name of the input, "" if there is one only.
     """
 
     loader: Any
@@ -70,6 +71,7 @@ class Inputs:
     are_words: bool = False
     columns: Columns = field(default_factory=Columns)
     labelled: bool = True
+    feature_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def n_examples(self) -> int:
@@ -291,11 +293,11 @@ def _inputs(data: Any, batch_size: int) -> Inputs:
             " examples"
         )
     if pair:
+        names = _feature_names(data[0])
         data, words = _pairs(*data)
         notes = [] if words is None else [_of_words(words)]
-        return Inputs(
-            _not_empty(DataLoader(data, batch_size), data), notes, words or label_names, are_words=words is not None
-        )
+        loader = _not_empty(DataLoader(data, batch_size), data)
+        return Inputs(loader, notes, words or label_names, are_words=words is not None, feature_names=names)
     is_dataset = hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, IterableDataset))
     is_array = torch.is_tensor(data) or any(hasattr(data, name) for name in ("to_numpy", "__array__", "toarray"))
     if not is_dataset or is_array or isinstance(data, (str, bytes, Mapping)):
@@ -341,6 +343,15 @@ def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
         received = f"{len(values)} targets" if values.ndim else "a single target"
         raise ValueError(f"dataset: received {n_inputs} inputs and {received}, accepted: one target per input")
     return _Pairs(inputs, _shared(values)), words
+
+
+def _feature_names(inputs: Any) -> dict[str, tuple[str, ...]]:
+    """The names of a table's columns, where they are words; those of a dict of tables by its own."""
+    if isinstance(inputs, Mapping):
+        return {str(name): names for name, part in inputs.items() for names in _feature_names(part).values()}
+    names = getattr(inputs, "column_names", getattr(inputs, "columns", ()))  # Arrow's, and those of pandas and polars
+    is_table = not callable(names) and len(names) > 0 and all(isinstance(name, str) for name in names)
+    return {"": tuple(names)} if is_table else {}
 
 
 def _of_words(names: Sequence[str]) -> str:
@@ -504,7 +515,7 @@ def call(model: Any, inputs: Any) -> Any:
     moved = to_device(inputs, device_of(model), _floats_of(model))
     try:
         if isinstance(moved, tuple) and not hasattr(moved, "to"):
-            output = model(*moved)
+            output = model(list(moved)) if _are_words(moved) else model(*moved)
         else:
             output = model(**moved) if isinstance(moved, dict) else model(moved)
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:

@@ -28,6 +28,7 @@ from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, read_model
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
+from byheart.progress import bar_for_a_person
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,8 @@ class FirstPass:
     """What the first pass found.
 
     Attributes:
-        table: Loss of each example; of classifications also label, prediction and margin.
+        table: Loss of each example; of classifications also label, prediction and margin; of regressions with one
+            number per example target and prediction.
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
@@ -161,6 +163,16 @@ def looking_at(model: nn.Module) -> Iterator[None]:
     """
     with threadpoolctl.threadpool_limits(1, user_api="blas"), left_as_found(model):
         yield
+
+
+@contextmanager
+def telling(on_progress: OnProgress | None, n_examples: int) -> Iterator[OnProgress]:
+    """Yield what is told how far passes have come: the caller's own function, or else a bar where a person looks on."""
+    if on_progress is not None:
+        yield on_progress
+        return
+    with bar_for_a_person("audit") as advance:
+        yield lambda done, what: advance(done, n_examples, what)
 
 
 def first_pass(
@@ -321,7 +333,7 @@ def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch
 
 
 def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
-    """Losses of a batch; of classifications also labels, predictions and margins."""
+    """Losses of a batch; of classifications also labels, predictions and margins, of single numbers also these."""
     import torch
 
     losses = losses_read(batch, plan.reading, outputs)
@@ -338,6 +350,9 @@ def _answers(batch: Batch, outputs: Any, plan: Plan) -> pd.DataFrame:
             "margin": logits[index, labels] - others.max(axis=1),
             **columns,
         }
+    elif torch.is_tensor(outputs) and outputs.numel() == batch.targets.numel() == len(batch):
+        numbers = {"target": plan.reading.numbers(batch.targets, batch.indices), "prediction": outputs}
+        columns = {name: each.reshape(-1).to("cpu", torch.float64).numpy() for name, each in numbers.items()} | columns
     return pd.DataFrame(columns, index=batch.indices)
 
 

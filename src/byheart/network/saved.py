@@ -27,14 +27,15 @@ def to_record(audit: Audit) -> Record:
             arrays[f"words/{name}"] = np.frombuffer(json.dumps(column.tolist()).encode(), dtype=np.uint8)
         else:
             arrays[f"table/{name}"] = column.to_numpy()
-    arrays |= {f"shown/{index}": shown for index, shown in audit.shown.items() if not isinstance(shown, str)}
+    pairs = {i: shown if isinstance(shown, tuple) else (shown, shown) for i, shown in audit.shown.items()}
+    arrays |= {f"shown/{index}": shown for index, (shown, _) in pairs.items() if not isinstance(shown, str)}
     carriers = {} if audit.carriers is None else asdict(audit.carriers)
     arrays |= {f"carriers/{name}": value for name, value in carriers.items() if isinstance(value, np.ndarray)}
     header = {name: getattr(audit, name) for name in _AS_JSON}
     header["verdicts"] = list(verdicts.categories)
     header["evidence"] = sorted(audit.evidence)
     header["columns"] = [str(name) for name in audit.table]
-    header["texts"] = {str(index): shown for index, shown in audit.shown.items() if isinstance(shown, str)}
+    header["texts"] = {str(index): shown for index, (_, shown) in pairs.items() if isinstance(shown, str)}
     header["carriers"] = {name: value for name, value in carriers.items() if isinstance(value, str)}
     return Record(arrays, {"audit": json.dumps(header)})
 
@@ -50,7 +51,9 @@ def from_record(record: Record) -> dict[str, Any]:
     columns |= {name: json.loads(content.tobytes()) for name, content in named("words").items()}
     columns["verdict"] = pd.Categorical.from_codes(columns["verdict"], header["verdicts"])
     carriers = named("carriers")
-    shown = {int(index): value for index, value in (named("shown") | header["texts"]).items()}
+    pictures, texts = named("shown"), header["texts"]
+    shown = {int(index): value for index, value in (pictures | texts).items()}
+    shown |= {int(index): (pictures[index], texts[index]) for index in pictures.keys() & texts.keys()}
     return {name: header[name] for name in _AS_JSON} | {
         "table": pd.DataFrame({name: columns[name] for name in header["columns"]}),
         "evidence": frozenset(header["evidence"]),

@@ -32,6 +32,7 @@ class Score:
 
     Attributes:
         name: Its column in ``Audit.table``.
+        title: What a page calls it, in words that need no explanation.
         meaning: What it is, in words that begin a sentence or follow a colon.
         source: Publication that it is taken from, or "ours"; empty if it is a plain quantity.
         evidence: All that it is made from; an audit with this evidence has the score.
@@ -42,6 +43,7 @@ class Score:
     """
 
     name: str
+    title: str
     meaning: str
     source: str
     evidence: frozenset[Evidence]
@@ -75,6 +77,7 @@ SCORES = {
     for score in (
         Score(
             "kernel_leave_one_out",
+            "unlike what similar inputs say",
             "how wrong a kernel ridge regression on the inputs is without the example (closed form)",
             "Rifkin and Lippert 2007",
             _INPUTS,
@@ -82,14 +85,16 @@ SCORES = {
         ),
         Score(
             "neighbour_disagreement",
+            "nearest inputs with another label",
             "the share of the nearest inputs that have another label",
             "",
             _INPUTS,
             transform="identity",
         ),
-        Score("loss", "the loss of the network as it is now", "", _MODEL, calibrates="without a log"),
+        Score("loss", "error now", "the loss of the network as it is now", "", _MODEL, calibrates="without a log"),
         Score(
             "mean_loss",
+            "error averaged over training",
             "the loss averaged over training, from a log or checkpoints",
             "Pleiss et al. 2020 and others",
             _MODEL | {"log"},
@@ -97,6 +102,7 @@ SCORES = {
         ),
         Score(
             "margin",
+            "lead of the right answer",
             "the logit of the right class less the largest other one; below 0 the answer is wrong",
             "",
             _MODEL | {"classes"},
@@ -105,6 +111,7 @@ SCORES = {
         ),
         Score(
             "example_dimensionality",
+            "room of its own in the network",
             "D_X, the share of a dimension of the layer that the example has to itself",
             "Henighan et al. 2023",
             _MODEL,
@@ -112,6 +119,7 @@ SCORES = {
         ),
         Score(
             "maximal_dimensionality",
+            "unlike all other examples",
             "D*, the share of a dimension along the direction that isolates the example best: its leverage, which sums"
             " to the layer's rank",
             "C. Olah, comment in Henighan et al. 2023",
@@ -121,6 +129,7 @@ SCORES = {
         ),
         Score(
             "ridge_leave_one_out",
+            "error of the last layer without it",
             "how wrong a ridge regression on the last layer's input is without the example (closed form)",
             "Allen 1974",
             _HEAD,
@@ -129,6 +138,7 @@ SCORES = {
         ),
         Score(
             "gradient_dimensionality",
+            "unlike others in what it asks of the network",
             "D* of the gradient in the last linear layer, by Kronecker factors",
             "after Martens and Grosse 2015",
             _HEAD,
@@ -136,6 +146,7 @@ SCORES = {
         ),
         Score(
             "other_class",
+            "more like another class",
             "own-class leave-one-out D* over the lowest D* of another class (logarithm): finds wrong labels",
             "ours",
             _CLASS_MOMENTS,
@@ -145,6 +156,7 @@ SCORES = {
         ),
         Score(
             "wrong_label",
+            "suspicion of a wrong label",
             "how much the evidence says that the label is wrong: the rank by the loss averaged over training (without a"
             " log, by the loss now), and by other_class, as far as that tells the classes apart",
             "ours",
@@ -153,6 +165,7 @@ SCORES = {
         ),
         Score(
             "class_dimensionality",
+            "unlike the others of its class",
             "D* among the examples of its own class, with a ridge of 0.01 of the mean eigenvalue",
             "",
             _CLASS_MOMENTS,
@@ -161,6 +174,7 @@ SCORES = {
         ),
         Score(
             "residual_dimensionality",
+            "unlike all others, times error",
             "D* of the last layer's input times the squared residual",
             "ours",
             _HEAD,
@@ -168,6 +182,7 @@ SCORES = {
         ),
         Score(
             "gradient_norm",
+            "how much it asks of the network",
             "the length of the gradient in the last linear layer",
             "Paul et al. 2021",
             _HEAD,
@@ -175,12 +190,14 @@ SCORES = {
         ),
         Score(
             "mean_residual_dimensionality",
+            "unlike all others, times error, averaged over training",
             "D* of the last layer's input times the squared residual, averaged over checkpoints",
             "ours",
             _HEAD | {"checkpoints"},
         ),
         Score(
             "input_curvature",
+            "answer changes with small changes of the input",
             "how fast the loss's gradient changes along the input",
             "Garg, Ravikumar and Roy 2024",
             _MODEL | {"curvature"},

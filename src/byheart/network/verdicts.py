@@ -6,7 +6,7 @@ fit is not memorized, and a rare example that it knows by heart may be right.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -26,6 +26,15 @@ VERDICTS: dict[Verdict, str] = {
     "ordinary": "the network answers it by what it learned from all",
 }
 """What each verdict means. An example has the first that applies; the columns say what else does."""
+WHAT_NOW: dict[Verdict, str] = {
+    "suspected wrong label": "Look whether each label is right, and mend those that are wrong.",
+    "memorized": "Look at each: is it rare and right, is it private, or is it not worth knowing? More examples of its"
+    " kind, or none, make the network learn from others what it now knows by heart.",
+    "not learned": "These did not fit: wrong labels, hard examples, or too little training.",
+    "copy": "Drop all copies but one, and keep copies on one side of a split into training and test data.",
+    "ordinary": "Nothing.",
+}
+"""What to do about the examples with each verdict."""
 SUSPECTED_SHARE = 0.02  # of the examples that may be suspected of a wrong label
 
 
@@ -92,34 +101,61 @@ def reason(audit: Audit, index: int) -> str:
         audit: What was found.
         index: Of the example, in the dataset's order.
     """
-    table, row = audit.table, audit.table.iloc[index]
-    verdict = row["verdict"]
-    parts = []
+    return reasons(audit, [index])[0]
+
+
+def reasons(audit: Audit, indices: Iterable[int]) -> list[str]:
+    """Return for each of some examples in a sentence what speaks for its verdict.
+
+    Args:
+        audit: What was found.
+        indices: Of the examples, in the dataset's order.
+    """
+    in_order = {
+        name: np.sort(audit.table[name].to_numpy()) for name in ("loss", "mean_loss", "score") if name in audit.table
+    }
+    columns = {str(name): column.to_numpy() for name, column in audit.table.items()}
+    found = []
+    for index in indices:
+        words = "; ".join(_parts(audit, columns, in_order, index)) or "nothing stands out"
+        found.append(words[0].upper() + words[1:] + ".")
+    return found
+
+
+def _parts(
+    audit: Audit, columns: Mapping[str, np.ndarray], in_order: Mapping[str, np.ndarray], index: int
+) -> Iterator[str]:
+    """What speaks for the verdict on an example, in the order of importance."""
+    row = {name: values[index] for name, values in columns.items()}
+
+    def share_below(name: str) -> str:
+        per_mille = 1000 * int(np.searchsorted(in_order[name], row[name])) // len(in_order[name])
+        return f"{per_mille / 10:.1f}%"  # rounded down, since none is above all
+
     if "classes" in audit.evidence:
         names = dict(enumerate(audit.label_names))
-        label, answer, other = (names.get(int(row[c]), int(row[c])) for c in ("label", "prediction", "other_label"))
+        label, answer = (names.get(int(row[c]), int(row[c])) for c in ("label", "prediction"))
         if row["prediction"] != row["label"]:
-            parts.append(f"labelled {label}, but the network answers {answer}")
-        if verdict == "suspected wrong label":
-            loss = "mean_loss" if "log" in audit.evidence else "loss"
-            times = "averaged over training" if loss == "mean_loss" else "now"
-            parts.append(f"its loss {times} is larger than that of {_share_below(table[loss], index)} of all examples")
-            if row["prediction"] == row["label"] and row["other_label"] >= 0 and row.get("ridge_leave_one_out", -1) > 0:
-                parts.append(f"without it, its last layer's other examples answer {other}")
-            if row["copy_of"] >= 0 and table["label"][row["copy_of"]] != row["label"]:
-                copy_label = int(table["label"][row["copy_of"]])
-                parts.append(f"its copy {row['copy_of']} is labelled {names.get(copy_label, copy_label)}")
+            yield f"labelled {label}, but the network answers {answer}"
+        if row["verdict"] == "suspected wrong label":
+            loss, when = ("mean_loss", "averaged over training") if "log" in audit.evidence else ("loss", "now")
+            yield f"its error (loss) {when} is larger than that of {share_below(loss)} of all examples"
+            if "class_moments" in audit.evidence:
+                of_layers = [row[column] for column in SCORES["other_class"].columns(audit.layers)]
+                if np.mean(of_layers) > 0:
+                    yield "to the network it is more like the examples of another class"
+            if row["copy_of"] >= 0 and columns["label"][row["copy_of"]] != row["label"]:
+                copy_label = int(columns["label"][row["copy_of"]])
+                yield f"its copy, number {row['copy_of']}, is labelled {names.get(copy_label, copy_label)}"
+        if row["verdict"] in ("suspected wrong label", "memorized") and row["prediction"] == row["label"]:
+            other = int(row.get("other_label", -1))
+            if other >= 0 and row.get("ridge_leave_one_out", -1) > 0:
+                yield f"fitted to all other examples, the last layer answers {names.get(other, other)}"
     if row["flagged"]:
-        if "probability" in table:
-            parts.append(f"known by heart with a probability of {row['probability']:.0%}")
+        if "probability" in row:
+            yield f"known by heart with a probability of {row['probability']:.0%}"
         else:
-            parts.append(f"its score is larger than that of {_share_below(table['score'], index)} of all examples")
+            yield f"its score of memorization is larger than that of {share_below('score')} of all examples"
     if row["copies"] > 0:
         others = f" and {row['copies'] - 1} more" if row["copies"] > 1 else ""
-        parts.append(f"a copy, or nearly so, of example {row['copy_of']}{others}")
-    words = "; ".join(parts) or "nothing stands out"
-    return words[0].upper() + words[1:] + "."
-
-
-def _share_below(values: pd.Series[float], index: int) -> str:
-    return f"{(values < values.iloc[index]).mean():.1%}"
+        yield f"a copy, or nearly so, of example number {row['copy_of']}{others}"

@@ -37,19 +37,21 @@ def write_page(
     Raises:
         OSError: If the page cannot be written; nothing is left behind.
     """
-    page = (
-        _templates()
-        .get_template(template)
-        .render(
-            contents,
-            style=asset("page/page.css") + style,
-            scripts=scripts,
-            data=data,
-            data_text=Markup(to_script_json(data)),
-        )
+    page = render(
+        template,
+        **contents,
+        style=asset("page/page.css") + style,
+        scripts=scripts,
+        data=data,
+        data_text=Markup(to_script_json(data)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
+
+
+def render(template: str, **contents: Any) -> str:
+    """Return what a template of the package makes of values, by name."""
+    return _templates().get_template(template).render(contents)
 
 
 def asset(name: str) -> Markup:

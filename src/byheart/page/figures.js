@@ -4,7 +4,10 @@ const TYPES = { i2: Int16Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Arr
 
 // Encoded little-endian, as all machines with a browser are.
 function decode({ type, data, scale }) {
-  const raw = new TYPES[type](Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer);
+  const characters = atob(data);
+  const bytes = new Uint8Array(characters.length);
+  for (let k = 0; k < bytes.length; k++) bytes[k] = characters.charCodeAt(k);
+  const raw = new TYPES[type](bytes.buffer);
   return scale === undefined ? raw : Float64Array.from(raw, (value) => value * scale);
 }
 
