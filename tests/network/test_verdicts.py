@@ -64,7 +64,9 @@ def test_other_class_counts_as_far_as_it_tells_the_classes_apart():
     of_loss = wrong_label_score(mixed, ["fc"], EVIDENCE)
     assert (np.argsort(of_loss) == np.argsort(loss)).all()
     assert (np.argsort(wrong_label_score(apart, ["fc"], EVIDENCE)) == np.argsort(other)).all()
-    logged = apart.assign(mean_loss=loss[::-1])
+    logged = apart.assign(mean_loss=loss[::-1])  # other_class says another class of none
+    of_log = wrong_label_score(logged, ["fc"], EVIDENCE | {"log"})
+    assert (np.argsort(of_log) == np.argsort(loss[::-1])).all()
     without = wrong_label_score(logged, ["fc"], {"model", "classes", "log"})
     assert (np.argsort(without) == np.argsort(loss[::-1])).all()
 

@@ -1,7 +1,7 @@
 """Which ranking finds wrong labels? Real networks on data with planted ones, beside the loss and confident learning.
 
-The form of ``wrong_label`` and its exponent were decided on other planted labels (seed 0) of the networks without a
-residual network or transformer; none of what is judged here was looked at then.
+The form of ``wrong_label`` and its exponents were decided on other planted labels of these networks (seeds 0 and 1),
+which are not among those that are judged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _N_EXAMPLES = 5_000
 _N_FOLDS = 3
 _N_DRAWS = 400  # of the bootstrap
 _N_TABULAR = 2_000
-_SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (1, 2), "medium": (1, 2), "paper": (1, 2, 3)}
+_SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (2, 3), "medium": (2, 3), "paper": (2, 3)}
 _TOLERANCE = 0.05
 _OURS = {"wrong_label": "wrong_label, with a log", "wrong_label_without_log": "wrong_label, one checkpoint"}
 _RANKINGS = {
@@ -195,9 +195,9 @@ def _groups(scale: Scale) -> dict[str, list[Network]]:
         Network(data, kind, n_epochs, seed)
         for seed in _SEEDS[scale]
         for data, kind, n_epochs in chosen
-        if kind not in _SLOW or seed <= 2
+        if kind not in _SLOW or seed == 2
     ]
-    clean = [Network(d, k, n, 1, 0.0) for d, k, n in chosen if k not in _SLOW]
+    clean = [Network(d, k, n, 2, 0.0) for d, k, n in chosen if k not in _SLOW]
     return {"planted": planted, "clean": clean}
 
 
@@ -241,13 +241,7 @@ def _run(network: Network, *, n_threads: int | None, report: Report) -> Record:
         report(1 / _N_FOLDS, 0)
         given = data.inputs, data.labels
         with_log, without = audit(model, given, log=log).table, audit(model, given).table
-        rng = np.random.default_rng(network.seed)
-        fold = rng.permutation(np.arange(len(data)) % _N_FOLDS)
-        of_folds = np.zeros((2, len(data)))
-        for k in range(_N_FOLDS if network.share_wrong else 0):
-            other = _trained(network, data, np.flatnonzero(fold != k), 100 + network.seed * _N_FOLDS + k)
-            left_out = audit(other, given).table
-            of_folds[:, fold == k] = _confidences(left_out)[:, fold == k]
+        of_folds = _of_folds(network, data) if network.share_wrong else np.zeros((2, len(data)))
         loss, margin = _confidences(with_log)
     arrays = {
         "wrong": wrong,
@@ -264,6 +258,16 @@ def _run(network: Network, *, n_threads: int | None, report: Report) -> Record:
         "margin_of_folds": of_folds[1],
     }
     return Record(arrays, header)
+
+
+def _of_folds(network: Network, data: Labelled) -> Float64[np.ndarray, "2 n_examples"]:
+    """Confidences of each example in a network that was trained without the third of the data that it is in."""
+    fold = np.random.default_rng(network.seed).permutation(np.arange(len(data)) % _N_FOLDS)
+    found = np.zeros((2, len(data)))
+    for k in range(_N_FOLDS):
+        other = _trained(network, data, np.flatnonzero(fold != k), 100 + network.seed * _N_FOLDS + k)
+        found[:, fold == k] = _confidences(audit(other, (data.inputs, data.labels)).table)[:, fold == k]
+    return found
 
 
 def _trained(
@@ -480,7 +484,7 @@ def _setup(tables: Tables) -> str:
     return (
         f"{suspects['network'].nunique()} networks on data of which {SHARE_WRONG:.0%} of the labels were replaced by"
         f" another class drawn evenly, seeds {', '.join(map(str, sorted(suspects['seed'].unique())))} (of the ResNet"
-        " and BERT the first two); AdamW at 1e-3 (BERT 5e-4), batches of 100, from random weights."
+        " and BERT the first); AdamW at 1e-3 (BERT 5e-4), batches of 100, from random weights."
     )
 
 
