@@ -179,21 +179,22 @@ def _kind_of(parts: list[np.ndarray]) -> tuple[Kind, int]:
 
 
 def _digests(parts: list[np.ndarray]) -> list[bytes]:
-    """A digest of each example; repeated last numbers of a row count once, since batches are padded differently."""
-    found = []
-    for rows in zip(*parts, strict=True):
-        digest = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            if isinstance(row, str):
-                digest.update(row.encode(errors="surrogatepass"))
-                continue
-            values = np.asarray(row)
-            if values.ndim == 1 and values.dtype.kind in "iu" and len(values):
-                others = np.flatnonzero(values != values[-1])
-                values = values[: (others[-1] if len(others) else -1) + 2]
-            digest.update(repr(values.shape).encode() + np.ascontiguousarray(values + values.dtype.type(0)).tobytes())
-        found.append(digest.digest())
-    return found
+    """A digest of each example."""
+    rows = zip(*map(_bytes_of, parts), strict=True)
+    return [hashlib.blake2b(b"".join(row), digest_size=16).digest() for row in rows]
+
+
+def _bytes_of(part: np.ndarray) -> list[bytes]:
+    """The bytes of each row; its repeated last numbers count once, since batches of texts are padded differently."""
+    if part.dtype.kind == "O":
+        return [f"{len(text)} {text}".encode(errors="surrogatepass") for text in part]
+    part = np.ascontiguousarray(part + part.dtype.type(0))  # 0 for -0
+    if part.ndim == 2 and part.shape[1] and part.dtype.kind in "iu":
+        lengths = part.shape[1] - np.argmax((part != part[:, -1:])[:, ::-1], axis=1) + 1
+        lengths = np.where((part == part[:, -1:]).all(axis=1), 1, np.minimum(lengths, part.shape[1]))
+        return [b"%d " % n + row[:n].tobytes() for row, n in zip(part, lengths.tolist(), strict=True)]
+    shape = repr(part.shape[1:]).encode()
+    return [shape + row.tobytes() for row in part]
 
 
 def _of_tokens(rows: Int64[np.ndarray, "n_examples n_tokens"]) -> Float32[np.ndarray, "n_examples n_kept"]:
