@@ -473,7 +473,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     seeds = table.groupby("network")["seed"].nunique()
     caption = (
         f"Of data of which {SHARE_WRONG:.0%} of the labels were replaced, the share of wrong ones among as many first"
-        f" examples, by ranking. Points are means over {seeds.min()} to {seeds.max()} seeds, lines reach from the least"
+        f" examples, by ranking. Points are means over {seeds.min()} to {seeds.max()} seeds, bars reach from the least"
         " to the largest. One network each, but for the confidence of three folds, which takes three more."
     )
     return {"wrong-labels": Captioned(figure, caption)}
