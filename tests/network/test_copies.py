@@ -105,3 +105,29 @@ def test_groups_number_the_examples_where_there_are_no_copies():
     groups = groups_of_copies(as_inputs((inputs, labels)))
     assert len(np.unique(groups)) == 198
     assert groups[50] == groups[60] == groups[2]
+
+
+@pytest.mark.parametrize("n_copied", [20, 100, 300])
+def test_many_near_copies_are_found_too(n_copied):
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(1_000, 20, 20)).astype(np.float32)
+    inputs[:n_copied] = inputs[500 : 500 + n_copied] + 0.01 * rng.normal(size=(n_copied, 20, 20))
+    copies, copy_of, _ = found(inputs)
+    assert (copies[:n_copied] == 1).all()
+    assert (copy_of[:n_copied] == np.arange(500, 500 + n_copied)).all()
+    assert copies.sum() == 2 * n_copied
+
+
+def test_inputs_that_are_not_finite_are_found_if_they_are_the_same():
+    inputs = IMAGES.copy()
+    inputs[4, 0, 0] = np.nan
+    inputs[90] = inputs[4]
+    assert np.flatnonzero(found(inputs)[0]).tolist() == [4, 90]
+
+
+def test_a_query_with_two_documents_is_no_copy():
+    batches = {"query": torch.as_tensor(TEXTS[[0] * 50]), "document": torch.as_tensor(TEXTS[:50])}
+    finder = CopyFinder(50)
+    finder.look(batches)
+    finder.add(batches, np.arange(50))
+    assert not finder.finish()[0].any()

@@ -244,6 +244,7 @@ def audit(
     show: Show | None = None,
     most_shown: int = 500,
     detector: bool = True,
+    copies: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Audit:
     """Score each training example of a network by how much it is memorized.
@@ -299,6 +300,7 @@ def audit(
             scores, with the largest ``wrong_label``, and of each verdict but "ordinary"; at least 1.
         detector: Whether to keep what ``Audit.detector`` needs: 4 bytes per input of the last linear layer and example
             that counts as memorized at all; without a held-out run these are half of the examples.
+        copies: Whether to look for copies among the inputs; 272 bytes of each example are kept for it.
         on_progress: Called with the number of examples done, and the pass, after every batch. By default a notebook and
             a Python that is typed to show a bar if it takes longer than two seconds.
 
@@ -321,14 +323,14 @@ def audit(
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
-        copies = CopyFinder(inputs.n_examples)
-        first = first_pass(model, inputs, plan, advance, copies)
+        finder = CopyFinder(inputs.n_examples) if copies else None
+        first = first_pass(model, inputs, plan, advance, finder)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         if inputs.are_words and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
-        scores, losses_again = second_pass(model, inputs, plan, first, advance, copies)
+        scores, losses_again = second_pass(model, inputs, plan, first, advance, finder)
         table = pd.concat([first.table, scores], axis=1)
         if curvature:
             precise = in_float32(model)
@@ -365,7 +367,7 @@ def audit(
 
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
-    table["copies"], table["copy_of"], of_copies = copies.finish()
+    table["copies"], table["copy_of"], of_copies = (0, -1, []) if finder is None else finder.finish()
     table["verdict"] = judge(table, plan.layers, evidence)
     notes += of_copies
     first_columns = [name for name in _FIRST_COLUMNS if name in table]
@@ -456,7 +458,8 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(
             "Two passes gave different losses: the data are drawn anew each time (augmentation), or the model is random"
-            " in evaluation mode. Scores are those of one draw; audit the data without augmentation."
+            " in evaluation mode. Scores are those of one draw, and copies are not found; audit the data without"
+            " augmentation."
         )
     return notes
 

@@ -65,6 +65,7 @@ class EpochLosses:
             ValueError: As ``audit`` of the data, outputs and loss.
         """
         model = unwrapped(model)
+        self._log = None  # each training has its own
         with left_as_found(model):
             self._inputs = as_inputs(data if self.dataset is None else self.dataset, self.batch_size, model)
             batch = next(iter(self._inputs))

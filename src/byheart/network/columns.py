@@ -16,7 +16,7 @@ from byheart.network.huggingface import of_next_token, transformers_model
 from byheart.network.layers import unwrapped
 
 TARGETS = ("labels", "label", "label_ids", "targets", "target")
-_IGNORED = -100
+IGNORED = -100
 
 
 class Columns:
@@ -120,7 +120,7 @@ def _check_rows(name: str, values: Any, are_targets: bool) -> None:
 def _of_next(labels: Any) -> Any:
     """Labels of the positions that follow; the last one has none."""
     moved = labels.roll(-1, dims=1)
-    moved[:, -1] = _IGNORED
+    moved[:, -1] = IGNORED
     return moved
 
 

@@ -37,6 +37,7 @@ _MOST_PAIRS = 2**22  # that are looked at
 _MOST_COMPARED = 4_000  # examples that are compared with all others
 _AT_ONCE = 200
 _WIDEST = 2**20  # numbers of an input that are drawn together into the few that are kept
+_NO_TEXT = ("attention_mask", "token_type_ids", "position_ids")  # what the other inputs of a text say already
 _SHORTEST_TEXT = 16  # tokens; of fewer, one changed is no small change
 
 
@@ -151,7 +152,8 @@ def _parts(inputs: Any) -> list[np.ndarray]:
     if isinstance(inputs, Mapping):
         mask = inputs.get("attention_mask")
         counted = None if mask is None else as_array(mask, "attention_mask").astype(bool)
-        arrays = [part for name in sorted(inputs) if name != "attention_mask" for part in _parts(inputs[name])]
+        of_text = [name for name in sorted(inputs) if not str(name).endswith(_NO_TEXT)]
+        arrays = [part for name in of_text for part in _parts(inputs[name])]
         if counted is None:
             return arrays
         return [np.where(counted, a, -1) if a.shape == counted.shape and a.dtype.kind in "iu" else a for a in arrays]
@@ -168,12 +170,12 @@ def _parts(inputs: Any) -> list[np.ndarray]:
 
 def _kind_of(parts: list[np.ndarray]) -> tuple[Kind, int]:
     """What the inputs of a batch are, and how many numbers each has, 0 of tokens."""
-    if parts and all(part.dtype.kind == "f" for part in parts):
+    if parts and all(part.dtype.kind == "f" and np.isfinite(part).all() for part in parts):
         width = sum(part[0].size for part in parts)
         if width > _WIDEST:
             return "others", 0
         return ("columns" if len(parts) == 1 and parts[0].ndim == 2 else "numbers"), width
-    if parts and parts[0].dtype.kind in "iu" and parts[0].ndim == 2 and parts[0].shape[1] >= _SHORTEST_TEXT:
+    if len(parts) == 1 and parts[0].dtype.kind in "iu" and parts[0].ndim == 2 and parts[0].shape[1] >= _SHORTEST_TEXT:
         return "tokens", 0
     return "others", 0
 
@@ -215,16 +217,18 @@ def _of_tokens(rows: Int64[np.ndarray, "n_examples n_tokens"]) -> Float32[np.nda
 
 
 def _scale(rows: Float32[np.ndarray, "n_distinct n_kept"]) -> tuple[float, float, float]:
-    """The spread of all inputs, the median distance to the nearest other, and of how many dimensions they are.
+    """The spread of all inputs, the median distance to those around, and of how many dimensions they are.
 
-    These are what the distances to the nearest and the second nearest say (Facco et al. 2017).
+    These are what the distances to the nearest and twice as many nearest say: in d dimensions their ratio is 2^(1/d)
+    (after Facco et al. 2017).
     """
     spread = float(np.sqrt(np.square(rows - rows.mean(axis=0), dtype=np.float64).sum(axis=1).mean()))
     chosen = np.random.default_rng(0).permutation(len(rows))[:_N_TYPICAL]
-    one, two = _distances(rows, chosen, 2).T
-    apart = one > 0
-    n_dimensions = 1 / max(float(np.log(two[apart] / one[apart]).mean()), 1e-6) if apart.any() else 1.0
-    return spread, float(np.median(one)), n_dimensions
+    nearest = _distances(rows, chosen, _N_AROUND)
+    far, half = nearest[:, -1], nearest[:, _N_AROUND // 2 - 1]  # beyond an example's copies
+    apart = half > 0
+    ratio = float(np.median(np.log(far[apart] / half[apart]))) if apart.any() else 1.0
+    return spread, float(np.median(far)), np.log(2) / max(ratio, 1e-6)
 
 
 def _distances(

@@ -7,6 +7,7 @@ Source: Feldman and Zhang 2020, "What neural networks memorize and why".
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs, is_pair
 from byheart.records import Record, Records, digest
 
+_UNEVEN = 0.05  # how far from the fraction the share of a training set may be
 FitFunction = Callable[[np.ndarray, int], Any]
 
 
@@ -163,6 +165,14 @@ def counterfactual(
         dataset = as_inputs(dataset).loader
     _, group = np.unique(_groups(dataset, groups), return_inverse=True)
     mask = balanced_subsets(int(group.max()) + 1, n_models, fraction, seed, fewest=0)[:, group]
+    shares = mask.mean(axis=1)
+    uneven = int(np.abs(shares - fraction).argmax())
+    if abs(shares[uneven] - fraction) > max(_UNEVEN, 1 / mask.shape[1]):
+        raise ValueError(
+            f"groups: received {int(group.max()) + 1} of {len(group)} examples, so uneven that one model is trained on"
+            f" {shares[uneven]:.0%} of them, accepted: groups that leave fraction={fraction:g} possible, or"
+            " groups=False"
+        )
     records = Records(store)
     common = {"targets": _digest_targets(dataset), "settings of Fit": fit.settings if isinstance(fit, Fit) else ""}
     todo = [
@@ -239,7 +249,9 @@ def _groups(dataset: Any, given: Any) -> Int64[np.ndarray, " n_examples"]:
         return np.arange(n_examples)
     try:
         return groups_of_copies(as_inputs(dataset))
-    except (ValueError, TypeError):  # a dataset that only ``fit`` understands
+    except (ValueError, TypeError) as error:  # a dataset that only ``fit`` understands
+        words = " ".join(str(error).split())
+        warnings.warn(f"copies were not looked for ({words}); groups=False says that none matter", stacklevel=3)
         return np.arange(n_examples)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import io
 from pathlib import Path
@@ -44,7 +45,9 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
     prepare_directory(path.parent)
     buffer = io.BytesIO()
     if path.suffix == ".csv":
-        harmless(table).to_csv(buffer, index_label="example", float_format="%.7g", lineterminator="\n")
+        harmless(table).to_csv(
+            buffer, index_label="example", float_format="%.7g", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )
     else:
         require_pyarrow()
         table.rename_axis("example").reset_index().to_parquet(buffer, engine="pyarrow", index=False)

@@ -17,8 +17,8 @@ from jaxtyping import Int64, Shaped
 
 from byheart.arrays import as_array, as_labels, whole_numbers
 from byheart.datasets import Labelled
-from byheart.network.columns import TARGETS, Columns, collate_rows, names_of_classes
-from byheart.network.huggingface import names_of_outputs
+from byheart.network.columns import IGNORED, TARGETS, Columns, collate_rows, names_of_classes
+from byheart.network.huggingface import names_of_outputs, of_next_token
 from byheart.network.layers import left_as_found
 
 if TYPE_CHECKING:
@@ -186,7 +186,22 @@ class Inputs:
                 f"dataset: received items of type {type(item).__name__}, accepted: (input, target), where the input"
                 " may be a dict of tensors; several inputs and a target last; or a dict with the targets as labels"
             )
-        return _input_of(item), item[-1]
+        inputs, targets = _input_of(item), item[-1]
+        ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
+        if (
+            ids is not None
+            and torch.is_tensor(ids)
+            and torch.is_tensor(targets)
+            and ids.shape == targets.shape
+            and ids.ndim == 2
+        ):
+            same = bool(((targets == ids) | (targets == IGNORED)).all())
+            if same and self.columns.model is not None and of_next_token(self.columns.model, targets, {}):
+                raise ValueError(
+                    "dataset: received pairs whose targets are the tokens themselves, for a model that generates text,"
+                    " accepted: dicts with labels, which are moved by one position, or targets moved already"
+                )
+        return inputs, targets
 
 
 def _by_default(loader: Any) -> bool:

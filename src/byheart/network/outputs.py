@@ -12,7 +12,9 @@ from byheart.arrays import as_labels, finite_array
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.inputs import require_torch
+from byheart.network.listed import Show
 from byheart.network.log import TrainingLog
+from byheart.network.passes import OnProgress
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +32,16 @@ def audit_outputs(
     features: Any = None,
     log: TrainingLog | None = None,
     held_out: Counterfactual | None = None,
-    **options: Any,
+    ids: Any = None,
+    batch_size: int = 512,
+    show: Show | None = None,
+    most_shown: int = 500,
+    on_progress: OnProgress | None = None,
 ) -> Audit:
     """Score each training example of a classifier from what it gave, without the classifier.
 
     With features the audit has every score of a torch module that ends in a linear layer, except ``input_curvature``
-    and those of checkpoints, and no detector. Without them, what is looked at in place of a layer is the outputs, and
+    and those of checkpoints, no copies and no detector. Without them, what is looked at in place of a layer is the outputs, and
     scores of a last layer are left out.
 
     Args:
@@ -47,7 +53,7 @@ def audit_outputs(
         features: What its last linear layer reads of each example, of shape (n_examples, n_features).
         log: Of the losses in training, if there is one.
         held_out: As of ``audit``.
-        **options: Others of ``audit``: ids, batch_size, show, most_shown, on_progress.
+        ids, batch_size, show, most_shown, on_progress: As of ``audit``.
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do
@@ -71,7 +77,19 @@ def audit_outputs(
     given = {"features": read.astype(np.float32), "outputs": outputs.astype(np.float32)}
     head: Literal[False] | str = False if features is None else "head"
     found = audit(
-        _recorded(), (given, labels), "features", head=head, log=log, held_out=held_out, detector=False, **options
+        _recorded(),
+        (given, labels),
+        "features",
+        head=head,
+        log=log,
+        held_out=held_out,
+        ids=ids,
+        batch_size=batch_size,
+        show=show,
+        most_shown=most_shown,
+        on_progress=on_progress,
+        detector=False,
+        copies=False,  # outputs that are the same are no copies
     )
     layer = "outputs" if features is None else "features"
     of_network = ("The network's output is", "Outputs are log", "Scores of the last linear layer are left out")

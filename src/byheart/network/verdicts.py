@@ -74,15 +74,19 @@ def judge(table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evide
     """Return the verdict on every example, a category.
 
     A wrong label is suspected of the two in a hundred examples with the largest ``wrong_label``, if something says
-    another class: the network's answer, ``ridge_leave_one_out``, ``other_class`` or the label of a copy. Memorized are
-    those that are flagged, not learned those that are answered wrongly.
+    another class: the network's answer, ``ridge_leave_one_out``, ``other_class`` or the label of a copy. Not learned
+    are those that are answered wrongly, memorized those of the others that are flagged; of a regression only with a log
+    or a held-out run, since a large loss alone may be of what was never learned.
     """
     found = pd.Series("ordinary", table.index, dtype=object)
     found[table["copies"] > 0] = "copy"
     if "classes" in evidence:
         wrong = table["prediction"] != table["label"]
         found[wrong] = "not learned"
-    found[table["flagged"]] = "memorized"
+    if "classes" in evidence:
+        found[table["flagged"] & ~wrong] = "memorized"
+    elif frozenset(evidence) & {"log", "held_out"}:  # else a large loss may be of what was never learned
+        found[table["flagged"]] = "memorized"
     if "classes" in evidence:
         says_other = wrong | (_label_of_copy(table) != table["label"])
         if "head" in evidence:
