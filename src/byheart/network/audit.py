@@ -56,6 +56,7 @@ _FIRST_COLUMNS = (
     *("other_label", "copies", "copy_of"),
 )
 _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
+_MOSTLY_WRONG = 0.5  # share of answers from which on something else than the network may be wrong
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
 
@@ -454,6 +455,13 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
             f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
             " network whose outputs are those of a linear layer has them; F.linear, a function, is none."
         )
+    if plan.n_classes is not None:
+        wrong = float((first.table["prediction"] != first.table["label"]).mean())
+        if wrong > _MOSTLY_WRONG:
+            notes.append(
+                f"The network answers {wrong:.0%} of the examples otherwise than they are labelled: is it the trained"
+                " one, are these its training data, and are the labels in the order of its outputs?"
+            )
     losses = first.table["loss"]
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(

@@ -41,8 +41,8 @@ def audit_outputs(
     """Score each training example of a classifier from what it gave, without the classifier.
 
     With features the audit has every score of a torch module that ends in a linear layer, except ``input_curvature``
-    and those of checkpoints, no copies and no detector. Without them, what is looked at in place of a layer is the outputs, and
-    scores of a last layer are left out.
+    and those of checkpoints, no copies and no detector. Without them, what is looked at in place of a layer is the
+    outputs, and scores of a last layer are left out.
 
     Args:
         labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,).
@@ -53,7 +53,11 @@ def audit_outputs(
         features: What its last linear layer reads of each example, of shape (n_examples, n_features).
         log: Of the losses in training, if there is one.
         held_out: As of ``audit``.
-        ids, batch_size, show, most_shown, on_progress: As of ``audit``.
+        ids: As of ``audit``, like all that follow.
+        batch_size: Examples that are looked at together.
+        show: Makes a picture or a text of an example's arrays.
+        most_shown: Number of examples that are kept for the page.
+        on_progress: Called with the number of examples done, and the pass.
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do

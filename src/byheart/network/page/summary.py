@@ -144,8 +144,8 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
             {
                 "question": "Which labels are wrong?",
                 "heading": "Suspected wrong labels",
-                "answer": f"Perhaps these {n_suspects:,}, the most suspicious first. Data without a wrong label have"
-                " suspects too: hard examples."
+                "answer": f"Perhaps some of these {n_suspects:,}, the most suspicious first. At most 2 in 100 are"
+                " listed, so that there may be more. Perfectly labelled data have suspects too: hard examples."
                 if n_suspects
                 else "None is suspected.",
                 "examples": _first(
