@@ -232,3 +232,23 @@ def test_it_says_how_many_models_there_are_and_what_they_know():
     assert found._repr_html_().startswith("<table><tr><th>models</th><td>8</td></tr>")
     alone = repr(Counterfactual(inside[:1], np.ones((1, 2))))
     assert "memorization unknown (" in alone
+
+
+def test_copies_are_in_or_out_together_unless_one_says_otherwise(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(60, 30)).astype(np.float32), np.arange(60) % 2
+    inputs[[7, 50]] = inputs[3]
+
+    def fit(indices, seed):
+        return np.ones(60)
+
+    together = counterfactual(fit, (inputs, labels), 10, store=tmp_path / "a", n_workers=1).train_mask
+    assert (together[:, [7, 50]] == together[:, [3]]).all()
+    alone = counterfactual(fit, (inputs, labels), 10, store=tmp_path / "b", groups=False, n_workers=1).train_mask
+    np.testing.assert_array_equal(alone, balanced_subsets(60, 10, fewest=0))
+    own = np.arange(60) // 2
+    found = counterfactual(fit, (inputs, labels), 10, store=tmp_path / "c", groups=own, n_workers=1).train_mask
+    assert (found[:, ::2] == found[:, 1::2]).all()
+    for groups in (np.arange(60) // 20, np.arange(59), np.ones(60)):
+        with pytest.raises(ValueError, match="groups: received"):
+            counterfactual(fit, (inputs, labels), 10, store=tmp_path / "d", groups=groups, n_workers=1)

@@ -28,7 +28,7 @@ from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs, is_pair
 from byheart.records import Record, Records, digest
 
-_UNEVEN = 0.05  # how far from the fraction the share of a training set may be
+_LARGEST = 0.1  # share of the examples that may be in a training set together or not at all
 FitFunction = Callable[[np.ndarray, int], Any]
 
 
@@ -164,15 +164,13 @@ def counterfactual(
     if hasattr(dataset, "batch_sampler"):  # a loader, whose running workers could not be sent to other processes
         dataset = as_inputs(dataset).loader
     _, group = np.unique(_groups(dataset, groups), return_inverse=True)
-    mask = balanced_subsets(int(group.max()) + 1, n_models, fraction, seed, fewest=0)[:, group]
-    shares = mask.mean(axis=1)
-    uneven = int(np.abs(shares - fraction).argmax())
-    if abs(shares[uneven] - fraction) > max(_UNEVEN, 1 / mask.shape[1]):
+    largest = int(np.bincount(group).max())
+    if largest > max(_LARGEST * len(group), 2):
         raise ValueError(
-            f"groups: received {int(group.max()) + 1} of {len(group)} examples, so uneven that one model is trained on"
-            f" {shares[uneven]:.0%} of them, accepted: groups that leave fraction={fraction:g} possible, or"
-            " groups=False"
+            f"groups: received one of {largest} of {len(group)} examples, accepted: groups of at most a tenth of them,"
+            " so that training sets have about the same size; groups=False takes each example by itself"
         )
+    mask = balanced_subsets(int(group.max()) + 1, n_models, fraction, seed, fewest=0)[:, group]
     records = Records(store)
     common = {"targets": _digest_targets(dataset), "settings of Fit": fit.settings if isinstance(fit, Fit) else ""}
     todo = [
