@@ -514,6 +514,13 @@ def test_padding_may_hold_what_is_no_number():
         audit(model, texts, "mix", show=lambda item: "", mask=False)
 
 
+@pytest.mark.parametrize("mask", [np.zeros((N, 5), dtype=bool), np.zeros(N, dtype=int)])
+def test_a_mask_in_which_nothing_counts_is_refused(mask):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(15, 3))
+    with pytest.raises(ValueError, match="mask: received one in which no position counts"):
+        audit(model, (torch.randn(N, 5, 4), labels()), "0", mask=mask)
+
+
 def test_without_a_mask_a_note_says_that_all_positions_count():
     found = audit(Tagger(together=True), Texts(8, tags=False, mask=False), "mix", show=lambda item: "")
     assert any("All positions count: nothing says which of them are padding" in note for note in found.notes)

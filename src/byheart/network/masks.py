@@ -103,6 +103,8 @@ def _mask(
         return Mask(lambda b, _, __: _checked(given(b.inputs), len(b)), "Which positions count is what mask= says.")
     if given is not None:
         mask = _checked(given, n_examples)
+        if not mask.any():
+            raise ValueError("mask: received one in which no position counts, accepted: ones or True where one does")
         return Mask(lambda _, numbers, __: mask[numbers], "Which positions count is what mask= says.")
     if isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs:
         return Mask(
