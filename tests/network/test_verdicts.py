@@ -52,6 +52,14 @@ def test_a_copy_with_another_label_says_another_class():
     assert judge(given, ["fc"], EVIDENCE)[4] == "suspected wrong label"
 
 
+def test_what_was_answered_otherwise_over_training_says_another_class():
+    given = table(wrong_label={4: 9.0, 5: 8.0}).assign(mean_loss=0.1)
+    given.loc[4, "mean_loss"] = 0.7  # exp(-0.7) < 1/2
+    found = judge(given, ["fc"], EVIDENCE | {"log"})
+    assert found[[4, 5]].tolist() == ["suspected wrong label", "ordinary"]
+    assert judge(given, ["fc"], EVIDENCE)[4] == "ordinary"
+
+
 def test_without_classes_there_are_no_suspects():
     given = table(flagged={2: True})[["flagged", "copies", "copy_of"]]
     assert judge(given, ["fc"], {"model", "log"}).value_counts()[["memorized", "ordinary"]].tolist() == [1, 99]
@@ -124,3 +132,20 @@ def test_no_share_is_rounded_up_to_all(digits_with_wrong_labels):
     found, _ = digits_with_wrong_labels
     top = int(found.table["score"].idxmax())
     assert "larger than that of 99.9% of all" in reason(found, top)
+
+
+def test_planted_wrong_labels_are_suspected_in_a_network_that_has_a_dimension_for_every_example():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    inputs = rng.normal(size=(200, 20)).astype(np.float32) + 4 * np.eye(3, 20, dtype=np.float32)[labels]
+    wrong = np.zeros(200, dtype=bool)
+    wrong[:6] = True
+    labels[wrong] = (labels[wrong] + 1) % 3
+    fit = Fit(nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 3)), inputs, labels, n_epochs=100)
+    log = TrainingLog(200)
+    found = audit(fit(np.arange(200), 0, log), (inputs, labels), log=log)
+    assert (found.table["prediction"] == found.table["label"]).all()
+    assert any("has a dimension of its own" in note for note in found.notes)
+    suspected = found.table["verdict"] == "suspected wrong label"
+    assert suspected.sum() == round(SUSPECTED_SHARE * 200)
+    assert wrong[suspected].all()

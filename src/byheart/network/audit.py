@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.copies import CopyFinder
@@ -19,7 +19,7 @@ from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
-from byheart.network.inputs import as_inputs, require_torch
+from byheart.network.inputs import Inputs, as_inputs, require_torch
 from byheart.network.layers import SCRIPTED, unwrapped
 from byheart.network.layout import Axes
 from byheart.network.listed import Show, Shown, picture_or_text, to_list
@@ -347,30 +347,11 @@ def audit(
         table["mean_loss"] = log.mean_loss
 
     evidence = _evidence(plan, first, log is not None, len(checkpoints) > 0, curvature, held_out is not None)
-    notes = [*inputs.notes, *plan.notes, *_notes(plan, first, losses_again)]
-    score_name, table["score"] = best_score(table, plan.layers, evidence)
-    if held_out is not None:
-        table[["estimate", "low", "high", "probability"]] = calibrate(table, plan.layers, evidence, held_out)
-        score_name, table["score"] = "estimate of memorization", table["estimate"]
-        table["flagged"] = table["probability"] > 0.5
-        n_runs = len(held_out.train_mask)
-        notes.append(
-            f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out"
-            f" run{'s' if n_runs > 1 else ''}; flagged are those above 1/2."
-        )
-    else:
-        n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
-        table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
-        notes.append(
-            f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
-            " largest scores are flagged, however many are memorized."
-        )
-
+    score_name, table, of_score = _flagged(table, plan, evidence, held_out)
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
     table["copies"], table["copy_of"], of_copies = (0, -1, []) if finder is None else finder.finish()
     table["verdict"] = judge(table, plan.layers, evidence)
-    notes += of_copies
     first_columns = [name for name in _FIRST_COLUMNS if name in table]
     table = table[first_columns + [name for name in table if name not in first_columns]]
 
@@ -379,19 +360,7 @@ def audit(
     kept = carrying(table, evidence) if with_carriers else np.zeros(0, dtype=np.int64)
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         neighbours, head_inputs = third_pass(model, inputs, plan, listed, kept, advance)
-        chosen = np.union1d(listed, neighbours)
-        sides = np.where(np.isin(chosen, listed), _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR)
-        items = zip(chosen.tolist(), inputs.items(chosen), sides.tolist(), strict=True)
-        shown = {index: picture_or_text(item, show, inputs.feature_names, side) for index, item, side in items}
-    carriers = None
-    if with_carriers:
-        assert plan.head is not None
-        assert first.head_scores is not None
-        seen = first.head_scores.moments.inputs
-        at = seen.span.coordinates(head_inputs) if len(kept) else head_inputs
-        one_output = plan.reading.outputs if plan.reading.one_output else ""
-        digest = weights_digest(model)
-        carriers = Carriers(plan.head, kept, at, seen.moment, digest, seen.span.basis, one_output)
+        shown = _shown(inputs, listed, neighbours, show)
     return Audit(
         table=table,
         layers=plan.layers,
@@ -399,14 +368,67 @@ def audit(
         width={name: found.moments.n_hidden for name, found in first.layer_scores.items()},
         score_name=score_name,
         evidence=evidence,
-        notes=notes,
+        notes=[*inputs.notes, *plan.notes, *_notes(plan, first, losses_again), *of_score, *of_copies],
         provenance=_provenance(model, plan),
         label_names=[str(name) for name in inputs.label_names or ()],
         listed=listed,
         neighbours=neighbours,
         shown=shown,
-        carriers=carriers,
+        carriers=_carriers(model, plan, first, kept, head_inputs) if with_carriers else None,
     )
+
+
+def _flagged(
+    table: pd.DataFrame, plan: Plan, evidence: frozenset[Evidence], held_out: Counterfactual | None
+) -> tuple[str, pd.DataFrame, list[str]]:
+    """The name of the score, the table with it and with what is flagged by it, and what a reader must know of both."""
+    score_name, score = best_score(table, plan.layers, evidence)
+    table = table.assign(score=score)
+    if held_out is None:
+        n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
+        table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
+        note = (
+            f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
+            " largest scores are flagged, however many are memorized."
+        )
+        return score_name, table, [note]
+    table[["estimate", "low", "high", "probability"]] = calibrate(table, plan.layers, evidence, held_out)
+    table["score"], table["flagged"] = table["estimate"], table["probability"] > 0.5
+    n_runs = len(held_out.train_mask)
+    note = (
+        f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out"
+        f" run{'s' if n_runs > 1 else ''}; flagged are those above 1/2."
+    )
+    return "estimate of memorization", table, [note]
+
+
+def _shown(
+    inputs: Inputs,
+    listed: Int64[np.ndarray, " n_listed"],
+    neighbours: Int64[np.ndarray, "n_listed n_nearest"],
+    show: Show | None,
+) -> dict[int, Shown]:
+    """What a reader looks at of the listed examples and, smaller, of their neighbours."""
+    chosen = np.union1d(listed, neighbours)
+    sides = np.where(np.isin(chosen, listed), _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR)
+    items = zip(chosen.tolist(), inputs.items(chosen), sides.tolist(), strict=True)
+    return {index: picture_or_text(item, show, inputs.feature_names, side) for index, item, side in items}
+
+
+def _carriers(
+    model: nn.Module,
+    plan: Plan,
+    first: FirstPass,
+    kept: Int64[np.ndarray, " n_kept"],
+    head_inputs: Float32[np.ndarray, "n_kept n_inputs"],
+) -> Carriers:
+    """What a detector needs of the examples that may be memorized."""
+    assert plan.head is not None
+    assert first.head_scores is not None
+    seen = first.head_scores.moments.inputs
+    at = seen.span.coordinates(head_inputs) if len(kept) else head_inputs
+    one_output = plan.reading.outputs if plan.reading.one_output else ""
+    return Carriers(plan.head, kept, at, seen.moment, weights_digest(model), seen.span.basis, one_output)
 
 
 def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any) -> None:

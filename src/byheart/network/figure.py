@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
+from byheart.colors import BLUE, LIGHT_GREY, VERMILION
 from byheart.network.page.summary import worst
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
     from byheart.network.audit import Audit
 
-_FLAGGED, _OTHERS = "#D55E00", "#0072B2"
+_FLAGGED, _OTHERS = VERMILION, BLUE
 _N_COLUMNS = 6
 _SIZE = 8  # points
 
 
-class Shown(Figure):
+class NotebookFigure(Figure):
     """A figure that a notebook shows without pyplot."""
 
     def _repr_png_(self) -> bytes:
@@ -34,7 +35,7 @@ class Shown(Figure):
 
 def draw(audit: Audit) -> Figure:
     """Return the figure; see ``Audit.plot``."""
-    figure = Shown(figsize=(7.2, 2.9), layout="constrained", dpi=150)
+    figure = NotebookFigure(figsize=(7.2, 2.9), layout="constrained", dpi=150)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.35), wspace=0.02).flat
     axes = left.subplots()
     flagged = audit.table["flagged"].to_numpy()
@@ -55,7 +56,7 @@ def _estimates(axes: Axes, audit: Audit) -> None:
     """Every example's estimate with its interval, from the largest on."""
     table = audit.table.sort_values("estimate", ascending=False)
     places = np.arange(1, len(table) + 1)
-    axes.fill_between(places, table["low"], table["high"], color="#d9dce1", lw=0, label="95 % interval")
+    axes.fill_between(places, table["low"], table["high"], color=LIGHT_GREY, lw=0, label="95 % interval")
     for those, color, words in ((~table["flagged"], _OTHERS, "others"), (table["flagged"], _FLAGGED, "memorized")):
         named = f"{words} ({those.sum():,})"
         axes.plot(places[those], table["estimate"][those], ".", ms=2.5, color=color, label=named, rasterized=True)

@@ -41,6 +41,7 @@ RIDGE = 0.01  # times the mean eigenvalue of the moments that it is added to
 MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * min(n_hidden, n_rows)^2 * 8 bytes
 MOST_BYTES = 2**30  # of rows that wait or of their moment: min(n_hidden, n_rows) * n_hidden * 8 bytes
 _LEAST = float(np.finfo(np.float64).eps)  # of 1 - leverage
+_CROWDED = 0.5  # dimensions in use for each vector from which on D* and what is left out tell little
 
 
 class Span:
@@ -226,6 +227,13 @@ class LayerScores:
             self.notes.append(
                 f"{self.moments.name}: {n_rounding:,} of {width:,} dimensions are no larger than the rounding of"
                 " float32, beside the largest one, and are not counted."
+            )
+        n_rows = self.moments.span.n_rows
+        if self.rank > _CROWDED * n_rows:
+            self.notes.append(
+                f"{self.moments.name}: {self.rank:,} dimensions are in use for {n_rows:,} vectors, so that D* is"
+                f" {self.rank / n_rows:.2f} on average and nearly every example has a dimension of its own. What a"
+                " layer says without an example tells little then; a log of losses or a held-out run tells more."
             )
         self._by_class = {label: _inverse_root(m, width) for label, m in self.moments.by_class.items() if m.any()}
 

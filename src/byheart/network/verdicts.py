@@ -74,9 +74,11 @@ def judge(table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evide
     """Return the verdict on every example, a category.
 
     A wrong label is suspected of the two in a hundred examples with the largest ``wrong_label``, if something says
-    another class: the network's answer, ``ridge_leave_one_out``, ``other_class`` or the label of a copy. Not learned
-    are those that are answered wrongly, memorized those of the others that are flagged; of a regression only with a log
-    or a held-out run, since a large loss alone may be of what was never learned.
+    another class: the network's answer, ``ridge_leave_one_out``, ``other_class``, the label of a copy, or a mean loss
+    above log 2, with which the label had less than half of the probability over training. The last is all that is left
+    where a network has fitted everything. Not learned are those that are answered wrongly, memorized those of the
+    others that are flagged; of a regression only with a log or a held-out run, since a large loss alone may be of what
+    was never learned.
     """
     found = pd.Series("ordinary", table.index, dtype=object)
     found[table["copies"] > 0] = "copy"
@@ -93,6 +95,8 @@ def judge(table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evide
             says_other |= table["ridge_leave_one_out"] > 0
         if "class_moments" in evidence:
             says_other |= SCORES["other_class"].values(table, layers) > 0
+        if "log" in evidence:
+            says_other |= table["mean_loss"] > np.log(2)
         first = table["wrong_label"].rank(ascending=False, method="first") <= max(1, SUSPECTED_SHARE * len(table))
         found[first & says_other] = "suspected wrong label"
     return pd.Series(pd.Categorical(found, categories=get_args(Verdict)), table.index)
@@ -150,6 +154,8 @@ def _parts(
         if row["verdict"] == "suspected wrong label":
             loss, when = ("mean_loss", "averaged over training") if "log" in audit.evidence else ("loss", "now")
             yield f"its error (loss) {when} is larger than that of {share_below(loss)} of all examples"
+            if "log" in audit.evidence and row["mean_loss"] > np.log(2):
+                yield "over training it gave other classes more than the label"
             if "class_moments" in audit.evidence:
                 of_layers = [row[column] for column in SCORES["other_class"].columns(audit.layers)]
                 if np.mean(of_layers) > 0:

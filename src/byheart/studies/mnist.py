@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 
 from byheart import jobs
 from byheart.claims import Claim, Finding, compare, judged, one_digit
+from byheart.colors import GREEN
 from byheart.datasets import Labelled, fashion_mnist, idx_folder, mnist_5k
 from byheart.jobs import Job, JobsError, Report
 from byheart.network.audit import audit
@@ -388,7 +389,7 @@ def _draw_sorted(tables: Tables) -> Figure:
     """Sorted D* of all training examples, and the memorization along it."""
     figure, axes = figure_of(1, 2, (8, 3.6))
     for ax, (of_dataset, own) in zip(axes, _by_panel(tables["sorted"]), strict=True):
-        for color, (label, rows) in zip((FEATURES, EXAMPLES, "#009E73", REFERENCE), own, strict=False):
+        for color, (label, rows) in zip((FEATURES, EXAMPLES, GREEN, REFERENCE), own, strict=False):
             ax.plot(rows["share"], rows["value"], color=color, lw=1.5, label=label)
         first = "largest D*" if of_dataset else "highest score"
         ax.set(xscale="log", xlabel=f"share of training examples, {first} first")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from byheart.claims import Claim, Finding, along, compare, judged, not_run
+from byheart.colors import BLUE, GREY, PURPLE, VERMILION, YELLOW
 from byheart.geometry import arrangement, lengths_apart
 from byheart.studies.readme import sizes_of
 from byheart.studies.study import Captioned, Scale, Study, Tables, setup
@@ -32,11 +33,11 @@ _ESCAPE_T = 8
 _PLAIN = "the paper's settings"
 _MEMORIZED = 1e-3  # train loss; one example of fifteen that is not memorized adds 1/15
 _COLORS = {
-    "regular polygon": "#0072B2",
-    "two circles": "#D55E00",
-    "some at the origin": "#CC79A7",
-    "shared direction": "#F0E442",
-    "other": "#999999",
+    "regular polygon": BLUE,
+    "two circles": VERMILION,
+    "some at the origin": PURPLE,
+    "shared direction": YELLOW,
+    "other": GREY,
 }
 _FIGURE_2 = "Henighan et al. 2023, Figure 2"
 

@@ -1,6 +1,6 @@
 """One function per figure: draws tables (see ``toy.tables``) on the axes it is given and returns them.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers: blue for features, vermilion for examples.
+Blue is for features, vermilion for examples.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from byheart.colors import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, VERMILION
 from byheart.toy.model import Reduction
 from byheart.toy.reference import paper_reference
 from byheart.toy.runs import summed
 from byheart.toy.tables import at_paper_setup
 
-FEATURES, EXAMPLES, REFERENCE = "#0072B2", "#D55E00", "#999999"
+FEATURES, EXAMPLES, REFERENCE = BLUE, VERMILION, GREY
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,7 +36,7 @@ _STYLE: dict[Any, Any] = {
     "axes.formatter.min_exponent": 5,  # 2 and 1000 rather than 2 x 10^0 and 10^3
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "axes.prop_cycle": cycler(color=[FEATURES, EXAMPLES, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]),
+    "axes.prop_cycle": cycler(color=[BLUE, VERMILION, GREEN, PURPLE, LIGHT_BLUE, ORANGE]),
     "pdf.fonttype": 42,  # fonts whose text can be found and copied
     "savefig.dpi": 200,
     "figure.dpi": 120,
@@ -136,7 +137,7 @@ def norms(runs: pd.DataFrame, ax: Axes) -> Axes:
     x = _positions(runs["n_examples"])
     for column, label, color in (
         ("W_norm", r"$\Vert W\Vert_F$", FEATURES),
-        ("b_norm", r"$\Vert b\Vert_2$", "#009E73"),
+        ("b_norm", r"$\Vert b\Vert_2$", GREEN),
         ("hidden_norm_max", "longest hidden vector", EXAMPLES),
     ):
         runs_and_mean(runs, column, ax, color, label, at=x)

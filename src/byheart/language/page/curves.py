@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from byheart.language.page.figures import BLUE, GREY, ORANGE, Axes, Series, draw, ticks
+from byheart.colors import BLUE, GREY, VERMILION
+from byheart.language.page.figures import Axes, Series, draw, ticks
 
 if TYPE_CHECKING:
     from byheart.language.estimates import Estimates
@@ -73,7 +74,7 @@ def _planted(planted: pd.DataFrame, name: str, factor: float) -> list[Series]:
             for x, y, error in zip(rows["n_seen"], rows[name], rows[f"{name}_se"], strict=True)
         ]
         if kind == "canary":
-            made.append(Series(points, ORANGE, "exact"))
+            made.append(Series(points, VERMILION, "exact"))
         else:
             share = 100 * rows["changed"].mean()
             made.append(Series(points, BLUE, f"{share:.0f} % changed", "diamond", dashed=True))

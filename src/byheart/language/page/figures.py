@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#85898f"
+from byheart.colors import GREY
+
 _WIDTH, _HEIGHT = 540, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 116, 30, 50
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from byheart.colors import BLUE, LIGHT_GREY, VERMILION
 from byheart.network.score_table import scores_from
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
-_FLAGGED, _OTHERS, _UNUSED = "#D55E00", "#0072B2", "#d9dce1"
+_FLAGGED, _OTHERS, _UNUSED = VERMILION, BLUE, LIGHT_GREY
 
 
 def score_charts(audit: Audit, titles: Mapping[str, str]) -> list[dict[str, Any]]:

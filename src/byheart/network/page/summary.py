@@ -19,7 +19,7 @@ from byheart.network.verdicts import VERDICTS, WHAT_NOW
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
-_PLURALS = {"suspected wrong label": "suspected wrong labels", "copy": "copies"}
+_PLURALS = {"suspected wrong label": "suspected wrong labels", "copy": "copies", "example": "examples"}
 _N_WORST = 6
 _LONGEST_TEXT = 160  # characters of a text among the worst examples
 _SMALL = 96  # pixels; larger pictures are photographs more often than not, which JPEG keeps in a tenth of the bytes
@@ -131,7 +131,7 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     memorized = {
         "question": "What did it memorize?",
         "heading": "Most memorized",
-        "answer": f"{int(flagged.sum()):,} examples, the most memorized first.{also}"
+        "answer": f"{_counted(int(flagged.sum()), 'example')}, the most memorized first.{also}"
         if flagged.any()
         else "Of no example it is more likely than not.",
         "examples": _first(audit, flagged, "score", label_names),
@@ -144,8 +144,13 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
             {
                 "question": "Which labels are wrong?",
                 "heading": "Suspected wrong labels",
-                "answer": f"Perhaps some of these {n_suspects:,}, the most suspicious first. At most 2 in 100 are"
-                " listed, so that there may be more. Perfectly labelled data have suspects too: hard examples."
+                "answer": (
+                    "Perhaps this one. "
+                    if n_suspects == 1
+                    else f"Perhaps some of these {n_suspects:,}, the most suspicious first. "
+                )
+                + "At most 2 in 100 are listed, so that there may be more. Perfectly labelled"
+                " data have suspects too: hard examples."
                 if n_suspects
                 else "None is suspected.",
                 "examples": _first(
@@ -172,7 +177,7 @@ def what_now(audit: Audit) -> list[dict[str, str]]:
     """Return what to do about each verdict that is worth a look and that some examples have."""
     counts = audit.table["verdict"].value_counts()
     return [
-        {"verdict": name, "heading": f"{int(counts[name]):,} {_PLURALS.get(name, name)}", "words": WHAT_NOW[name]}
+        {"verdict": name, "heading": _counted(int(counts[name]), name), "words": WHAT_NOW[name]}
         | {"sort": SORTED_BY[name] if SORTED_BY[name] in audit.table else "score"}
         for name in VERDICTS
         if name in SORTED_BY and counts[name]
@@ -190,6 +195,10 @@ def look(audit: Audit, index: int) -> dict[str, Any]:
 def name_of(label_names: Sequence[str], label: Any) -> str:
     """Return the name of a class, or its number."""
     return label_names[int(label)] if 0 <= int(label) < len(label_names) else str(int(label))
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name if number == 1 else _PLURALS.get(name, name)}"
 
 
 def data_address(pixels: Picture) -> str:
