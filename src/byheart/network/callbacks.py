@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,12 +17,7 @@ from byheart.network.inputs import Inputs, as_inputs, call, copied_inputs
 from byheart.network.layers import left_as_found, unwrapped
 from byheart.network.log import TrainingLog
 from byheart.network.passes import losses_read
-from byheart.network.reading import LossName, Reading, read_model
-
-if TYPE_CHECKING:
-    import torch
-
-Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+from byheart.network.reading import Loss, Reading, read_model
 
 
 class EpochLosses:
