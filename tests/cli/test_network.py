@@ -150,6 +150,7 @@ def test_more_newly_memorized_than_noise_explains_fails(run, tables, tmp_path):
     assert "10 newly memorized, 10 no longer" in out
     assert "differ by about 0 ± 0: more than noise explains (p = 1.7e-05)" in out
     assert len(pd.read_csv(tmp_path / "changes.csv")) == 20
+    assert '"' in (tmp_path / "changes.csv").read_text().splitlines()[1]  # words are quoted, as in an audit's table
     assert run(*command, "--fail-on", "p_value<0.01 excess>15")[0] == 0
     same = ["audit", "diff", tables["before"], tables["seed3"], "--noise", tables["seed2"]]
     status, out, _ = run(*same, "--fail-on", "p_value<0.01")

@@ -110,6 +110,14 @@ def test_ids_of_a_table_are_words(tmp_path):
     assert read_table(path)["id"].tolist() == ["007", "NA", "7"]
 
 
+def test_a_class_named_na_is_no_missing_number(tmp_path):
+    path = tmp_path / "scores.csv"
+    TABLE.assign(label_name=["NA", "null", "a"], loss=[1.0, None, 0.1]).to_csv(path, index_label="example")
+    table = read_table(path)
+    assert table["label_name"].tolist() == ["NA", "null", "a"]
+    assert table["loss"].isna().tolist() == [False, True, False]
+
+
 def test_digits_come_with_a_log_and_a_held_out_run(tmp_path):
     given = built_in("digits", 0, tmp_path)
     assert len(given["log"]) == len(given["dataset"]) == 1_797

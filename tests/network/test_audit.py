@@ -268,6 +268,7 @@ def sequences(value: float = 1.0):
         (network(), data(), {"batch_size": 0}, "batch_size: received 0"),
         (network(), data(), {"loss": "hinge"}, "loss: received 'hinge'"),
         (network(), data(), {"most_shown": 0}, "most_shown: received 0, accepted: at least 1"),
+        (network(), data(), {"most_shown": "many"}, "most_shown: received 'many', accepted: at least 1"),
         (
             network(),
             data(),

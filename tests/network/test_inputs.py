@@ -20,9 +20,10 @@ from torch.utils.data import (
 )
 
 from byheart.network.audit import audit
+from byheart.network.calling import call
 from byheart.network.counterfactual import counterfactual
 from byheart.network.fit import Fit, margins_of
-from byheart.network.inputs import as_inputs, call, inputs_only, tensor_of
+from byheart.network.inputs import as_inputs, inputs_only, tensor_of
 from byheart.network.log import TrainingLog
 
 N = 60

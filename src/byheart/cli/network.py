@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 import traceback
 from collections.abc import Mapping
@@ -176,7 +177,7 @@ class AuditCommand:
         if len(shown) < len(found.table):
             print(f"{len(found.table) - len(shown):,} more; --table writes all")
         if self.table is not None:
-            harmless(found.table).to_csv(self.table, index=False, float_format="%.7g")
+            harmless(found.table).to_csv(self.table, index=False, float_format="%.7g", quoting=csv.QUOTE_NONNUMERIC)
             print(f"wrote {self.table}")
         is_calibrated = "probability_before" in found.table
         if not is_calibrated:

@@ -159,7 +159,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if str(path).endswith(".parquet"):
             require_pyarrow()
             return pd.read_parquet(path, engine="pyarrow").set_index("example")
-        table = pd.read_csv(path, index_col="example")
+        table = pd.read_csv(path, index_col="example", keep_default_na=False, na_values=[""])  # a class may be NA
         if ID in table:  # 007 and NA are ids
             ids = pd.read_csv(path, usecols=[ID], dtype=str, keep_default_na=False)[ID]
             table[ID] = ids.map(as_it_was).to_numpy()

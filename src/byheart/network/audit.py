@@ -446,11 +446,12 @@ def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, hea
     if axes is not None and not isinstance(axes, (str, Mapping)):
         raise ValueError(f"axes: received {axes!r}, accepted: letters such as 'npu', or a dict of them by layer")
     if log is not None and not isinstance(log, TrainingLog):
-        raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog")
+        hint = ", such as its .training_log" if hasattr(type(log), "training_log") else ""
+        raise ValueError(f"log: received {type(log).__name__}, accepted: a TrainingLog{hint}")
     if held_out is not None and not isinstance(held_out, Counterfactual):
         raise ValueError(f"held_out: received {type(held_out).__name__}, accepted: a Counterfactual")
-    if most_shown < 1:
-        raise ValueError(f"most_shown: received {most_shown}, accepted: at least 1")
+    if not isinstance(most_shown, (int, np.integer)) or isinstance(most_shown, bool) or most_shown < 1:
+        raise ValueError(f"most_shown: received {most_shown!r}, accepted: at least 1, a whole number")
 
 
 def _evidence(

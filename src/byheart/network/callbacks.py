@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from byheart.network.inputs import Inputs, as_inputs, call, copied_inputs
+from byheart.network.calling import call, copied_inputs
+from byheart.network.inputs import Inputs, as_inputs
 from byheart.network.layers import left_as_found, unwrapped
 from byheart.network.log import TrainingLog
 from byheart.network.passes import losses_read

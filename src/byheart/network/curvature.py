@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from byheart.network.inputs import Batch, call, device_of, to_device
+from byheart.network.calling import call, device_of, to_device
+from byheart.network.inputs import Batch
 
 if TYPE_CHECKING:
     import torch

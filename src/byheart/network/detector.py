@@ -22,8 +22,9 @@ import scipy.linalg
 from jaxtyping import Float, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
+from byheart.network.calling import call
 from byheart.network.head import read_by_head
-from byheart.network.inputs import call, inputs_only
+from byheart.network.inputs import inputs_only
 from byheart.network.layers import INPUT, left_as_found, unwrapped, watched
 from byheart.network.score_table import Evidence
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from byheart.arrays import as_array, as_labels
-from byheart.network.inputs import as_inputs, call, copied_inputs, require_torch, tensor_of
+from byheart.network.calling import call, copied_inputs
+from byheart.network.inputs import as_inputs, require_torch, tensor_of
 from byheart.network.layers import left_as_found, unwrapped
 from byheart.network.log import TrainingLog
 from byheart.network.reading import read_model

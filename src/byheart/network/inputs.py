@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.util
 import itertools
@@ -132,7 +131,7 @@ class Inputs:
         words: set[str] = set()
         for item in self._batches():
             inputs, given = self._split(item)
-            if self.label_names is None and _are_words(given):
+            if self.label_names is None and are_words(given):
                 words |= set(given)
                 continue
             targets = torch.as_tensor(numbered(given, self.label_names)).cpu()
@@ -210,7 +209,8 @@ def _by_default(loader: Any) -> bool:
     return getattr(loader, "collate_fn", None) in (default_collate, collate_rows)
 
 
-def _are_words(targets: Any) -> bool:
+def are_words(targets: Any) -> bool:
+    """Return whether these are texts, one per example."""
     return isinstance(targets, (tuple, list)) and all(isinstance(word, str) for word in targets)
 
 
@@ -516,116 +516,6 @@ def _shared(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.as_tensor(array)
-
-
-def call(model: Any, inputs: Any) -> Any:
-    """Call a model on a batch's inputs and return its answers: a tensor, or whatever else it returns.
-
-    Inputs are moved to the model's device, a dict is given as keywords and a tuple as positional arguments. Of an
-    output with ``logits``, as an object or a dict, these are the answers.
-
-    Raises:
-        ValueError: If the model raises, as of inputs of another shape than it takes.
-    """
-    moved = to_device(inputs, device_of(model), _floats_of(model))
-    try:
-        if isinstance(moved, tuple) and not hasattr(moved, "to"):
-            output = model(list(moved)) if _are_words(moved) else model(*moved)
-        else:
-            output = model(**moved) if isinstance(moved, dict) else model(moved)
-    except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
-        words = " ".join(str(error).split())
-        if isinstance(error, NotImplementedError) and 'missing the required "forward"' in words:
-            names = ", ".join(name for name, _ in model.named_children()) or "none"
-            raise ValueError(
-                f"model: received a {type(model).__name__} without a forward, accepted: one that has it, such as def"
-                f" forward(self, x): return self.net(x), or the network inside it (its modules: {names})"
-            ) from error
-        whole = _whole_numbers_of(moved)
-        if isinstance(error, RuntimeError) and whole and "type" in words:
-            raise ValueError(
-                f"inputs: received {whole}, on which the model raises: {words}, accepted: floating-point numbers, on"
-                " the scale that it was trained on"
-            ) from error
-        raise ValueError(f"inputs: received some on which the model raises {type(error).__name__}: {words}") from error
-    if hasattr(output, "detach"):
-        return output
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    return output if logits is None or not hasattr(logits, "detach") else logits
-
-
-def _whole_numbers_of(inputs: Any) -> str:
-    """Return the type of inputs that are one tensor of whole numbers; else nothing."""
-    import torch
-
-    whole = torch.is_tensor(inputs) and not inputs.is_floating_point() and not inputs.is_complex()
-    return str(inputs.dtype) if whole else ""
-
-
-def described(output: Any) -> str:
-    """Return what an output that is no tensor has in it, in words."""
-    if isinstance(output, (tuple, list)):
-        parts: list[tuple[Any, Any]] = list(enumerate(output))
-    else:
-        parts = list(output.items()) if isinstance(output, Mapping) else []
-    words = [f"{name!r} {tuple(p.shape) if hasattr(p, 'shape') else type(p).__name__}" for name, p in parts[:8]]
-    more = ", ..." if len(parts) > 8 else ""
-    return f"{type(output).__name__}" + (f" of {', '.join(words)}{more}" if words else "")
-
-
-def copied_inputs(inputs: Any) -> Any:
-    """Return a batch's inputs once more, since a model may write into them."""
-    import torch
-
-    if torch.is_tensor(inputs):
-        return inputs.detach().clone()
-    if isinstance(inputs, dict):
-        return {name: copied_inputs(value) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(copied_inputs(value) for value in inputs)
-    return copy.deepcopy(inputs)
-
-
-def device_of(model: Any) -> Any:
-    """The device of a model's first parameter or buffer; the CPU's if it has none."""
-    import torch
-
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def _floats_of(model: Any) -> tuple[Any, ...]:
-    """The types of a model's floating parameters and buffers; torch's default if it has none, as quantised ones."""
-    import torch
-
-    found = {tensor.dtype: None for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
-    return tuple(found) or (torch.get_default_dtype(),)
-
-
-def to_device(inputs: Any, device: Any, floats: tuple[Any, ...] = ()) -> Any:
-    """Move tensors, also in tuples, lists and mappings, and what moves itself.
-
-    Args:
-        inputs: Of a batch.
-        device: Where to.
-        floats: The model's own types: all floating-point numbers become the only one; of several the first, but
-            float32 stays, and half-precise numbers do if that has no more bits.
-    """
-    import torch
-
-    if torch.is_tensor(inputs):
-        half = inputs.dtype in (torch.float16, torch.bfloat16) and floats[:1] in ((torch.float32,), (torch.float64,))
-        changes = half or inputs.dtype == torch.float64 or (inputs.dtype == torch.float32 and len(floats) == 1)
-        return inputs.to(device, floats[0] if floats and changes else None)
-    if isinstance(inputs, Mapping):
-        return {name: to_device(value, device, floats) for name, value in inputs.items()}
-    if callable(getattr(inputs, "to", None)):  # such as packed sequences, which are tuples too
-        return inputs.to(device)
-    if isinstance(inputs, (tuple, list)):
-        moved = tuple(to_device(value, device, floats) for value in inputs)
-        return type(inputs)(*moved) if hasattr(inputs, "_fields") else moved
-    return inputs
 
 
 def _not_empty(loader: Any, dataset: Any) -> Any:

@@ -239,6 +239,8 @@ def rows_of(
     axes: str,
     numbers: Int64[np.ndarray, " n_examples"],
     counted: np.ndarray | None = None,
+    *,
+    exact: bool = False,
 ) -> Float32[np.ndarray, "n_examples n_positions n_units"]:
     """Return a layer's vectors of a batch; those of further calls are further positions.
 
@@ -249,6 +251,7 @@ def rows_of(
         numbers: The examples' indices in the dataset.
         counted: Which positions count, of shape (n_examples, n_positions), or how many of each example; vectors of
             others become zero, so that they hold nothing and no moment changes.
+        exact: Whether these must be as many positions as the layer has, as those that a user gives.
 
     Raises:
         ValueError: If the rows are not the batch's examples, calls differ in units, the mask is of other positions, or
@@ -283,7 +286,7 @@ def rows_of(
         )
     found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     if counted is not None:
-        counts = _positions(counted, [part.shape[1] for part in parts], name)
+        counts = _positions(counted, [part.shape[1] for part in parts], name, exact=exact)
         if counts is not None:
             found = np.where(counts[:, :, None], found, np.float32(0))
     finite = np.isfinite(found).reshape(n_examples, -1).all(axis=1)
@@ -295,27 +298,35 @@ def rows_of(
     return found
 
 
-def _positions(counted: np.ndarray, sizes: list[int], name: str) -> np.ndarray | None:
+def _positions(counted: np.ndarray, sizes: list[int], name: str, *, exact: bool) -> np.ndarray | None:
     """Return which of a layer's positions count, of shape (n_examples, n_positions); None if all do.
 
     Args:
         counted: The mask, or numbers of positions.
         sizes: How many positions each call of the layer has.
         name: Of the layer, for messages.
+        exact: Whether no position may be missing or left over, in one call or in all of them.
     """
     n_calls, total = len(sizes), sum(sizes)
     if counted.ndim == 1:
         counted = np.arange(max(int(counted.max(initial=0)), sizes[0] if total > n_calls else total)) < counted[:, None]
     counted = counted.reshape(len(counted), -1).astype(bool)
-    if counted.all() or (total == n_calls and counted.shape[1] != total):
+    fits = counted.shape[1] == total or (set(sizes) == {counted.shape[1]})
+    if (total == n_calls and counted.shape[1] != total) or (counted.all() and (fits or not exact)):
         return None  # one vector per example and call is of all its positions
+    if exact and not fits:
+        raise _misfit(counted, sizes, name)
     if counted.shape[1] == total or (n_calls == 1 and counted.shape[1] > total and not counted[:, total:].any()):
         return counted[:, :total]
     each = sizes[0]
     if total > n_calls and set(sizes) == {each} and counted.shape[1] >= each and not counted[:, each:].any():
         return np.tile(counted[:, :each], (1, n_calls))
+    raise _misfit(counted, sizes, name)
+
+
+def _misfit(counted: np.ndarray, sizes: list[int], name: str) -> ValueError:
     words = " and ".join(map(str, dict.fromkeys(sizes)))
-    raise ValueError(
+    return ValueError(
         f"layer {name}: received {words} positions and a mask of {counted.shape[1]}, accepted: as many (mask= says"
         " which positions of the layer count; mask=False counts all)"
     )

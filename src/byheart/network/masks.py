@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Seen = dict[str, list[torch.Tensor]]
 
 Given = Callable[[Any], Any] | Any | Literal[False] | None
+_GIVEN = "Which positions count is what mask= says."
 _IGNORED = -100  # the target of positions that have none, as in torch's cross-entropy
 
 
@@ -32,11 +33,13 @@ class Mask:
             (n_examples, n_positions), or how many of each example; None if all do.
         note: What decides, in a sentence; empty if nothing does.
         watched: Names of what it looks at in the network.
+        exact: Whether it must fit the layers' positions, as what a user gives.
     """
 
     of: Callable[[Batch, Int64[np.ndarray, " n_examples"], Seen], np.ndarray | None]
     note: str = ""
     watched: tuple[str, ...] = ()
+    exact: bool = False
 
 
 def find_mask(
@@ -100,12 +103,12 @@ def _mask(
     if given is False:
         return Mask(lambda *_: None, "All positions count, padding too if there is any, as mask=False says.")
     if callable(given):
-        return Mask(lambda b, _, __: _checked(given(b.inputs), len(b)), "Which positions count is what mask= says.")
+        return Mask(lambda b, _, __: _checked(given(b.inputs), len(b)), _GIVEN, exact=True)
     if given is not None:
         mask = _checked(given, n_examples)
         if not mask.any():
             raise ValueError("mask: received one in which no position counts, accepted: ones or True where one does")
-        return Mask(lambda _, numbers, __: mask[numbers], "Which positions count is what mask= says.")
+        return Mask(lambda _, numbers, __: mask[numbers], _GIVEN, exact=True)
     if isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs:
         return Mask(
             lambda b, _, __: _checked(b.inputs["attention_mask"], len(b)),

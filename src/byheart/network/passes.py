@@ -19,9 +19,10 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
+from byheart.network.calling import call, copied_inputs
 from byheart.network.copies import CopyFinder
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
-from byheart.network.inputs import Batch, Inputs, call, copied_inputs, tensor_of
+from byheart.network.inputs import Batch, Inputs, tensor_of
 from byheart.network.layers import INPUT, find_layers, left_as_found, watched
 from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
@@ -328,7 +329,9 @@ def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch
                 if plan.one_position and name in of_head:
                     found[name] = found[_OF_HEAD][:, None]
                 else:
-                    found[name] = rows_of(seen[name], name, plan.axes[name], batch.indices, counted)
+                    found[name] = rows_of(
+                        seen[name], name, plan.axes[name], batch.indices, counted, exact=plan.mask.exact
+                    )
             yield batch, outputs, found
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
+from byheart.network.calling import call, copied_inputs, described
 from byheart.network.huggingface import loss_of_config
-from byheart.network.inputs import call, copied_inputs, described
 
 if TYPE_CHECKING:
     import torch
