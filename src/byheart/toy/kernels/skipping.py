@@ -144,9 +144,9 @@ def compact_orders(
 
 
 @serial
-def describe(zeros, theta, scales, tiles, first_tile, last_tile):
+def describe(theta, scales, tiles, first_tile, last_tile):
     """Set the boxes and moments of these tiles of features."""
-    n_hidden, boxes, moments, width = len(zeros), tiles.boxes, tiles.moments, np.uint64(tiles.width)
+    n_hidden, boxes, moments, width = tiles.boxes.shape[0] // 2 - 1, tiles.boxes, tiles.moments, np.uint64(tiles.width)
     size = np.empty(FEATURES, np.float32)
     for tile in range(first_tile, last_tile):
         first = np.uint64(tile * (n_hidden + 1) * FEATURES)
@@ -308,9 +308,9 @@ def skip(zeros, h, theta, tiles, sums, grad, grad_h):
 
 
 @serial
-def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):
+def add_linear_to_features(theta, tiles, first_tile, last_tile, grad):
     """Add to ``grad`` (float64, of these tiles) what surely active examples give: (sum h h^T) W_f + b_f sum h."""
-    n_hidden, sums, width = len(zeros), tiles.sums, np.uint64(tiles.width)
+    n_hidden, sums, width = tiles.boxes.shape[0] // 2 - 1, tiles.sums, np.uint64(tiles.width)
     linear = n_hidden * (n_hidden + 1) // 2
     total = np.empty(sums.shape[1], np.float64)
     begin = np.uint64(first_tile * (n_hidden + 1) * FEATURES)
