@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels.blas import one_blas_thread
-from byheart.toy.kernels.compile import empty, relu, serial
+from byheart.toy.kernels.compile import empty, inner, relu, serial
 from byheart.toy.kernels.narrow import MAX_HIDDEN
 from byheart.toy.kernels.tickets import side_by_side, take, tickets
 from byheart.toy.model import hidden_vectors
@@ -38,7 +38,7 @@ def _narrow(tickets, end, W, b, starts, features, values, losses):
             _two_losses(W, b, starts, features, values, i, min(i + 1, last - 1), h, z, losses)
 
 
-@serial
+@inner
 def _two_losses(W, b, starts, features, values, one, other, h, z, losses):
     for e in range(2):
         i = other if e else one
@@ -58,7 +58,7 @@ def _two_losses(W, b, starts, features, values, one, other, h, z, losses):
             losses[other] += _squares(z[1, : right - left])
 
 
-@serial
+@inner
 def _preactivations(h, W, b, left, right, z):
     """Set z to W^T h + b of two examples at these features, two hidden units at a time."""
     n_hidden, bias, one, other = h.shape[1], b[left:right], z[0, : right - left], z[1, : right - left]
@@ -82,7 +82,7 @@ def _preactivations(h, W, b, left, right, z):
                 other[f] += y * row[f] + next_y * next_row[f]
 
 
-@serial
+@inner
 def _add_targets(entry, stop, features, values, left, right, z):
     """Put the size of the error in place of z at the nonzero targets of these features; return the next entry."""
     while entry < stop and features[entry] < right:
@@ -92,7 +92,7 @@ def _add_targets(entry, stop, features, values, left, right, z):
     return entry
 
 
-@serial
+@inner
 def _squares(z):
     """Return the sum of ReLU(z)^2."""
     total = _ZERO

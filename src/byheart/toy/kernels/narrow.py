@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError, skipping
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
-from byheart.toy.kernels.compile import empty, in_order, serial
+from byheart.toy.kernels.compile import empty, in_order, inner, serial
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
@@ -123,13 +123,13 @@ def _correct(zeros, theta, starts, places, values, h, grad_h, share):
             share[at + np.uint64(n_hidden * FEATURES)] -= target
 
 
-@serial
+@inner
 def _tiles_of(block, n_tiles):
     return block * _TILES_PER_BLOCK, min((block + 1) * _TILES_PER_BLOCK, n_tiles)
 
 
-@serial
-def _group(zeros, rows, state, many, tiles, group, first_chunk, last_chunk):
+@inner
+def _group(zeros, rows, state, many, skips, tiles, group, first_chunk, last_chunk):
     """Some chunks of one group of examples, against all features; every n_groups-th chunk is of this group."""
     n_examples, n_groups = state.h.shape[0], state.shares.shape[0]
     in_parts = many.shape[0] > 0
@@ -139,7 +139,7 @@ def _group(zeros, rows, state, many, tiles, group, first_chunk, last_chunk):
         if in_parts:
             state.shares[group] = _ZERO
         state.cut[group] = 0
-        if tiles is not None:
+        if tiles is not None and skips:
             tiles.sums[group] = 0.0
     step = n_groups * _CHUNK
     for chunk in range(first_chunk, min(last_chunk, -(-n_examples // step))):
@@ -148,9 +148,9 @@ def _group(zeros, rows, state, many, tiles, group, first_chunk, last_chunk):
         h, grad_h, starts = state.h[lo:hi], state.grad_h[lo:hi], rows.starts[lo : hi + 1]
         _hidden(zeros, state.theta, starts, rows.places, rows.values, h)
         grad_h[:] = _ZERO
-        if tiles is not None:
+        if tiles is not None and skips:
             state.cut[group] += skipping.skip(zeros, h, state.theta, tiles, tiles.sums[group], share, grad_h)
-        else:
+        if not skips:
             for block in range(state.finite.shape[0]):
                 first, last = _tiles_of(block, state.tiles.shape[0])
                 dense(zeros, h, state.theta, share, grad_h, state.tiles[first:last])
@@ -162,7 +162,7 @@ def _group(zeros, rows, state, many, tiles, group, first_chunk, last_chunk):
                 share[j] = _ZERO
 
 
-@serial
+@inner
 def _block(zeros, state, few, block):
     """All examples, which make one group, against one block of features."""
     first, last = _tiles_of(block, state.tiles.shape[0])
@@ -173,7 +173,7 @@ def _block(zeros, state, few, block):
     dense(zeros, state.h, state.theta, state.shares[0], grad_h, state.tiles[first:last])
 
 
-@serial
+@inner
 def _add_up_blocks(zeros, rows, state, few):
     for i in range(state.h.shape[0]):
         for k in range(len(zeros)):
@@ -185,7 +185,7 @@ def _add_up_blocks(zeros, rows, state, few):
 
 
 @serial
-def _block_gradient(state, tiles, block):
+def _block_gradient(state, skips, tiles, block):
     """Add up the groups' shares of one block, in the first group's; return where the block is."""
     first, last = _tiles_of(block, state.tiles.shape[0])
     size = state.theta.shape[0] // state.tiles.shape[0]
@@ -197,7 +197,7 @@ def _block_gradient(state, tiles, block):
             share = state.shares[group, lo:hi]
             for j in range(sums.shape[0]):
                 sums[j] += share[j]
-        if tiles is not None:
+        if tiles is not None and skips:
             skipping.add_linear_to_features(state.theta, tiles, first, last, sums)
         for j in range(sums.shape[0]):
             grad[j] = np.float32(sums[j])
@@ -208,10 +208,10 @@ def _block_gradient(state, tiles, block):
     return lo, hi
 
 
-@serial
-def _block_step(state, tiles, scale, learning_rate, step, constants, block):
+@inner
+def _block_step(state, skips, tiles, scale, learning_rate, step, constants, block):
     rates = rates_of_step(learning_rate, step, constants)
-    lo, hi = _block_gradient(state, tiles, block)
+    lo, hi = _block_gradient(state, skips, tiles, block)
     theta, gradient = state.theta[lo:hi], state.shares[0, lo:hi]
     keep, penalty = rates.keep_W, rates.penalty_W
     if rates.keep_b != keep or rates.penalty_b != penalty:  # only W decays
@@ -224,7 +224,7 @@ def _block_step(state, tiles, scale, learning_rate, step, constants, block):
     adamw(theta, gradient, state.first[lo:hi], state.second[lo:hi], scale, keep, penalty, rates)
 
 
-@serial
+@inner
 def _unit_of_few(zeros, rows, state, few, unit):
     n_blocks = state.finite.shape[0]
     if unit == 0:
@@ -235,18 +235,18 @@ def _unit_of_few(zeros, rows, state, few, unit):
         _add_up_blocks(zeros, rows, state, few)
 
 
-@serial
-def _unit_of_many(zeros, rows, state, many, tiles, scales, unit, n_described):
+@inner
+def _unit_of_many(zeros, rows, state, many, skips, tiles, scales, unit, n_described):
     if unit >= n_described:
         some, group = divmod(unit - n_described, state.shares.shape[0])
         first_chunk = some * state.chunks_per_unit
-        _group(zeros, rows, state, many, tiles, group, first_chunk, first_chunk + state.chunks_per_unit)
+        _group(zeros, rows, state, many, skips, tiles, group, first_chunk, first_chunk + state.chunks_per_unit)
     elif tiles is not None:
         first, last = _tiles_of(unit, state.tiles.shape[0])
         skipping.describe(state.theta, scales, tiles, first, last)
 
 
-@serial
+@inner
 def _all(answers):
     n_true = 0
     for answer in answers:
@@ -255,7 +255,7 @@ def _all(answers):
 
 
 @serial
-def _run(tickets, end, zeros, rows, state, few, many, tiles, scales, scale, learning_rates, step, constants):
+def _run(tickets, end, zeros, rows, state, few, many, skips, tiles, scales, scale, learning_rates, step, constants):
     """Take units of steps that nobody else takes, up to unit ``end``.
 
     The units of a step: of few examples, which make one group, all hidden vectors; each block against all examples;
@@ -264,7 +264,7 @@ def _run(tickets, end, zeros, rows, state, few, many, tiles, scales, scale, lear
     """
     n_examples, n_groups, n_blocks = state.h.shape[0], state.shares.shape[0], state.finite.shape[0]
     n_chunks = -(-n_examples // (n_groups * _CHUNK))
-    n_described = np.int64(0) if tiles is None else n_blocks
+    n_described = n_blocks if skips else np.int64(0)
     n_before = n_blocks + 2 if few is not None else n_described + n_groups * -(-n_chunks // state.chunks_per_unit)
     n_units = n_before + n_blocks
     while True:
@@ -286,12 +286,12 @@ def _run(tickets, end, zeros, rows, state, few, many, tiles, scales, scale, lear
             stop(tickets, s - 1)
             return
         if unit >= n_before:
-            _block_step(state, tiles, scale, learning_rates[s], step + s, constants, unit - n_before)
-        else:  # the compiler leaves out what is None
+            _block_step(state, skips, tiles, scale, learning_rates[s], step + s, constants, unit - n_before)
+        else:  # what is None is not compiled
             if few is not None:
                 _unit_of_few(zeros, rows, state, few, unit)
             if many is not None:
-                _unit_of_many(zeros, rows, state, many, tiles, scales, unit, n_described)
+                _unit_of_many(zeros, rows, state, many, skips, tiles, scales, unit, n_described)
         finish(tickets)
 
 
@@ -363,7 +363,7 @@ class Training:
         self._arrange()
         # Examples that come fresh at every step would need new orders at every step.
         self.skippable = self.skipping and self.step == 0 and n_groups > 1
-        self.tiles: Tiles = skipping.tiles(n_hidden, n_features if self.skippable else 0, n_groups)
+        self.tiles: Tiles | None = skipping.tiles(n_hidden, n_features, n_groups) if self.skippable else None
         self.scales = np.ones(n_hidden, np.float32)
         self.try_from, self.renewed_at, self.share_when_new = 0, -1, 0.0
 
@@ -416,8 +416,7 @@ class Training:
         """Do so many units of these steps, and say after each piece which step was not finite, or -1, and how many."""
         if self.pace is None:
             self.pace = Pace(sum(self._units(skips)) if self.is_short else 0)
-        tiles = self.tiles if skips else None
-        examples = self.zeros, self.rows, self.state, self.few, self.many, tiles, self.scales, self.scale
+        examples = self.zeros, self.rows, self.state, self.few, self.many, skips, self.tiles, self.scales, self.scale
         now = learning_rates, self.step, self.constants
         for first, last in self.pace.cut(0, n_units, self.team.size()):
             numbers = tickets(first)
@@ -445,7 +444,7 @@ class Training:
         for _ in self._pieces(np.zeros(1), skips, self._units(skips)[0]):
             pass
         for block in range(len(self.state.finite)):
-            _block_gradient(self.state, self.tiles if skips else None, block)
+            _block_gradient(self.state, skips, self.tiles, block)
         gradient = self.state.shares[0][self.places] * self.scale
         return gradient[:-1], gradient[-1]
 

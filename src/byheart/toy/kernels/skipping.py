@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from byheart.toy.kernels.compile import empty, serial
+from byheart.toy.kernels.compile import empty, inner, serial
 from byheart.toy.kernels.dense import FEATURES, dense, row
 from byheart.toy.pace import Pace
 
@@ -95,7 +95,7 @@ def _split(points, size, order, stack, depth, n_points):
     """Split the parts of ``order`` on the stack, until at least ``n_points`` were looked at; return its depth."""
     while depth > 0 and n_points > 0:
         depth -= 1
-        lo, hi = stack[depth]
+        lo, hi = stack[depth, 0], stack[depth, 1]
         n_points -= hi - lo
         if hi - lo <= size:
             continue
@@ -110,8 +110,8 @@ def _split(points, size, order, stack, depth, n_points):
                 widest, axis = high - low, d
         middle = lo + ((hi - lo) // size + 1) // 2 * size
         _select(points[axis], order, lo, hi, middle)
-        stack[depth] = lo, middle
-        stack[depth + 1] = middle, hi
+        stack[depth, 0], stack[depth, 1] = lo, middle
+        stack[depth + 1, 0], stack[depth + 1, 1] = middle, hi
         depth += 2
     return depth
 
@@ -178,7 +178,7 @@ def describe(theta, scales, tiles, first_tile, last_tile):
             moments[:, tile] = 0.0
 
 
-@serial
+@inner
 def _moments(zeros, h, sums):
     n_hidden, q = len(zeros), 0
     for k in range(n_hidden + 1):
@@ -191,17 +191,17 @@ def _moments(zeros, h, sums):
     sums[q] = h.shape[0]
 
 
-@serial
+@inner
 def _low(a, b):
     return a if a < b else b
 
 
-@serial
+@inner
 def _high(a, b):
     return a if a > b else b
 
 
-@serial
+@inner
 def _classify(zeros, h, boxes, n_tiles, active, where):
     """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list cut tiles.
 
@@ -235,7 +235,7 @@ def _classify(zeros, h, boxes, n_tiles, active, where):
     return n_cut
 
 
-@serial
+@inner
 def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
     """Add the examples' sums to each active tile of features, and the active tiles' moments to the examples'."""
     for q in range(sums.shape[0]):
@@ -249,7 +249,7 @@ def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
         moments[q] += total
 
 
-@serial
+@inner
 def _add_linear(zeros, h, moments, grad_h):
     """Add to grad_h what the surely active features give: (sum of W_f W_f^T) h + sum of b_f W_f."""
     n_hidden = len(zeros)
@@ -331,7 +331,7 @@ def add_linear_to_features(theta, tiles, first_tile, last_tile, grad):
                 grad[first + np.uint64(k * FEATURES) + j - begin] += g
 
 
-@serial
+@inner
 def _pair(k, other, n_hidden):
     """Return where sums over k <= l hold that of k and ``other``."""
     lo, hi = min(k, other), max(k, other)
