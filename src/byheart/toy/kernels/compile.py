@@ -33,6 +33,8 @@ _OPTIONS = {"nogil": True, "cache": _can_be_kept(), "error_model": "numpy", "no_
 serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 # Called by compiled code alone: what Python would call is left out, which compiles sooner.
 inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)
+# Becomes part of its only caller before anything is compiled: whatever is nested is optimised once per level.
+inlined = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True, inline="always")
 # Only loops over prange: looking for more takes the compiler seconds.
 _ONLY_PRANGE = {"comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False}
 _ONLY_PRANGE |= {"stencil": False, "fusion": False, "prange": True}

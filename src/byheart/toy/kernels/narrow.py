@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError, skipping
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
-from byheart.toy.kernels.compile import empty, in_order, inner, serial
+from byheart.toy.kernels.compile import empty, in_order, inlined, inner, serial
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
@@ -128,7 +128,7 @@ def _tiles_of(block, n_tiles):
     return block * _TILES_PER_BLOCK, min((block + 1) * _TILES_PER_BLOCK, n_tiles)
 
 
-@inner
+@inlined
 def _group(zeros, rows, state, many, skips, tiles, group, first_chunk, last_chunk):
     """Some chunks of one group of examples, against all features; every n_groups-th chunk is of this group."""
     n_examples, n_groups = state.h.shape[0], state.shares.shape[0]
@@ -162,7 +162,7 @@ def _group(zeros, rows, state, many, skips, tiles, group, first_chunk, last_chun
                 share[j] = _ZERO
 
 
-@inner
+@inlined
 def _block(zeros, state, few, block):
     """All examples, which make one group, against one block of features."""
     first, last = _tiles_of(block, state.tiles.shape[0])
@@ -173,7 +173,7 @@ def _block(zeros, state, few, block):
     dense(zeros, state.h, state.theta, state.shares[0], grad_h, state.tiles[first:last])
 
 
-@inner
+@inlined
 def _add_up_blocks(zeros, rows, state, few):
     for i in range(state.h.shape[0]):
         for k in range(len(zeros)):
@@ -224,7 +224,7 @@ def _block_step(state, skips, tiles, scale, learning_rate, step, constants, bloc
     adamw(theta, gradient, state.first[lo:hi], state.second[lo:hi], scale, keep, penalty, rates)
 
 
-@inner
+@inlined
 def _unit_of_few(zeros, rows, state, few, unit):
     n_blocks = state.finite.shape[0]
     if unit == 0:
@@ -235,7 +235,7 @@ def _unit_of_few(zeros, rows, state, few, unit):
         _add_up_blocks(zeros, rows, state, few)
 
 
-@inner
+@inlined
 def _unit_of_many(zeros, rows, state, many, skips, tiles, scales, unit, n_described):
     if unit >= n_described:
         some, group = divmod(unit - n_described, state.shares.shape[0])

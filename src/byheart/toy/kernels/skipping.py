@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from byheart.toy.kernels.compile import empty, inner, serial
+from byheart.toy.kernels.compile import empty, inlined, inner, serial
 from byheart.toy.kernels.dense import FEATURES, dense, row
 from byheart.toy.pace import Pace
 
@@ -249,7 +249,7 @@ def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
         moments[q] += total
 
 
-@inner
+@inlined
 def _add_linear(zeros, h, moments, grad_h):
     """Add to grad_h what the surely active features give: (sum of W_f W_f^T) h + sum of b_f W_f."""
     n_hidden = len(zeros)
