@@ -1,14 +1,20 @@
 """``import byheart`` and ``byheart --help`` stay light: what they import, each in a process of its own."""
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import byheart
 
 HEAVY = ("torch", "triton", "jax", "numba", "llvmlite", "matplotlib", "plotly", "jinja2", "PIL", "xarray", "sklearn")
 HEAVY += ("transformers", "lightning", "datasets", "accelerate", "tokenizers", "rapidfuzz", "pydivsufsort")
 HEAVY += ("byheart.language.page",)
 HEAVY += ("scipy.stats", "scipy.optimize", "loky", "rich", "byheart.toy.page", "byheart.network.page")
+AT_FIRST_USE = (*HEAVY, "pandas", "scipy.special", "scipy.linalg", "byheart.network.audit", "byheart.language")
 PUBLIC = {
     *("Audit", "Changes", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization"),
     *("Run", "Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "audit_outputs"),
@@ -61,11 +67,27 @@ ignored = io.StringIO()
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(ignored), contextlib.redirect_stderr(ignored):
     main({words})
 """
-    imported = printed(program + f"print(*(name for name in {HEAVY} if name in sys.modules))")
+    imported = printed(program + f"print(*(name for name in {AT_FIRST_USE} if name in sys.modules))")
     assert imported == []
 
 
 def test_the_public_names_are_all_that_there_is():
-    program = "import byheart, types; print(*(n for n, v in vars(byheart).items() if not n.startswith('_')"
-    program += " and not isinstance(v, types.ModuleType)))"
+    program = "import byheart, types; print(*(n for n in dir(byheart) if not n.startswith('_')"
+    program += " and not isinstance(getattr(byheart, n), types.ModuleType)))"
     assert set(printed(program)) == PUBLIC
+
+
+def test_editors_and_type_checkers_are_told_of_the_same_names():
+    tree = ast.parse(Path(byheart.__file__).read_text(encoding="utf-8"))
+    imported = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("byheart")
+    ]
+    homes = {name.name: node.module for node in imported for name in node.names if node.module != "byheart"}
+    assert homes.keys() == PUBLIC
+    for name, module in homes.items():
+        assert getattr(byheart, name) is getattr(importlib.import_module(module), name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        byheart.trian  # noqa: B018

@@ -15,7 +15,6 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.special import ndtr, ndtri
 
 from byheart.arrays import as_array
 
@@ -50,6 +49,8 @@ class Memorization:
         """
         if not 0 < level < 1:
             raise ValueError(f"level: received {level}, accepted: between 0 and 1")
+        from scipy.special import ndtri  # slow to import
+
         half = float(ndtri((1 + level) / 2)) * self.standard_error
         return self.centre - half, self.centre + half
 
@@ -119,6 +120,8 @@ def smoothed_memorization(
     Raises:
         ValueError: As ``memorization``.
     """
+    from scipy.special import ndtr  # slow to import
+
     margins, inside = _checked(margins, train_mask)
     parts = []
     for rows in (inside, ~inside):
@@ -179,6 +182,7 @@ def power(n_in: int, n_out: int, effect: float = 0.25, p_in: float = 1.0) -> flo
     Raises:
         ValueError: If a number lies outside its range.
     """
+    from scipy.special import ndtri
     from scipy.stats import binom  # slow to import
 
     if n_in < 2 or n_out < 2:

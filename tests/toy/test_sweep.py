@@ -109,7 +109,7 @@ def command(pid: int) -> str:
 
 
 def gone(pids: list[int]) -> bool:
-    end = time.monotonic() + 10
+    end = time.monotonic() + _PATIENCE
     while any("popen_loky" in command(pid) for pid in pids):
         if time.monotonic() > end:
             return False

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from byheart.geometry import example_dimensionality
 from byheart.toy.config import TrainConfig
@@ -383,3 +385,31 @@ def test_a_feature_is_represented_if_it_comes_back_alone():
     assert represented_features(W, b - 2).tolist() == []
     assert represented_features(W, b + 1).tolist() == []
     assert represented_features(W, b, reference).tolist() == [0, 2, 3]
+
+
+@given(seed=st.integers(0, 2**32), scale=st.sampled_from([0.1, 0.5, 1.0]), bias=st.sampled_from([-0.3, 0.0, 0.1]))
+def test_the_features_that_are_ruled_out_beforehand_are_none_that_the_model_represents(seed, scale, bias):
+    W = np.random.default_rng(seed).normal(0, scale, (3, 40)).astype(np.float32)
+    W[:, ::2] *= 0.01  # so that some are alone
+    b = np.full(40, bias, np.float32)
+    losses = reference.example_losses(W, b, SparseExamples.from_matrix(np.eye(40)))
+    assert represented_features(W, b, reference).tolist() == np.flatnonzero(losses < 0.75).tolist()
+
+
+def test_a_run_has_the_same_bits_whatever_the_number_of_threads():
+    config = TrainConfig(n_examples=300, n_features=2100, sparsity=0.99, n_steps=4, n_test=50)
+    runs = [train(config, n_threads=n_threads) for n_threads in (None, 1, 2)]
+    assert runs[1].provenance["n_threads"] == 1
+    for run in runs[1:]:
+        for name in ("W", "b", "hidden"):
+            assert getattr(run, name).tobytes() == getattr(runs[0], name).tobytes()
+        assert run.metrics == runs[0].metrics
+
+
+@pytest.mark.parametrize(
+    ("kernel", "n_threads", "words"),
+    [("cpu", 0, "received 0, accepted: an integer >= 1"), ("reference", 2, 'with the kernel "reference", accepted')],
+)
+def test_threads_that_there_cannot_be_are_refused(kernel, n_threads, words):
+    with pytest.raises(ValueError, match=f"n_threads: .*{words}"):
+        train(TrainConfig(n_examples=3, n_features=50, sparsity=0.9, n_steps=2), kernel=kernel, n_threads=n_threads)

@@ -6,24 +6,19 @@ one reads what is printed any more, as behind ``| head``.
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import io
 import os
 import sys
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
 from typing import Protocol
 
 import byheart
 from byheart.cli.console import complain
-from byheart.cli.language import CounterfactualCommand
-from byheart.cli.network import AuditCommand, CheckError
 from byheart.cli.options import Parser, parse
-from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCommand
-from byheart.cli.toy import ReportCommand, SweepCommand, TrainCommand
-from byheart.jobs import JobsError
-from byheart.network.counterfactual import CounterfactualError
-from byheart.toy.config import brief
-from byheart.toy.kernels import DivergedError
-from byheart.toy.sweep import SweepError
 
 
 class Command(Protocol):
@@ -33,15 +28,16 @@ class Command(Protocol):
         """Do it, and print what a person wants to see."""
 
 
-_COMMANDS: dict[str, type[Command]] = {
-    "train": TrainCommand,
-    "sweep": SweepCommand,
-    "reproduce": ReproduceCommand,
-    "verdicts": VerdictsCommand,
-    "report": ReportCommand,
-    "audit": AuditCommand,
-    "leaderboard": LeaderboardCommand,
-    "counterfactual": CounterfactualCommand,
+# The file of each subcommand and its class there, which is imported once it is asked for.
+_COMMANDS = {
+    "train": ("toy", "TrainCommand"),
+    "sweep": ("toy", "SweepCommand"),
+    "reproduce": ("studies", "ReproduceCommand"),
+    "verdicts": ("studies", "VerdictsCommand"),
+    "report": ("toy", "ReportCommand"),
+    "audit": ("network", "AuditCommand"),
+    "leaderboard": ("studies", "LeaderboardCommand"),
+    "counterfactual": ("language", "CounterfactualCommand"),
 }
 
 
@@ -57,14 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted; finished runs are kept, and the same command goes on from them")
         return 130
-    except SweepError as error:
-        for failure in error.failures:
-            complain(f"failed: {brief(failure.config)}: {failure.reason}")
-        complain(f"byheart: {len(error.failures)} run(s) failed, all others are kept")
-        return 1
-    except (DivergedError, CounterfactualError, JobsError, CheckError) as error:
-        complain(f"byheart: {error}")
-        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unwritten is not tried again at exit
         return 141
@@ -74,18 +62,57 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as error:
         complain(f"byheart: {error or 'out of memory'}; accepted: sizes that fit in memory")
         return 2
+    except Exception as error:
+        if not _is_said(error):
+            raise
+        return 1
     return 0
 
 
+def _is_said(error: Exception) -> bool:
+    """Say that a run or a check failed, if that is what the error means."""
+    from byheart.cli.network import CheckError
+    from byheart.jobs import JobsError
+    from byheart.network.counterfactual import CounterfactualError
+    from byheart.toy.config import brief
+    from byheart.toy.kernels import DivergedError
+    from byheart.toy.sweep import SweepError
+
+    if isinstance(error, SweepError):
+        for failure in error.failures:
+            complain(f"failed: {brief(failure.config)}: {failure.reason}")
+        complain(f"byheart: {len(error.failures)} run(s) failed, all others are kept")
+        return True
+    if isinstance(error, DivergedError | CounterfactualError | JobsError | CheckError):
+        complain(f"byheart: {error}")
+        return True
+    return False
+
+
 def _parse(arguments: list[str]) -> Command:
-    parser = Parser(prog="byheart", description=byheart.__doc__)
-    parser.add_argument("--version", action="version", version=f"byheart {byheart.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        commands.add_parser(name, help=inspect.getdoc(command), add_help=False)
     name = arguments[0] if arguments else ""
+    parser = Parser(prog="byheart", description=inspect.cleandoc(byheart.__doc__.split("\n\n")[0]))
+    if name in _COMMANDS:
+        file, cls = _COMMANDS[name]
+        command: type[Command] = getattr(importlib.import_module(f"byheart.cli.{file}"), cls)
+        return parse(command, arguments[1:], f"byheart {name}")
     if name.startswith("-"):
+        parser.add_argument("--version", action="version", version=f"byheart {byheart.__version__}")
+        commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+        for known, (file, cls) in _COMMANDS.items():
+            commands.add_parser(known, help=_docstring(f"byheart.cli.{file}", cls), add_help=False)
         parser.parse_args(arguments[:1])
-    if name not in _COMMANDS:
-        parser.error(f"command: received {name!r}, accepted: {', '.join(_COMMANDS)}")
-    return parse(_COMMANDS[name], arguments[1:], f"byheart {name}")
+    return parser.error(f"command: received {name!r}, accepted: {', '.join(_COMMANDS)}")
+
+
+def _docstring(module: str, cls: str) -> str:
+    """Return the docstring of a class whose module is not imported."""
+    spec = find_spec(module)
+    assert spec is not None
+    assert isinstance(spec.loader, InspectLoader)
+    (found,) = (
+        node
+        for node in ast.parse(spec.loader.get_source(module) or "").body
+        if isinstance(node, ast.ClassDef) and node.name == cls
+    )
+    return ast.get_docstring(found) or ""

@@ -32,6 +32,8 @@ class TrainCommand:
     out: Path = Path("runs")
     """Directory of the run file."""
     kernel: KernelName | None = field(default=None, metadata=_KERNEL)
+    n_threads: int | None = None
+    """Most threads that the kernel "cpu" may use; default all cores, and fewer where more do not pay."""
 
     def run(self) -> None:
         """Train, and print the metrics."""
@@ -44,6 +46,7 @@ class TrainCommand:
             run = train(
                 self.config,
                 kernel=self.kernel,
+                n_threads=self.n_threads,
                 out=self.out,
                 on_progress=lambda steps, loss: advance(steps, total, f"loss {loss:.4g}"),
             )
@@ -84,6 +87,8 @@ class SweepCommand:
     n_workers: int | None = None
     """Cores to use; default all."""
     kernel: KernelName | None = field(default=None, metadata=_KERNEL)
+    n_threads: int | None = None
+    """Most threads of a large run, which has all cores to itself; default all cores."""
     out: Path = Path("runs")
     """Directory of the run files."""
 
@@ -102,7 +107,14 @@ class SweepCommand:
         varied = {name: v for name, v in given.items() if name not in _SINGLE and len(v) > 1}
         configs = grid(base, varied, range(base.seed, base.seed + self.n_seeds))
         with bar("sweep") as advance:
-            runs = sweep(configs, self.out, n_workers=self.n_workers, kernel=self.kernel, on_progress=follow(advance))
+            runs = sweep(
+                configs,
+                self.out,
+                n_workers=self.n_workers,
+                kernel=self.kernel,
+                n_threads=self.n_threads,
+                on_progress=follow(advance),
+            )
         columns = [*(runs.axes or ["n_examples"]), *_METRICS]
         print_table((name.replace("_", " ") for name in columns), runs.table[columns].itertuples(index=False))
         print(f"{len(runs)} runs in {self.out}")

@@ -21,7 +21,7 @@ from byheart.records import Record, Records
 from byheart.toy.config import TrainConfig, brief
 from byheart.toy.kernels import KERNELS, choose, kernel_for
 from byheart.toy.runs import Runs, read_header
-from byheart.toy.train import train
+from byheart.toy.train import check_threads, train
 
 # From here on, (example, feature) pairs per step keep several cores busy.
 _LARGE_PAIRS_PER_STEP = 5_000_000
@@ -96,6 +96,7 @@ def sweep(
     n_workers: int | None = None,
     executor: Executor | None = None,
     kernel: str | None = None,
+    n_threads: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Runs:
     """Train all configs that are not yet in ``out``, and return the runs of all of them.
@@ -106,11 +107,12 @@ def sweep(
         n_workers: Number of cores to use, at least 1; default all.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         kernel: As of ``train``; with "gpu" one model at a time (``kernels.gpu.Batch`` trains many at once).
+        n_threads: Most threads of a large run, which has all cores to itself; as of ``train``.
         on_progress: Called a few times a second.
 
     Raises:
-        ValueError: If ``n_workers`` is below 1, the kernel cannot run here, or the header of a run file in the way is
-            damaged.
+        ValueError: If ``n_workers`` or ``n_threads`` is below 1, the kernel cannot run here or takes no number of
+            threads, or the header of a run file in the way is damaged.
         OSError: If ``out`` cannot be written.
         SweepError: After all other runs are finished, if some failed.
         KeyboardInterrupt: On Ctrl-C, at once; finished runs are kept.
@@ -122,6 +124,7 @@ def sweep(
         read_header(store.path(run_id))
     for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
         choose(name, variant)  # a kernel that cannot run here fails once, not once per run
+        check_threads(n_threads, name)
     if kernel is not None and kernel not in KERNELS:
         raise ValueError(f"kernel: received {kernel!r}, accepted: {', '.join(KERNELS)}")
     one_large_core = kernel is not None and KERNELS[kernel].device == "cuda"
@@ -129,7 +132,7 @@ def sweep(
         Job(
             run_id,
             _compute,
-            (config, kernel),
+            (config, kernel, n_threads),
             cost=_work(config),
             all_cores=one_large_core or _pairs_per_step(config) >= _LARGE_PAIRS_PER_STEP,
         )
@@ -148,14 +151,19 @@ def sweep(
     return Runs([read_header(store.path(run_id)) for run_id in by_id])
 
 
-def _compute(config: TrainConfig, kernel: str | None, *, n_threads: int | None, report: Report) -> Record:
+def _compute(
+    config: TrainConfig, kernel: str | None, most_threads: int | None, *, n_threads: int | None, report: Report
+) -> Record:
     """Train one config in a worker, on so many threads."""
-    import numba
-
-    if n_threads is not None:
-        numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
-    total = config.n_steps * config.n_inits
-    return train(config, kernel=kernel, on_progress=lambda steps, loss: report(steps / total, loss)).to_record()
+    name, total = kernel_for(config.variant, kernel), config.n_steps * config.n_inits
+    allowed = min((n for n in (n_threads, most_threads) if n is not None), default=None)
+    run = train(
+        config,
+        kernel=name,
+        n_threads=allowed if name == "cpu" else None,
+        on_progress=lambda steps, loss: report(steps / total, loss),
+    )
+    return run.to_record()
 
 
 def _pairs_per_step(config: TrainConfig) -> float:

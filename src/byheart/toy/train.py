@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def train(
     *,
     test_examples: Any = None,
     kernel: str | None = None,
+    n_threads: int | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Run:
@@ -47,18 +49,22 @@ def train(
         initial: Own initial (W, b) instead of drawn ones.
         test_examples: Own test examples; without them, own training examples have no test loss.
         kernel: One of ``byheart.toy.kernels.KERNELS``; default "cpu", or "torch" for variants of the model.
+        n_threads: Most threads that the kernel "cpu" may use, at least 1, and never more than there are cores; default
+            all. It uses fewer where more do not pay; the run has the same bits whatever their number.
         out: Directory in which the run is kept; if it is there already, from whatever kernel, it is loaded and not
             trained again.
         on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
             train loss measured.
 
     Raises:
-        ValueError: If the config and the arrays do not fit each other, or an array is not finite.
+        ValueError: If the config and the arrays do not fit each other, an array is not finite, or threads are asked for
+            that there cannot be.
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``.
     """
     kernel = kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
+    check_threads(n_threads, kernel)
     own = None if examples is None else _own_examples(examples, config, "examples")
     own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
     if initial is not None:
@@ -71,8 +77,25 @@ def train(
         if path.exists():
             return load_run(path)
 
+    test = own_test if own_test is not None or own is not None else draw_test_examples(config)
+    with threads_of(kernel, n_threads):
+        run = _train(config, chosen, kernel, own or draw_examples(config), initial, test, data_digest, on_progress)
+    if out is not None:
+        run.save(out)
+    return run
+
+
+def _train(
+    config: TrainConfig,
+    chosen: Kernel,
+    kernel: str,
+    drawn: SparseExamples,
+    initial: tuple[np.ndarray, np.ndarray] | None,
+    test: SparseExamples | None,
+    data_digest: str,
+    on_progress: OnProgress | None,
+) -> Run:
     made_by, started = kernel_provenance(kernel), time.time()
-    drawn = own or draw_examples(config)
     n_inits = 1 if initial is not None else config.n_inits
     best: _Trained | None = None
     for init in range(n_inits):
@@ -81,8 +104,7 @@ def train(
         if best is None or trained.train_loss < best.train_loss:
             best = trained
     assert best is not None
-    test = own_test if own_test is not None else None if own is not None else draw_test_examples(config)
-    run = Run(
+    return Run(
         config=config,
         W=best.W,
         b=best.b,
@@ -98,9 +120,23 @@ def train(
         provenance=made_by | {"wall_seconds": time.time() - started},
         data_digest=data_digest,
     )
-    if out is not None:
-        run.save(out)
-    return run
+
+
+def check_threads(n_threads: int | None, kernel: str) -> None:
+    """Raise a ValueError that says what is accepted if the kernel cannot be given so many threads."""
+    if n_threads is not None and n_threads < 1:
+        raise ValueError(f"n_threads: received {n_threads}, accepted: an integer >= 1")
+    if n_threads is not None and kernel != "cpu":
+        raise ValueError(f'n_threads: received {n_threads} with the kernel "{kernel}", accepted: with "cpu"')
+
+
+def threads_of(kernel: str, n_threads: int | None) -> AbstractContextManager[None]:
+    """Let the kernel use at most so many threads."""
+    if kernel != "cpu":
+        return nullcontext()
+    from byheart.toy.kernels.compile import threads
+
+    return threads(n_threads)
 
 
 def draw_examples(config: TrainConfig) -> SparseExamples:
@@ -167,22 +203,20 @@ class _Trained:
             self._log(training)
 
     def _log(self, training: Training) -> None:
-        step = training.step
-        losses = self.kernel.example_losses(training.W, training.b, self.examples)
-        loss = loss_scale(len(training.b), self.config.reduction) * float(
-            np.average(losses, weights=self.examples.repeats)
-        )
+        step, W, b = training.step, training.W, training.b
+        losses = self.kernel.example_losses(W, b, self.examples)
+        loss = loss_scale(len(b), self.config.reduction) * float(np.average(losses, weights=self.examples.repeats))
         if not np.isfinite(loss):
             raise DivergedError(step)
-        norms = (float(np.linalg.norm(training.W)), float(np.linalg.norm(training.b)))
+        norms = (float(np.linalg.norm(W)), float(np.linalg.norm(b)))
         for name, value in zip(self._history, (step, loss, *norms), strict=True):
             self._history[name].append(value)
         if step in self.config.snapshot_steps:
             snapshot = (
                 step,
-                training.W.copy(),
-                training.b.copy(),
-                hidden_vectors(training.W, self.viewed, self.config.variant),
+                W.copy(),
+                b.copy(),
+                hidden_vectors(W, self.viewed, self.config.variant),
             )
             for name, array in zip(self._snapshots, snapshot, strict=True):
                 self._snapshots[name].append(array)

@@ -21,7 +21,7 @@ from processes import PATIENCE, running
 
 from byheart.toy import pace
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import AdamW, compile, cpu, narrow, skipping, wide
+from byheart.toy.kernels import AdamW, compile, cpu, losses, narrow, skipping, tickets, wide
 
 # Blocks of features and groups of examples (narrow), groups and passes (wide): several, and a last one that is smaller.
 NARROW = [(1, 1100, 300), (2, 2500, 700), (2, 60, 9001), (8, 40, 1025), (3, 2100, 40)]
@@ -70,7 +70,7 @@ def fill_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         memory[...] = {"f": np.nan, "i": 2**59, "b": False}[kind]
         return memory
 
-    for module in (cpu, narrow, wide, skipping):
+    for module in (losses, narrow, wide, skipping, tickets):
         monkeypatch.setattr(module, "empty", filled)
 
 
@@ -91,7 +91,7 @@ def test_scratch_memory_of_large_problems_is_written_before_it_is_read(size, mon
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 @pytest.mark.parametrize("size", NARROW + WIDE)
 def test_the_bits_do_not_depend_on_the_number_of_threads(size, monkeypatch):
-    for module in (narrow, wide):
+    for module in (losses, narrow, wide):
         monkeypatch.setattr(module, "_SERIAL_BELOW", 0)
     problem, results = large(*size), []
     for n_threads in (1, 2, numba.config.NUMBA_NUM_THREADS):
@@ -126,8 +126,9 @@ def test_with_and_without_skipping_the_gradient_is_the_same_up_to_rounding(n_hid
 def seem_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is done seems to take a thousand seconds, so it is done in the smallest pieces."""
     monkeypatch.setattr(pace, "perf_counter", itertools.count(0.0, 1000.0).__next__)
-    for module in (cpu, narrow, wide):
+    for module in (losses, narrow, wide):
         monkeypatch.setattr(module, "_SHORT", -1)
+    monkeypatch.setattr(narrow, "_WORK_PER_UNIT", 0)
 
 
 def record(monkeypatch: pytest.MonkeyPatch, module: ModuleType, where: int) -> list[tuple[int, int]]:
@@ -152,14 +153,15 @@ def test_the_bits_do_not_depend_on_how_long_anything_takes(size, monkeypatch):
 def test_on_a_slow_machine_losses_are_left_after_every_chunk(n_threads, monkeypatch):
     numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
     seem_slow(monkeypatch)
-    n_rows, part = [], cpu._example_losses
-    monkeypatch.setattr(cpu, "_example_losses", lambda *a: (n_rows.append(len(a[-1])), part(*a)))
+    monkeypatch.setattr(losses, "_SERIAL_BELOW", 0)
+    pieces, run = [], losses.side_by_side
+    monkeypatch.setattr(losses, "side_by_side", lambda *a: (pieces.append((int(a[2][0]), a[3])), run(*a)))
     for n_hidden in (2, 17):
         problem = large(n_hidden, 60, 700)
-        n_rows.clear()
-        losses = cpu.example_losses(problem.W, problem.b, problem.examples)
-        assert max(n_rows) == 32 * numba.get_num_threads()
-        assert sum(n_rows) == len(losses) == 700
+        pieces.clear()
+        assert len(cpu.example_losses(problem.W, problem.b, problem.examples)) == 700
+        starts = range(0, 22, numba.get_num_threads())  # chunks of 32 examples, one for each thread
+        assert pieces == [(first, min(first + starts.step, 22)) for first in starts]
 
 
 @pytest.mark.parametrize("size", [(2, 1000, 500), (17, 1000, 200)])
@@ -210,15 +212,15 @@ for module in (narrow, wide):
     module._SHORT = -1
 cpu.start(W[:, :90], b[:90], sample_examples(256, 90, 0.9, rng), AdamW(), "sum").advance(np.ones(1))  # compiles
 
-module, where, long_part = (narrow, -3, narrow._EXAMPLES) if n_hidden <= 8 else (wide, -4, wide._DENSE)
-run = module._run
+module, name = (narrow, "side_by_side") if n_hidden <= 8 else (wide, "_run")
+run = getattr(module, name)
 
 def told(*arguments):
-    if arguments[where] == long_part:
-        print(arguments[-1], flush=True)  # up to which unit this piece goes
+    if module is narrow or arguments[-4] == wide._DENSE:
+        print(arguments[3 if module is narrow else -1], flush=True)  # up to which unit this piece goes
     return run(*arguments)
 
-module._run = told
+setattr(module, name, told)
 training = cpu.start(W, b, sample_examples(n_examples, n_features, 1 - 10 / n_features, rng), AdamW(), "sum",
                      skipping=bool(skip))
 try:
@@ -228,10 +230,10 @@ finally:  # a step ends with new weights
 """
 
 
-# Steps of several seconds, on a machine of a few cores; and the chunks, or pieces of a pass, that make one.
+# Steps of several seconds, on a machine of a few cores; and the units, or pieces of a pass, that make one.
 @pytest.mark.parametrize(
     ("size", "n_units"),
-    [((2, 200_000, 100_000, 0), 196), ((2, 200_000, 100_000, 1), 196), ((64, 20_000, 60_000, 0), 4 * 47)],
+    [((2, 200_000, 100_000, 0), 1666), ((2, 200_000, 100_000, 1), 1764), ((64, 20_000, 60_000, 0), 4 * 47)],
 )
 def test_ctrl_c_ends_a_long_step_in_its_midst(size, n_units):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

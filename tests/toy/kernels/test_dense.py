@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byheart.toy.kernels import narrow
-from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, place, preactivation, row
+from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 
 _ULP = float(np.finfo(np.float32).eps)
 every_width = pytest.mark.parametrize("n_hidden", range(1, narrow.MAX_HIDDEN + 1))
@@ -88,9 +88,10 @@ def test_a_feature_is_found_at_its_place(n_hidden):
     rng = np.random.default_rng(0)
     rows, h = rng.normal(size=(n_hidden + 1, 40)).astype(np.float32), rng.normal(size=(3, n_hidden)).astype(np.float32)
     theta, units = in_tiles(rows), row(zeros(n_hidden), h, 1)
+    places = narrow._places(n_hidden, np.arange(40, dtype=np.int32))
     assert units == tuple(h[1])
     for feature in range(40):
-        at = np.uint64(place(zeros(n_hidden), feature))
+        at = np.uint64(places[0, feature])
         assert theta[at :: np.uint64(FEATURES)][: n_hidden + 1].tolist() == rows[:, feature].tolist()
         z = h[1].astype(np.float64) @ rows[:-1, feature] + rows[-1, feature]
         assert preactivation(units, theta, at) == pytest.approx(z, abs=1e-5)

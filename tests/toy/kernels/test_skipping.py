@@ -30,13 +30,13 @@ def sums(
     tiles = skipping.tiles(n_hidden, n_features, 2)
     n_tiles = tiles.boxes.shape[1]
     tiles.boxes[:], tiles.moments[:], tiles.sums[:] = np.nan, np.nan, 0
-    skipping.describe(none, theta, scales, tiles, 0, n_tiles)
+    skipping.describe(theta, scales, tiles, 0, n_tiles)
     grad, grad_h, n_cut, n_pieces = np.zeros_like(theta), np.zeros_like(h), 0, 0
     for lo in range(0, n_examples, _CHUNK):
         piece, group = slice(lo, lo + _CHUNK), int(lo > n_examples / 2)
         n_cut += skipping.skip(none, h_in_order[piece], theta, tiles, tiles.sums[group], grad, grad_h[piece])
         n_pieces += -(-len(h_in_order[piece]) // skipping.EXAMPLES)
-    skipping.add_linear_to_features(none, theta, tiles, 0, n_tiles, grad)
+    skipping.add_linear_to_features(theta, tiles, 0, n_tiles, grad)
     result, result_h = np.full_like(rows, np.nan), np.full_like(h, np.nan)
     result[:, features], result_h[examples] = in_rows(grad, n_hidden, n_features), grad_h
     return n_cut / (n_tiles * n_pieces), result, result_h

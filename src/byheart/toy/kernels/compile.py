@@ -6,6 +6,7 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,12 @@ def _can_be_kept() -> bool:
     return True
 
 
-_OPTIONS = {"nogil": True, "cache": _can_be_kept(), "error_model": "numpy"}
+_OPTIONS = {"nogil": True, "cache": _can_be_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
 serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
+# Called by compiled code alone: what Python would call is left out, which compiles sooner.
+inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)
+# Becomes part of its only caller before anything is compiled: whatever is nested is optimised once per level.
+inlined = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True, inline="always")
 # Only loops over prange: looking for more takes the compiler seconds.
 _ONLY_PRANGE = {"comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False}
 _ONLY_PRANGE |= {"stencil": False, "fusion": False, "prange": True}
@@ -49,9 +54,9 @@ def relu(z):
 
 def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     """Return scratch memory that begins on a cache line, as vectors that straddle two lines are read twice."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + _CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % _CACHE_LINE
+    start = -memory.__array_interface__["data"][0] % _CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

@@ -36,12 +36,6 @@ def row(zeros, h, i):
 
 
 @serial
-def place(zeros, position):
-    """Return where W_0 of the feature at this position is kept; its W_k, and last its b, are ``FEATURES`` apart."""
-    return position // FEATURES * ((len(zeros) + 1) * FEATURES) + position % FEATURES
-
-
-@serial
 def preactivation(h, theta, at):
     """Return W_f . h + b_f of the feature at this place."""
     z = theta[at + np.uint64(len(h) * FEATURES)]

@@ -1,9 +1,9 @@
 """Training with up to eight hidden units, where all that is known of a pair fits in registers.
 
-A step has two parallel parts. ``_examples_part``: each group of examples adds its share of the gradient to a copy of
-its own. ``_features_part``: each block of features adds up the groups' shares and takes the step of AdamW. A few
-examples make one group; the blocks of features go side by side instead. A long step is taken in pieces: chunks of
-every group, or blocks.
+A step has two parts. Of the examples: each group of them adds its share of the gradient to a copy of its own. Of the
+features: each block of them adds up the groups' shares and takes the step of AdamW. A few examples make one group; the
+blocks of features go side by side instead. Steps, one after the other, are a row of units, which threads share (see
+``tickets``); Ctrl-C is answered between any two units.
 
 The weights are kept in tiles of features (see ``dense``), 64 of which make a block. If pairs are skipped (see
 ``skipping``), features and examples are in the order of their tiles. A nonzero entry of an example holds the place of
@@ -12,18 +12,19 @@ its feature in the tiles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int32
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError, skipping
-from byheart.toy.kernels.adamw import Constants, adamw, constants, rates_of_step
-from byheart.toy.kernels.compile import empty, in_order, parallel, serial, threads
-from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, place, preactivation, row
+from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
+from byheart.toy.kernels.compile import empty, in_order, inlined, inner, serial
+from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
+from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
 
@@ -40,9 +41,8 @@ _SKIP_BELOW_SHARE = 0.6  # of cut tiles
 _TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
 _SERIAL_BELOW = 100_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
-_WHOLE, _DESCRIBE, _EXAMPLES, _FEATURES = range(4)  # steps, or parts of them
+_WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
 _ZERO = np.float32(0)
-_TUPLES = Constants, Tiles  # the compiler looks for the names of tuples that cross into other threads
 
 
 class Rows(NamedTuple):
@@ -61,39 +61,21 @@ class State(NamedTuple):
     second: np.ndarray
     tiles: np.ndarray  # 0, 1, 2, ...
     shares: np.ndarray  # of the gradient: by group, in tiles
-    sums: np.ndarray  # likewise, of some chunks: for many examples, or rounding errors would add up
     h: np.ndarray
     grad_h: np.ndarray
-    grad_h_of_blocks: np.ndarray  # for one group
     cut: np.ndarray  # tiles, by group
     finite: np.ndarray  # whether the gradient is, by block
+    chunks_per_unit: int
 
 
-@serial
-def _to_rows(zeros, in_tiles, features):
-    """Return what is in tiles as rows, features in their own order."""
-    rows = np.empty((len(zeros) + 1, features.shape[0]), np.float32)
-    for position in range(features.shape[0]):
-        at = place(zeros, position)
-        for k in range(len(zeros) + 1):
-            rows[k, features[position]] = in_tiles[at + k * FEATURES]
-    return rows
-
-
-@serial
-def _to_tiles(zeros, rows, features, in_tiles):
-    for position in range(features.shape[0]):
-        at = place(zeros, position)
-        for k in range(len(zeros) + 1):
-            in_tiles[at + k * FEATURES] = rows[k, features[position]]
-
-
-@serial
-def _places(zeros, features):
-    places = np.empty(features.shape[0], np.uint32)
-    for position in range(features.shape[0]):
-        places[features[position]] = place(zeros, position)
-    return places
+def _places(
+    n_hidden: int, features: Int32[np.ndarray, " n_features"]
+) -> Int64[np.ndarray, "n_hidden_and_bias n_features"]:
+    """Return where W, and in the last row b, of every feature is kept in tiles that have features in this order."""
+    tiles, lanes = np.divmod(np.arange(len(features)), FEATURES)
+    places = np.empty((n_hidden + 1, len(features)), np.int64)
+    places[:, features] = tiles * ((n_hidden + 1) * FEATURES) + lanes
+    return places + FEATURES * np.arange(n_hidden + 1)[:, None]
 
 
 @serial
@@ -141,23 +123,23 @@ def _correct(zeros, theta, starts, places, values, h, grad_h, share):
             share[at + np.uint64(n_hidden * FEATURES)] -= target
 
 
-@serial
+@inner
 def _tiles_of(block, n_tiles):
     return block * _TILES_PER_BLOCK, min((block + 1) * _TILES_PER_BLOCK, n_tiles)
 
 
-@serial
-def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):
+@inlined
+def _group(zeros, rows, state, many, skips, tiles, group, first_chunk, last_chunk):
     """Some chunks of one group of examples, against all features; every n_groups-th chunk is of this group."""
     n_examples, n_groups = state.h.shape[0], state.shares.shape[0]
-    many = state.sums.shape[0] > 0
-    share = state.sums[group] if many else state.shares[group]
+    in_parts = many.shape[0] > 0
+    share = many[group] if in_parts else state.shares[group]
     if first_chunk == 0:
         share[:] = _ZERO
-        if many:
+        if in_parts:
             state.shares[group] = _ZERO
         state.cut[group] = 0
-        if skips:
+        if tiles is not None and skips:
             tiles.sums[group] = 0.0
     step = n_groups * _CHUNK
     for chunk in range(first_chunk, min(last_chunk, -(-n_examples // step))):
@@ -166,63 +148,47 @@ def _group(zeros, rows, state, skips, tiles, group, first_chunk, last_chunk):
         h, grad_h, starts = state.h[lo:hi], state.grad_h[lo:hi], rows.starts[lo : hi + 1]
         _hidden(zeros, state.theta, starts, rows.places, rows.values, h)
         grad_h[:] = _ZERO
-        if skips:
+        if tiles is not None and skips:
             state.cut[group] += skipping.skip(zeros, h, state.theta, tiles, tiles.sums[group], share, grad_h)
-        else:
+        if not skips:
             for block in range(state.finite.shape[0]):
                 first, last = _tiles_of(block, state.tiles.shape[0])
                 dense(zeros, h, state.theta, share, grad_h, state.tiles[first:last])
         _correct(zeros, state.theta, starts, rows.places, rows.values, h, grad_h, share)
-        if many and ((chunk + 1) % _CHUNKS_PER_SUM == 0 or (chunk + 1) * step >= n_examples):
+        if in_parts and ((chunk + 1) % _CHUNKS_PER_SUM == 0 or (chunk + 1) * step >= n_examples):
             total = state.shares[group]
             for j in range(total.shape[0]):
                 total[j] += share[j]
                 share[j] = _ZERO
 
 
-@serial
-def _block(zeros, state, block):
+@inlined
+def _block(zeros, state, few, block):
     """All examples, which make one group, against one block of features."""
     first, last = _tiles_of(block, state.tiles.shape[0])
     size = (len(zeros) + 1) * FEATURES
     state.shares[0, first * size : last * size] = _ZERO
-    grad_h = state.grad_h_of_blocks[block]
+    grad_h = few[block]
     grad_h[:] = _ZERO
     dense(zeros, state.h, state.theta, state.shares[0], grad_h, state.tiles[first:last])
 
 
-@serial
-def _add_up_blocks(zeros, rows, state):
+@inlined
+def _add_up_blocks(zeros, rows, state, few):
     for i in range(state.h.shape[0]):
         for k in range(len(zeros)):
             total = _ZERO
             for block in range(state.finite.shape[0]):
-                total += state.grad_h_of_blocks[block, i, k]
+                total += few[block, i, k]
             state.grad_h[i, k] = total
     _correct(zeros, state.theta, rows.starts, rows.places, rows.values, state.h, state.grad_h, state.shares[0])
 
 
-@parallel
-def _examples_part(zeros, rows, state, skips, tiles, first, last):
-    """Each group's share of the gradient, without scale, from these chunks of it; of one group, from these blocks."""
-    n_groups, n_blocks = state.shares.shape[0], state.finite.shape[0]
-    if n_groups > 1:
-        for piece in numba.prange(n_groups):
-            _group(zeros, rows, state, skips, tiles, np.int64(piece), first, last)
-    else:
-        if first == 0:
-            _hidden(zeros, state.theta, rows.starts, rows.places, rows.values, state.h)
-        for block in numba.prange(first, last):
-            _block(zeros, state, np.int64(block))
-        if last == n_blocks:
-            _add_up_blocks(zeros, rows, state)
-
-
 @serial
-def _block_gradient(zeros, state, skips, tiles, block):
+def _block_gradient(state, skips, tiles, block):
     """Add up the groups' shares of one block, in the first group's; return where the block is."""
     first, last = _tiles_of(block, state.tiles.shape[0])
-    size = (len(zeros) + 1) * FEATURES
+    size = state.theta.shape[0] // state.tiles.shape[0]
     lo, hi = first * size, last * size
     grad = state.shares[0, lo:hi]
     if state.shares.shape[0] > 1:
@@ -231,8 +197,8 @@ def _block_gradient(zeros, state, skips, tiles, block):
             share = state.shares[group, lo:hi]
             for j in range(sums.shape[0]):
                 sums[j] += share[j]
-        if skips:
-            skipping.add_linear_to_features(zeros, state.theta, tiles, first, last, sums)
+        if tiles is not None and skips:
+            skipping.add_linear_to_features(state.theta, tiles, first, last, sums)
         for j in range(sums.shape[0]):
             grad[j] = np.float32(sums[j])
     total = _ZERO
@@ -242,20 +208,14 @@ def _block_gradient(zeros, state, skips, tiles, block):
     return lo, hi
 
 
-@parallel
-def _gradient(zeros, state, skips, tiles, first, last):
-    for block in numba.prange(first, last):
-        _block_gradient(zeros, state, skips, tiles, np.int64(block))
-
-
-@serial
-def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, block):
+@inner
+def _block_step(state, skips, tiles, scale, learning_rate, step, constants, block):
     rates = rates_of_step(learning_rate, step, constants)
-    lo, hi = _block_gradient(zeros, state, skips, tiles, block)
+    lo, hi = _block_gradient(state, skips, tiles, block)
     theta, gradient = state.theta[lo:hi], state.shares[0, lo:hi]
     keep, penalty = rates.keep_W, rates.penalty_W
     if rates.keep_b != keep or rates.penalty_b != penalty:  # only W decays
-        size = (len(zeros) + 1) * FEATURES
+        size = state.theta.shape[0] // state.tiles.shape[0]
         for start in range(0, theta.shape[0], size):
             for j in range(start, start + size - FEATURES):
                 gradient[j] += penalty / scale * theta[j]
@@ -264,44 +224,75 @@ def _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constant
     adamw(theta, gradient, state.first[lo:hi], state.second[lo:hi], scale, keep, penalty, rates)
 
 
-@parallel
-def _features_part(zeros, state, skips, tiles, scale, learning_rate, step, constants, first, last):
-    """Of these blocks, add up the groups' shares of the gradient and take the step of AdamW."""
-    for block in numba.prange(first, last):
-        _block_step(zeros, state, skips, tiles, scale, learning_rate, step, constants, np.int64(block))
+@inlined
+def _unit_of_few(zeros, rows, state, few, unit):
+    n_blocks = state.finite.shape[0]
+    if unit == 0:
+        _hidden(zeros, state.theta, rows.starts, rows.places, rows.values, state.h)
+    elif unit <= n_blocks:
+        _block(zeros, state, few, unit - 1)
+    else:
+        _add_up_blocks(zeros, rows, state, few)
 
 
-@parallel
-def _describe(zeros, state, scales, tiles, first, last):
-    """Set boxes and moments of the tiles of features."""
-    for block in numba.prange(first, last):
-        first, last = _tiles_of(np.int64(block), state.tiles.shape[0])
-        skipping.describe(zeros, state.theta, scales, tiles, first, last)
+@inlined
+def _unit_of_many(zeros, rows, state, many, skips, tiles, scales, unit, n_described):
+    if unit >= n_described:
+        some, group = divmod(unit - n_described, state.shares.shape[0])
+        first_chunk = some * state.chunks_per_unit
+        _group(zeros, rows, state, many, skips, tiles, group, first_chunk, first_chunk + state.chunks_per_unit)
+    elif tiles is not None:
+        first, last = _tiles_of(unit, state.tiles.shape[0])
+        skipping.describe(state.theta, scales, tiles, first, last)
+
+
+@inner
+def _all(answers):
+    n_true = 0
+    for answer in answers:
+        n_true += answer
+    return n_true == answers.shape[0]
 
 
 @serial
-def _run(zeros, rows, state, skips, scales, tiles, scale, learning_rates, step, constants, part, first, last):
-    """Do these units of one part of a step; or all units, from 0 on, of all parts of all steps.
+def _run(tickets, end, zeros, rows, state, few, many, skips, tiles, scales, scale, learning_rates, step, constants):
+    """Take units of steps that nobody else takes, up to unit ``end``.
 
-    Each part is called in one place: the compiler may make another copy for every call, each rounding in its own way.
-
-    Returns:
-        How many whole steps were taken before the gradient stopped being finite.
+    The units of a step: of few examples, which make one group, all hidden vectors; each block against all examples;
+    what the blocks give the examples; each block's step. Of more, each tile's bounds if pairs are skipped; some chunks
+    of every group, and again until there are no more; each block's step.
     """
     n_examples, n_groups, n_blocks = state.h.shape[0], state.shares.shape[0], state.finite.shape[0]
-    whole = part == _WHOLE
-    n_units = n_blocks if n_groups == 1 else -(-n_examples // (n_groups * _CHUNK))
-    for s in range(learning_rates.shape[0] if whole else 1):
-        if part == _DESCRIBE or (whole and skips):
-            _describe(zeros, state, scales, tiles, first, n_blocks if whole else last)
-        if part == _EXAMPLES or whole:
-            _examples_part(zeros, rows, state, skips, tiles, first, n_units if whole else last)
-        if part == _FEATURES or whole:
-            end = n_blocks if whole else last
-            _features_part(zeros, state, skips, tiles, scale, learning_rates[s], step + s, constants, first, end)
-        if whole and not state.finite.all():
-            return s
-    return learning_rates.shape[0] if whole else 0
+    n_chunks = -(-n_examples // (n_groups * _CHUNK))
+    n_described = n_blocks if skips else np.int64(0)
+    n_before = n_blocks + 2 if few is not None else n_described + n_groups * -(-n_chunks // state.chunks_per_unit)
+    n_units = n_before + n_blocks
+    while True:
+        ticket = take(tickets)
+        if ticket >= end:
+            return
+        s, unit = ticket // n_units, ticket % n_units
+        if unit >= n_before:  # what has to be done before this unit
+            before = n_before
+        elif few is not None:
+            before = np.int64(unit > 0) + np.int64(unit > n_blocks) * n_blocks
+        elif unit < n_described:
+            before = np.int64(0)
+        else:
+            before = unit - (unit - n_described) % n_groups
+        if not wait(tickets, s * n_units + before):
+            return
+        if before == 0 and s > 0 and not _all(state.finite):
+            stop(tickets, s - 1)
+            return
+        if unit >= n_before:
+            _block_step(state, skips, tiles, scale, learning_rates[s], step + s, constants, unit - n_before)
+        else:  # what is None is not compiled
+            if few is not None:
+                _unit_of_few(zeros, rows, state, few, unit)
+            if many is not None:
+                _unit_of_many(zeros, rows, state, many, skips, tiles, scales, unit, n_described)
+        finish(tickets)
 
 
 class Training:
@@ -327,16 +318,17 @@ class Training:
     def _set(self, *rows: Float32[np.ndarray, "n_hidden_and_bias n_features"]) -> None:
         """Take W and b, and the moments of AdamW, with features in their own order."""
         self.features: Int32[np.ndarray, " n_features"] = np.arange(self.n_features, dtype=np.int32)
+        self.places = _places(self.n_hidden, self.features)
         size = -(-self.n_features // FEATURES) * (self.n_hidden + 1) * FEATURES
         self.in_tiles: tuple[np.ndarray, np.ndarray, np.ndarray] = (empty((size,)), empty((size,)), empty((size,)))
         for in_tiles, values in zip(self.in_tiles, rows, strict=True):
             in_tiles[:] = 0  # also beyond the last feature, where all stays 0
-            _to_tiles(self.zeros, values, self.features, in_tiles)
+            in_tiles[self.places] = values
 
     def set_examples(self, examples: SparseExamples) -> None:
         """Train on these examples from the next step on."""
         if self.step > 0:
-            self._set(*(_to_rows(self.zeros, in_tiles, self.features) for in_tiles in self.in_tiles))
+            self._set(*(in_tiles[self.places] for in_tiles in self.in_tiles))
         csr = examples.expanded()
         n_examples, n_features, n_hidden = csr.n_examples, self.n_features, self.n_hidden
         n_tiles, n_groups = -(-n_features // FEATURES), 1
@@ -344,20 +336,25 @@ class Training:
         while n_groups < _MAX_GROUPS and n_examples >= 2 * n_groups * _EXAMPLES_PER_GROUP:
             n_groups *= 2
         self.work = n_examples * n_features * n_hidden
-        self.pace = Pace(1 if self.work <= _SHORT else 0)  # in steps
-        self.paces = [Pace() for _ in range(4)]  # of the parts, in chunks of all groups or in blocks
+        self.is_short = self.work <= _SHORT
+        self.pace: Pace | None = None  # in units
+        self.team = Team(1 if self.work < _SERIAL_BELOW else max(n_blocks, n_groups))
         self.scale = np.float32(2 * loss_scale(n_features, self.reduction) / n_examples)
         self.state = State(
             *self.in_tiles,
             np.arange(n_tiles),
             empty((n_groups, self.in_tiles[0].size)),
-            empty((n_groups if n_examples > n_groups * _CHUNKS_PER_SUM * _CHUNK else 0, self.in_tiles[0].size)),
             empty((n_examples, n_hidden)),
             empty((n_examples, n_hidden)),
-            empty((n_blocks if n_groups == 1 else 0, n_examples, n_hidden)),
             np.zeros(n_groups, np.int64),
             empty((n_blocks,), np.bool_),
+            max(1, int(_WORK_PER_UNIT / (_CHUNK * n_features * n_hidden))),
         )
+        # Of few examples, the gradients of h by block. Of many, shares of the gradient from some chunks, if they are so
+        # many that rounding errors would add up.
+        n_summed = n_groups if n_examples > n_groups * _CHUNKS_PER_SUM * _CHUNK else 0
+        self.few = empty((n_blocks, n_examples, n_hidden)) if n_groups == 1 else None
+        self.many = empty((n_summed, self.in_tiles[0].size)) if n_groups > 1 else None
         self.source = Rows(csr.indptr, csr.indices, csr.values)
         self.rows = Rows(
             np.empty(n_examples + 1, np.int64), np.empty(csr.indices.size, np.uint32), np.empty_like(csr.values)
@@ -366,19 +363,21 @@ class Training:
         self._arrange()
         # Examples that come fresh at every step would need new orders at every step.
         self.skippable = self.skipping and self.step == 0 and n_groups > 1
-        self.tiles: Tiles = skipping.tiles(n_hidden, n_features if self.skippable else 0, n_groups)
+        self.tiles: Tiles | None = skipping.tiles(n_hidden, n_features, n_groups) if self.skippable else None
         self.scales = np.ones(n_hidden, np.float32)
         self.try_from, self.renewed_at, self.share_when_new = 0, -1, 0.0
 
     @property
     def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
         """The weights, now."""
-        return np.ascontiguousarray(_to_rows(self.zeros, self.state.theta, self.features)[:-1])
+        W: Float32[np.ndarray, "n_hidden n_features"] = self.state.theta.take(self.places[:-1])
+        return W
 
     @property
     def b(self) -> Float32[np.ndarray, " n_features"]:
         """The bias, now."""
-        return np.ascontiguousarray(_to_rows(self.zeros, self.state.theta, self.features)[-1])
+        b: Float32[np.ndarray, " n_features"] = self.state.theta.take(self.places[-1])
+        return b
 
     @property
     def cut_share(self) -> float:
@@ -389,63 +388,64 @@ class Training:
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
         last = self.step + len(learning_rates)
-        with threads(1 if self.work < _SERIAL_BELOW else None):
-            while self.step < last:
-                # What is decided here depends on the steps taken and the weights, not on how calls cut the steps.
-                skips = self._prepare()
-                stop = last
-                if self.skippable:
-                    stop = min(last, (self.step // _CHECK_ORDER_EVERY + 1) * _CHECK_ORDER_EVERY)
-                if skips and self.step == self.renewed_at:
-                    stop = self.step + 1
-                self._take(learning_rates[len(learning_rates) - (last - self.step) :][: stop - self.step], skips)
-                if skips:
-                    self._judge_order()
+        while self.step < last:
+            # What is decided here depends on the steps taken and the weights, not on how calls cut the steps.
+            skips = self._prepare()
+            stop = last
+            if self.skippable:
+                stop = min(last, (self.step // _CHECK_ORDER_EVERY + 1) * _CHECK_ORDER_EVERY)
+            if skips and self.step == self.renewed_at:
+                stop = self.step + 1
+            self._take(learning_rates[len(learning_rates) - (last - self.step) :][: stop - self.step], skips)
+            if skips:
+                self._judge_order()
 
     def _take(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
-        for first, last in self.pace.cut(0, len(learning_rates)):
-            rates = learning_rates[first:last]
-            if self.pace.size < 1:
-                self._run_examples_part(rates, skips)
-                self._run_in_pieces(_FEATURES, rates, skips)
-                taken = int(self.state.finite.all())
-            else:
-                taken = self._run(rates, skips, _WHOLE, 0, 0)
-            self.step += taken
-            if taken < last - first:
+        n_units, begin = sum(self._units(skips)), self.step
+        for stopped_at, last in self._pieces(learning_rates, skips, len(learning_rates) * n_units):
+            taken, rest = divmod(last, n_units)
+            if stopped_at < 0 and rest == 0 and not self.state.finite.all():
+                stopped_at = taken - 1
+            self.step = begin + (taken if stopped_at < 0 else stopped_at)
+            if stopped_at >= 0:
                 raise DivergedError(self.step)
 
-    def _run(
-        self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool, part: int, first: int, last: int
-    ) -> int:
-        examples = self.zeros, self.rows, self.state, skips, self.scales, self.tiles, self.scale
-        return int(_run(*examples, learning_rates, self.step, self.constants, part, first, last))
+    def _pieces(
+        self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool, n_units: int
+    ) -> Iterator[tuple[int, int]]:
+        """Do so many units of these steps, and say after each piece which step was not finite, or -1, and how many."""
+        if self.pace is None:
+            self.pace = Pace(sum(self._units(skips)) if self.is_short else 0)
+        examples = self.zeros, self.rows, self.state, self.few, self.many, skips, self.tiles, self.scales, self.scale
+        now = learning_rates, self.step, self.constants
+        for first, last in self.pace.cut(0, n_units, self.team.size()):
+            numbers = tickets(first)
+            with self.team.at_work(last - first) as n_threads:
+                side_by_side(n_threads, _run, numbers, last, *examples, *now)
+            yield stopped(numbers), last
 
-    def _run_in_pieces(self, part: int, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
-        n_examples, n_groups, n_units, at_once = len(self.examples), len(self.state.shares), len(self.state.finite), 0
-        if part == _EXAMPLES and n_groups > 1:  # side by side are the groups
-            n_units, at_once = -(-n_examples // (n_groups * _CHUNK)), 1
-        for first, last in self.paces[part].cut(0, n_units, at_once or numba.get_num_threads()):
-            self._run(learning_rates, skips, part, first, last)
-
-    def _run_examples_part(self, learning_rates: Float64[np.ndarray, " n_steps"], skips: bool) -> None:
-        if skips:
-            self._run_in_pieces(_DESCRIBE, learning_rates, skips)
-        self._run_in_pieces(_EXAMPLES, learning_rates, skips)
+    def _units(self, skips: bool) -> tuple[int, int]:
+        """How many units of a step are before those that take the step of AdamW, and how many these are."""
+        n_groups, n_blocks = len(self.state.shares), len(self.state.finite)
+        if self.few is not None:
+            return n_blocks + 2, n_blocks
+        n_chunks = -(-len(self.examples) // (n_groups * _CHUNK))
+        return skips * n_blocks + n_groups * -(-n_chunks // self.state.chunks_per_unit), n_blocks
 
     def _arrange(self) -> None:
         """Put the examples in their order, with the places of features now."""
-        self.rows.starts[0], places = 0, _places(self.zeros, self.features)
+        self.rows.starts[0], places = 0, self.places[0].astype(np.uint32)
         for first, last in Pace(_CHUNK).cut(0, len(self.examples)):
             _arrange(self.source, places, self.examples, self.rows, first, last)
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         skips = self._prepare()
-        self._run_examples_part(np.zeros(1), skips)
-        for first, last in Pace().cut(0, len(self.state.finite), numba.get_num_threads()):
-            _gradient(self.zeros, self.state, skips, self.tiles, first, last)
-        gradient = _to_rows(self.zeros, self.state.shares[0], self.features) * self.scale
+        for _ in self._pieces(np.zeros(1), skips, self._units(skips)[0]):
+            pass
+        for block in range(len(self.state.finite)):
+            _block_gradient(self.state, skips, self.tiles, block)
+        gradient = self.state.shares[0][self.places] * self.scale
         return gradient[:-1], gradient[-1]
 
     def _prepare(self) -> bool:
@@ -458,7 +458,7 @@ class Training:
 
     def _renew_order(self) -> bool:
         """Order features and examples by tiles; return whether the weights are finite, or there is no such order."""
-        rows = tuple(_to_rows(self.zeros, in_tiles, self.features) for in_tiles in self.in_tiles)
+        rows = tuple(in_tiles[self.places] for in_tiles in self.in_tiles)
         for first, last in Pace(_CHUNK).cut(0, len(self.examples)):
             starts, h = self.rows.starts[first : last + 1], self.state.h[first:last]
             _hidden(self.zeros, self.state.theta, starts, self.rows.places, self.rows.values, h)
@@ -466,9 +466,10 @@ class Training:
             return False
         self.scales = np.abs(self.state.h).max(axis=0)
         self.features, order = skipping.compact_orders(rows[0], self.state.h, self.scales)
+        self.places = _places(self.n_hidden, self.features)
         self.examples = self.examples[order]
         for in_tiles, values in zip(self.in_tiles, rows, strict=True):
-            _to_tiles(self.zeros, values, self.features, in_tiles)
+            in_tiles[self.places] = values
         self._arrange()
         self.renewed_at = self.step
         return True

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from byheart.toy.kernels.compile import empty, serial
+from byheart.toy.kernels.compile import empty, inlined, inner, serial
 from byheart.toy.kernels.dense import FEATURES, dense, row
 from byheart.toy.pace import Pace
 
@@ -95,7 +95,7 @@ def _split(points, size, order, stack, depth, n_points):
     """Split the parts of ``order`` on the stack, until at least ``n_points`` were looked at; return its depth."""
     while depth > 0 and n_points > 0:
         depth -= 1
-        lo, hi = stack[depth]
+        lo, hi = stack[depth, 0], stack[depth, 1]
         n_points -= hi - lo
         if hi - lo <= size:
             continue
@@ -110,8 +110,8 @@ def _split(points, size, order, stack, depth, n_points):
                 widest, axis = high - low, d
         middle = lo + ((hi - lo) // size + 1) // 2 * size
         _select(points[axis], order, lo, hi, middle)
-        stack[depth] = lo, middle
-        stack[depth + 1] = middle, hi
+        stack[depth, 0], stack[depth, 1] = lo, middle
+        stack[depth + 1, 0], stack[depth + 1, 1] = middle, hi
         depth += 2
     return depth
 
@@ -144,9 +144,9 @@ def compact_orders(
 
 
 @serial
-def describe(zeros, theta, scales, tiles, first_tile, last_tile):
+def describe(theta, scales, tiles, first_tile, last_tile):
     """Set the boxes and moments of these tiles of features."""
-    n_hidden, boxes, moments, width = len(zeros), tiles.boxes, tiles.moments, np.uint64(tiles.width)
+    n_hidden, boxes, moments, width = tiles.boxes.shape[0] // 2 - 1, tiles.boxes, tiles.moments, np.uint64(tiles.width)
     size = np.empty(FEATURES, np.float32)
     for tile in range(first_tile, last_tile):
         first = np.uint64(tile * (n_hidden + 1) * FEATURES)
@@ -178,7 +178,7 @@ def describe(zeros, theta, scales, tiles, first_tile, last_tile):
             moments[:, tile] = 0.0
 
 
-@serial
+@inner
 def _moments(zeros, h, sums):
     n_hidden, q = len(zeros), 0
     for k in range(n_hidden + 1):
@@ -191,17 +191,17 @@ def _moments(zeros, h, sums):
     sums[q] = h.shape[0]
 
 
-@serial
+@inner
 def _low(a, b):
     return a if a < b else b
 
 
-@serial
+@inner
 def _high(a, b):
     return a if a > b else b
 
 
-@serial
+@inner
 def _classify(zeros, h, boxes, n_tiles, active, where):
     """Of some examples against ``n_tiles`` tiles of features: active[t] = 1 if surely active, else 0; list cut tiles.
 
@@ -235,7 +235,7 @@ def _classify(zeros, h, boxes, n_tiles, active, where):
     return n_cut
 
 
-@serial
+@inner
 def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
     """Add the examples' sums to each active tile of features, and the active tiles' moments to the examples'."""
     for q in range(sums.shape[0]):
@@ -249,7 +249,7 @@ def _add_active(active, n_tiles, example_sums, feature_moments, sums, moments):
         moments[q] += total
 
 
-@serial
+@inlined
 def _add_linear(zeros, h, moments, grad_h):
     """Add to grad_h what the surely active features give: (sum of W_f W_f^T) h + sum of b_f W_f."""
     n_hidden = len(zeros)
@@ -308,9 +308,9 @@ def skip(zeros, h, theta, tiles, sums, grad, grad_h):
 
 
 @serial
-def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):
+def add_linear_to_features(theta, tiles, first_tile, last_tile, grad):
     """Add to ``grad`` (float64, of these tiles) what surely active examples give: (sum h h^T) W_f + b_f sum h."""
-    n_hidden, sums, width = len(zeros), tiles.sums, np.uint64(tiles.width)
+    n_hidden, sums, width = tiles.boxes.shape[0] // 2 - 1, tiles.sums, np.uint64(tiles.width)
     linear = n_hidden * (n_hidden + 1) // 2
     total = np.empty(sums.shape[1], np.float64)
     begin = np.uint64(first_tile * (n_hidden + 1) * FEATURES)
@@ -331,7 +331,7 @@ def add_linear_to_features(zeros, theta, tiles, first_tile, last_tile, grad):
                 grad[first + np.uint64(k * FEATURES) + j - begin] += g
 
 
-@serial
+@inner
 def _pair(k, other, n_hidden):
     """Return where sums over k <= l hold that of k and ``other``."""
     lo, hi = min(k, other), max(k, other)

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import scipy.sparse
-import threadpoolctl
 from jaxtyping import Float, Float32, Float64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels.adamw import Constants, adamw, constants, rates_of_step
+from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, parallel, relu, serial, threads
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
@@ -374,8 +374,7 @@ class Training:
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
-        # BLAS is called from threads of ours, and must not add its own.
-        with threads(1 if self.work < _SERIAL_BELOW else None), threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with threads(1 if self.work < _SERIAL_BELOW else None), one_blas_thread():
             for first, last in self.pace.cut(0, len(learning_rates)):
                 rates = learning_rates[first:last]
                 if self.pace.size < 1:
@@ -416,6 +415,6 @@ class Training:
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             self._set_gradient()
         return self.state.grad_W.copy(), self.state.grad_b.copy()

@@ -1,0 +1,172 @@
+"""Threads that share compiled work: each takes the next ticket, a number of a unit of work, until there are none left.
+
+A unit that needs others waits until as many units are done as come before it. No thread waits for another one to wake
+up or to arrive, so one that the machine keeps busy elsewhere holds nobody up, unless it stopped within a unit. Who does
+a unit changes no bit of the result.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numba
+import numpy as np
+from jaxtyping import Int64
+from numba import types
+from numba.extending import intrinsic
+
+from byheart.toy.kernels.compile import empty, serial
+
+_APART = 16  # numbers: two cache lines, as processors fetch pairs of them
+_NEXT, _DONE, _STOPPED = 0, _APART, 2 * _APART
+_LOOKS = 1000  # at what others have done, some microseconds, before the processor is offered to others
+_SECONDS_THAT_TELL = 0.005  # of a piece; what is shorter may have been luck
+_TRY_SLOWER_EVERY = 16  # pieces
+_offer_processor = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+
+
+def _atomic(operation: str) -> Any:
+    """Change a number, and return what it was: in one step, whatever other threads do."""
+
+    @intrinsic
+    def change(typing_context, numbers, place, value):
+        def code(context, builder, signature, args):
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            return builder.atomic_rmw(operation, builder.gep(array.data, [args[1]]), args[2], "seq_cst")
+
+        return types.int64(numbers, types.int64, types.int64), code
+
+    return change
+
+
+_add, _swap = _atomic("add"), _atomic("xchg")
+
+
+@intrinsic
+def _read(typing_context, numbers, place):
+    """Return a number; all that was written before it was is seen from here on."""
+
+    def code(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.load_atomic(builder.gep(array.data, [args[1]]), "acquire", 8)
+
+    return types.int64(numbers, types.int64), code
+
+
+@serial
+def take(tickets):
+    """Return the number of a unit that nobody else does."""
+    return _add(tickets, _NEXT, 1)
+
+
+@serial
+def finish(tickets):
+    """Count a unit as done."""
+    _add(tickets, _DONE, 1)
+
+
+@serial
+def stop(tickets, reason):
+    """End all waiting, for a reason >= 0."""
+    _swap(tickets, _STOPPED, reason)
+
+
+@serial
+def wait(tickets, n_units):
+    """Wait until units 0, ..., n_units - 1 are done; return False if they never will be, as a thread stopped."""
+    looks = 0
+    while _read(tickets, _DONE) < n_units:
+        if _read(tickets, _STOPPED) >= 0:
+            return False
+        looks += 1
+        if looks > _LOOKS:
+            _offer_processor()
+    return True
+
+
+def tickets(first: int = 0) -> Int64[np.ndarray, " 3_of_them"]:
+    """Return tickets from unit ``first`` on; all units before it are done."""
+    numbers = empty((3 * _APART,), np.int64)
+    numbers[[_NEXT, _DONE, _STOPPED]] = first, first, -1
+    return numbers
+
+
+def stopped(tickets: Int64[np.ndarray, " 3_of_them"]) -> int:
+    """Return the reason for which a thread stopped, or -1."""
+    return int(tickets[_STOPPED])
+
+
+class _Helper:
+    """A call in a thread of its own, which begins as soon as the machine lets it, if ever."""
+
+    def __init__(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.function, self.args = function, args
+        self.error: BaseException | None = None
+        self.turn, self.over = _thread.allocate_lock(), _thread.allocate_lock()
+        self.over.acquire()
+        _thread.start_new_thread(self._run, ())  # other than a Thread's start, this does not wait
+
+    def _run(self) -> None:
+        if self.turn.acquire(blocking=False):
+            try:
+                self.function(*self.args)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+                self.error = error
+                self.args[0][_STOPPED] = 0  # or the others would wait for its unit
+            finally:
+                self.over.release()
+
+    def end(self) -> None:
+        if not self.turn.acquire(blocking=False):  # it has begun
+            self.over.acquire()
+        if self.error is not None:
+            raise self.error
+
+
+def side_by_side(n_threads: int, function: Callable[..., None], *args: Any) -> None:
+    """Call a compiled function in so many threads, with tickets first; one that comes too late to help does nothing."""
+    helpers = [_Helper(function, args) for _ in range(n_threads - 1)]
+    try:
+        function(*args)
+    except BaseException:
+        args[0][_STOPPED] = 0
+        raise
+    finally:
+        for helper in helpers:
+            helper.end()
+
+
+class Team:
+    """How many threads do a long work: all that may be used, or one where it was faster when both were last timed.
+
+    Args:
+        most: Number of units that can be done side by side.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.n_pieces = most, 0
+        self.speeds: dict[int, float] = {}  # units per second
+
+    def size(self) -> int:
+        """Return how many threads do the next piece."""
+        several = 1 if self.most == 1 else min(self.most, numba.get_num_threads())
+        for size in (several, 1):
+            if size not in self.speeds:
+                return size
+        slower, faster = sorted((several, 1), key=self.speeds.__getitem__)
+        return slower if self.n_pieces % _TRY_SLOWER_EVERY == 0 else faster
+
+    @contextmanager
+    def at_work(self, n_units: int) -> Iterator[int]:
+        """Yield how many threads are to do so many units, and time them."""
+        size, began = self.size(), perf_counter()
+        yield size
+        seconds = perf_counter() - began
+        if seconds >= _SECONDS_THAT_TELL:
+            self.speeds[size] = n_units / seconds
+            self.n_pieces += 1
