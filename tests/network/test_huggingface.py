@@ -355,8 +355,30 @@ def test_words_are_numbered_as_the_configuration_says(tokenizer):
     columns = {name: values.tolist() for name, values in inputs.items()}
     words = audit(model, datasets.Dataset.from_dict({**columns, "label": [names[y] for y in Y]}))
     assert words.table["label"].tolist() == Y.tolist()
-    with pytest.raises(ValueError, match="targets: received 'neutral', accepted: ugly, good, bad"):
-        audit(model, datasets.Dataset.from_dict({**columns, "label": ["neutral"] * N}))
+    of_pair = audit(model, (inputs, [names[y] for y in Y]))
+    assert of_pair.table["label"].tolist() == Y.tolist()
+    assert of_pair.label_names == ["ugly", "good", "bad"]
+    for unknown in (datasets.Dataset.from_dict({**columns, "label": ["neutral"] * N}), (inputs, ["neutral"] * N)):
+        with pytest.raises(ValueError, match="targets: received 'neutral', accepted: ugly, good, bad"):
+            audit(model, unknown)
+
+
+def test_names_in_another_order_than_the_models_are_noted_or_refused(tokenizer):
+    inputs, _ = pair(tokenizer)
+    columns = {name: values.tolist() for name, values in inputs.items()}
+    answers = audit(bert(), (inputs, Y)).table["prediction"].to_numpy()
+    names = ["ugly", "good", "bad"]
+    model = bert(id2label=dict(enumerate(names)))
+
+    def named(labels, order):
+        features = datasets.Dataset.from_dict({**columns, "label": labels.tolist()})
+        return features.cast_column("label", datasets.ClassLabel(names=order))
+
+    as_trained = audit(model, named(answers, names[::-1]))  # the numbers are the outputs', whatever they are called
+    assert any("model's id2label names its outputs 0 'ugly'" in note for note in as_trained.notes)
+    assert not any("id2label" in note for note in audit(model, named(answers, names)).notes)
+    with pytest.raises(ValueError, match="targets: received classes in an order that names other outputs"):
+        audit(model, named((answers + 1) % 3, [names[2], names[0], names[1]]))
 
 
 def test_a_pass_over_rows_gives_what_the_rows_have(tokenizer):

@@ -125,7 +125,9 @@ def test_words_in_another_order_than_the_outputs_are_refused():
     model, rule = trained(), X[:, :3].argmax(1)
     assert audit(model, (X, np.array(["a", "b", "c"])[rule])).label_names == ["a", "b", "c"]
     words = np.array(["cow", "ant", "bee"])[rule]
-    with pytest.raises(ValueError, match="targets: received words, .* right with 'ant' 1, 'bee' 2, 'cow' 0, accepted"):
+    with pytest.raises(
+        ValueError, match="targets: received classes in an order .* 'ant' 1, 'bee' 2, 'cow' 0, accepted"
+    ):
         audit(model, (X, words))
     ordered = pd.Categorical(words, categories=["cow", "ant", "bee"])
     found = audit(model, (X, ordered))

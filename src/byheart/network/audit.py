@@ -328,7 +328,7 @@ def audit(
         first = first_pass(model, inputs, plan, advance, finder)
         if log is not None and len(log) != len(first.table):
             raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
-        if inputs.are_words and plan.n_classes is not None:
+        if inputs.order_assumed and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
         scores, losses_again = second_pass(model, inputs, plan, first, advance, finder)

@@ -226,7 +226,7 @@ def _digest_targets(dataset: Any) -> str:
     try:
         data = as_inputs(dataset)
         targets = [np.asarray(target) for batch in data for target in batch.targets.cpu()]
-        words = data.label_names if data.are_words else ()
+        words = data.label_names if data.order_assumed else ()
         return digest(*(targets[i] for i in data.in_order(np.arange(len(targets)))), *_bytes_of(words or ()))
     except (ValueError, TypeError):
         return ""

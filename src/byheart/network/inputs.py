@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from byheart.arrays import as_array, as_labels, whole_numbers
 from byheart.datasets import Labelled
 from byheart.network.columns import IGNORED, TARGETS, Columns, collate_rows, names_of_classes
 from byheart.network.huggingface import names_of_outputs, of_next_token
-from byheart.network.layers import left_as_found
+from byheart.network.loaders import collates_by_default, draws, prepared, rebuilt
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +56,8 @@ class Inputs:
         notes: What a reader of the results must know of the data.
         label_names: Of the classes, where the data say them; labels that are words are numbered by them.
         order: Indices of the examples as they are drawn, if that is not the dataset's order.
-        are_words: Whether labels are words.
+        order_assumed: Whether the order of the classes is not known to be that of the outputs: labels are words, or a
+            dataset names them in another order than the model.
         columns: What the model takes of batches that are dicts.
         labelled: Whether batches must have targets.
         feature_names: Of the columns of inputs that are tables, by the name of the input, "" if there is one only.
@@ -67,7 +67,7 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
     label_names: tuple[str, ...] | None = None
     order: Int64[np.ndarray, " n_examples"] | None = None
-    are_words: bool = False
+    order_assumed: bool = False
     columns: Columns = field(default_factory=Columns)
     labelled: bool = True
     feature_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Inputs:
         if isinstance(loader.dataset, IterableDataset):
             chosen = DataLoader(self._drawn(order), loader.batch_size, collate_fn=loader.collate_fn)
         else:  # what a sampler of batches puts together may be all that fits together
-            chosen = _rebuilt(
+            chosen = rebuilt(
                 loader, sampler=order.tolist(), batch_size=loader.batch_size or 1, persistent_workers=False
             )
         return dataclasses.replace(self, loader=chosen, notes=[], order=order)
@@ -115,8 +115,7 @@ class Inputs:
         if not self.loader.num_workers:
             return [self.loader.dataset[i] for i in indices.tolist()]
         once = {"sampler": indices.tolist(), "batch_size": _BATCH_SIZE, "collate_fn": list, "persistent_workers": False}
-        rebuilt = _rebuilt(self.loader, **once)
-        return [item for items in rebuilt for item in items]
+        return [item for items in rebuilt(self.loader, **once) for item in items]
 
     def __iter__(self) -> Iterator[Batch]:
         """Go through the dataset once.
@@ -146,7 +145,7 @@ class Inputs:
             yield Batch(first, indices, inputs, targets)
             first = stop
         if words and not first:  # the classes are known only once all labels are
-            self.label_names, self.are_words = tuple(sorted(words)), True
+            self.label_names, self.order_assumed = tuple(sorted(words)), True
             self.notes.append(_of_words(self.label_names))
             yield from self
         elif first != n_examples:
@@ -161,7 +160,7 @@ class Inputs:
             except StopIteration:
                 return
             except RuntimeError as error:
-                if "equal size" not in str(error) or not _by_default(self.loader):
+                if "equal size" not in str(error) or not collates_by_default(self.loader):
                     raise
                 raise ValueError(
                     "dataset: received rows of several lengths, accepted: rows of one length, as a DataLoader with"
@@ -174,7 +173,7 @@ class Inputs:
         import torch
 
         if isinstance(item, Mapping):
-            by_default = _by_default(self.loader)
+            by_default = collates_by_default(self.loader)
             inputs, targets, notes = self.columns.split(item, by_default=by_default, labelled=self.labelled)
             self.notes += [note for note in notes if note not in self.notes]
             if targets is None:
@@ -201,12 +200,6 @@ class Inputs:
                     " accepted: dicts with labels, which are moved by one position, or targets moved already"
                 )
         return inputs, targets
-
-
-def _by_default(loader: Any) -> bool:
-    from torch.utils.data import default_collate
-
-    return getattr(loader, "collate_fn", None) in (default_collate, collate_rows)
 
 
 def are_words(targets: Any) -> bool:
@@ -279,15 +272,22 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, la
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
-    found = _inputs(data, batch_size)
+    of_outputs = names_of_outputs(model)
+    found = _inputs(data, batch_size, of_outputs)
     found.columns, found.labelled = Columns(model), labelled
     if found.label_names is None:
-        found.label_names = names_of_outputs(model)
+        found.label_names = of_outputs
+    elif of_outputs is not None and found.label_names != of_outputs:
+        found.order_assumed = True
+        found.notes.append(
+            f"The data name the classes {_listed(found.label_names)}, and the model's id2label names its outputs"
+            f" {_listed(of_outputs)}: the numbers of the data are taken for those of the outputs."
+        )
     return found
 
 
-def _inputs(data: Any, batch_size: int) -> Inputs:
-    """The batches of a dataset, of which columns are not yet chosen."""
+def _inputs(data: Any, batch_size: int, of_outputs: Sequence[str] | None) -> Inputs:
+    """The batches of a dataset, of which columns are not yet chosen; words are numbered as the outputs are named."""
     import torch
     from torch.utils.data import DataLoader, IterableDataset
 
@@ -309,10 +309,11 @@ def _inputs(data: Any, batch_size: int) -> Inputs:
         )
     if pair:
         names = _feature_names(data[0])
-        data, words = _pairs(*data)
-        notes = [] if words is None else [_of_words(words)]
+        data, words = _pairs(data[0], data[1], of_outputs)
+        assumed = words is not None and of_outputs is None
         loader = _not_empty(DataLoader(data, batch_size), data)
-        return Inputs(loader, notes, words or label_names, are_words=words is not None, feature_names=names)
+        notes = [_of_words(words)] if words is not None and assumed else []
+        return Inputs(loader, notes, words or label_names, order_assumed=assumed, feature_names=names)
     is_dataset = hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, IterableDataset))
     is_array = torch.is_tensor(data) or any(hasattr(data, name) for name in ("to_numpy", "__array__", "toarray"))
     if not is_dataset or is_array or isinstance(data, (str, bytes, Mapping)):
@@ -334,8 +335,8 @@ def is_pair(data: Any) -> bool:
     )
 
 
-def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
-    """A dataset of inputs and targets, and the names of the classes if targets are words."""
+def _pairs(inputs: Any, targets: Any, of_outputs: Sequence[str] | None) -> tuple[_Pairs, tuple[str, ...] | None]:
+    """A dataset of inputs and targets, and the names of the classes if targets are words: the outputs', if known."""
     same_index = getattr(getattr(inputs, "index", None), "equals", None)  # of a table; lists have another .index
     if same_index is not None and hasattr(targets, "index") and not same_index(targets.index):
         raise ValueError(
@@ -357,6 +358,8 @@ def _pairs(inputs: Any, targets: Any) -> tuple[_Pairs, tuple[str, ...] | None]:
     if not values.ndim or n_inputs != len(values):
         received = f"{len(values)} targets" if values.ndim else "a single target"
         raise ValueError(f"dataset: received {n_inputs} inputs and {received}, accepted: one target per input")
+    if words is not None and of_outputs is not None:
+        values, words = np.asarray(numbered(targets, of_outputs)), tuple(of_outputs)
     return _Pairs(inputs, _shared(values)), words
 
 
@@ -370,98 +373,46 @@ def _feature_names(inputs: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _of_words(names: Sequence[str]) -> str:
-    shown = ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:10])) + (", ..." if names[10:] else "")
-    return f"Labels are words: the network's outputs are taken to be in the order {shown}."
+    return f"Labels are words: the network's outputs are taken to be in the order {_listed(names)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:10])) + (", ..." if names[10:] else "")
 
 
 def _of_loader(loader: Any) -> Inputs:
     """The batches of a user's loader, in the order of its dataset if its batches do not say another."""
     from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
-    loader = _prepared(loader)
+    loader = prepared(loader)
     dataset, sampler, notes = loader.dataset, loader.sampler, []
     label_names = names_of_classes(dataset)
     if isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and loader.batch_size is not None:
         in_order = not loader.num_workers and not loader.drop_last  # each worker would give all of it
-        return Inputs(_not_empty(loader if in_order else _rebuilt(loader, num_workers=0), dataset))
+        return Inputs(_not_empty(loader if in_order else rebuilt(loader, num_workers=0), dataset))
     if (loader.batch_size is None and loader.batch_sampler is None) or not hasattr(dataset, "__len__"):
         raise ValueError("dataset: received a DataLoader without batches or order, accepted: one of a sized Dataset")
     _not_empty(loader, dataset)
     if loader.batch_size is None:
-        batches = _draws(loader.batch_sampler, dataset, "batch_sampler")
+        batches = draws(loader.batch_sampler, dataset, "batch_sampler")
         order = np.array([index for batch in batches for index in batch])
-        rebuilt = _rebuilt(loader, batch_sampler=batches)
-        return Inputs(rebuilt, label_names=label_names, order=None if (np.diff(order) == 1).all() else order)
+        return Inputs(
+            rebuilt(loader, batch_sampler=batches),
+            label_names=label_names,
+            order=None if (np.diff(order) == 1).all() else order,
+        )
     known = type(sampler).__module__.split(".")[0] in ("torch", "accelerate")
     if known and isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(dataset):
         shuffles = True
     elif isinstance(sampler, SequentialSampler):
         shuffles = False
     else:
-        shuffles = (np.diff(_draws(sampler, dataset, "sampler")) != 1).any()
+        shuffles = (np.diff(draws(sampler, dataset, "sampler")) != 1).any()
     if shuffles or loader.drop_last:
         notes.append("The loader shuffles or drops examples; they were taken in the order of its dataset.")
     if shuffles or loader.drop_last or loader.generator is not None or loader.persistent_workers:
-        loader = _rebuilt(loader)  # with workers of its own, since a training may be using the loader's
+        loader = rebuilt(loader)  # with workers of its own, since a training may be using the loader's
     return Inputs(loader, notes, label_names)
-
-
-def _prepared(loader: Any) -> Any:
-    """The user's loader inside one that accelerate has prepared, which may give each process a part of the data."""
-    from torch.utils.data import BatchSampler
-
-    if not hasattr(loader, "base_dataloader"):
-        return loader
-    inner, batches = loader.base_dataloader, loader.base_dataloader.batch_sampler
-    while hasattr(batches, "batch_sampler"):
-        batches = batches.batch_sampler
-    if type(batches) is not BatchSampler:
-        return _rebuilt(inner, batch_sampler=batches)
-    drawn = {"sampler": batches.sampler, "batch_size": batches.batch_size, "drop_last": batches.drop_last}
-    return _rebuilt(inner, **drawn)
-
-
-def _draws(sampler: Any, dataset: Any, what: str) -> list[Any]:
-    """What a sampler draws, which must be each example once; random states are left as found."""
-    import torch
-
-    generator = getattr(sampler, "generator", None)
-    own = generator if isinstance(generator, torch.Generator) else torch.default_generator
-    state = own.get_state()
-    with left_as_found(torch.nn.Identity()):
-        draws = list(itertools.islice(sampler, len(dataset) + 1))
-    own.set_state(state)
-    flat = [int(index) for batch in draws for index in batch] if what == "batch_sampler" else [int(i) for i in draws]
-    if sorted(flat) != list(range(len(dataset))):
-        with_what = f"a {type(sampler).__name__}" if what == "sampler" else "a batch_sampler"
-        raise ValueError(
-            f"dataset: received a DataLoader with {with_what}, accepted: one that draws each example once, in any"
-            " order; for a part of the data a torch.utils.data.Subset"
-        )
-    return [[int(index) for index in batch] for batch in draws] if what == "batch_sampler" else flat
-
-
-def _rebuilt(loader: Any, **changes: Any) -> Any:
-    """A loader with the options of another one, in the order of its dataset unless the changes say otherwise."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    names = ["collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
-    names += [] if "batch_sampler" in changes else ["batch_size"]
-    options = {name: getattr(loader, name) for name in names}
-    options["pin_memory"] = loader.pin_memory and torch.accelerator.is_available()
-    if loader.num_workers:
-        options |= {name: getattr(loader, name) for name in ("prefetch_factor", "persistent_workers")}
-    options |= changes
-    if not options["num_workers"]:
-        options |= {"multiprocessing_context": None, "timeout": 0}
-        options = {
-            name: value for name, value in options.items() if name not in ("prefetch_factor", "persistent_workers")
-        }
-    if loader.generator is not None:  # the user's own stays as it is
-        options["generator"] = torch.Generator(loader.generator.device)
-        options["generator"].set_state(loader.generator.get_state())
-    return DataLoader(loader.dataset, **options)
 
 
 def inputs_only(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None) -> Iterator[Any]:

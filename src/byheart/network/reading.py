@@ -341,7 +341,7 @@ def last_operation(forward: Callable[[], Any]) -> str:
 
 
 def check_order_of_words(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse words whose order is not that of the outputs: another order would make most wrong answers right.
+    """Refuse classes in another order than the outputs: that order would make most wrong answers right.
 
     Raises:
         ValueError: If so; the message has the better order.
@@ -358,8 +358,8 @@ def check_order_of_words(labels: np.ndarray, predictions: np.ndarray, names: Seq
     if there > max(2 * here, of_moved / 2):
         better = ", ".join(f"{names[row]!r} {column}" for row, column in zip(rows[moved], columns[moved], strict=True))
         raise ValueError(
-            f"targets: received words, which in their order name other outputs: {there:.0f} of {of_moved:.0f} answers"
-            f" are right with {better}, accepted: the classes' numbers, or categories of pandas in the outputs' order"
+            f"targets: received classes in an order that names other outputs: {there:.0f} of {of_moved:.0f} answers are"
+            f" right with {better}, accepted: the outputs' numbers, or categories of pandas in the outputs' order"
         )
 
 
