@@ -257,6 +257,9 @@ def sequences(value: float = 1.0):
     ("model", "given", "options", "message"),
     [
         (network(), data(), {"layer": "fc9"}, "layer: received 'fc9', accepted: 0, 1, 2, 3"),
+        (network(), data(), {"layer": "0.inptu"}, "accepted: 0, 1, 2, 3; the nearest is '0.input'"),
+        (network(), data(), {"show": "text"}, "show: received 'text', accepted: a function"),
+        (network(), data(), {"batch_size": "many"}, "batch_size: received 'many', accepted: a whole number"),
         (Pair(), sequences(), {"layer": "lstm", "axes": "nu"}, "axes: received 'nu' for the .5, 6, 3. of layer lstm"),
         (Pair(), sequences(), {"layer": "unused"}, "which the model does not use"),
         (Pair(), sequences(np.nan), {}, "NaN or infinite activations of example 3"),
@@ -536,6 +539,8 @@ def test_what_is_no_audit_is_not_loaded(tmp_path):
         Audit.load(tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match="accepted: a file that Audit.save wrote"):
         Audit.load(write(tmp_path / "c.safetensors", Record({"W": np.ones(3)}, {})))
+    with pytest.raises(ValueError, match=r"audit: received .*a.csv, accepted: a file that ends in .safetensors"):
+        Audit.load(tmp_path / "a.csv")
 
 
 def test_what_is_printed_says_what_was_found():

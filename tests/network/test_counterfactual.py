@@ -175,6 +175,8 @@ def test_nonsense_is_refused(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(CounterfactualError, match=r"shape \(3,\)"):
             counterfactual(lambda i, s: np.zeros(3), data, 5, store=tmp_path / "a", executor=pool)
+        with pytest.raises(CounterfactualError, match="received a function that returns nothing, accepted: one that"):
+            counterfactual(lambda i, s: None, data, 5, store=tmp_path / "a", executor=pool)
         with pytest.raises(CounterfactualError, match="not finite"):
             counterfactual(lambda i, s: np.full(60, np.nan), data, 5, store=tmp_path / "a", executor=pool)
         counterfactual(nearest(data), data, 5, store=tmp_path / "a", executor=pool)

@@ -385,3 +385,11 @@ def test_a_pass_over_rows_gives_what_the_rows_have(tokenizer):
     batches = list(as_inputs(padded(tokenizer, rows(tokenizer)), model=bert()))
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 4]
     assert torch.cat([batch.targets for batch in batches]).tolist() == Y.tolist()
+
+
+def test_several_splits_are_asked_for_one(tokenizer):
+    splits = datasets.DatasetDict({"train": rows(tokenizer), "test": rows(tokenizer)})
+    with pytest.raises(
+        ValueError, match=r"DatasetDict with several splits, accepted: one of them, \['train'\], \['test'\]"
+    ):
+        audit(bert(), splits)

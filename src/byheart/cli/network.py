@@ -222,6 +222,9 @@ def _evidence_of(table: pd.DataFrame) -> set[Evidence]:
 
 
 def _check(fail_on: FailOn | None, table: pd.DataFrame, numbers: Mapping[str, float], n_examples: int) -> None:
-    found = None if fail_on is None else fail_on.failing(table, numbers, n_examples)
+    if fail_on is None:
+        return
+    found = fail_on.failing(table, numbers, n_examples)
     if found is not None:
         raise CheckError(f"check failed: {found}")
+    print(f"check passed: not {fail_on.text}")

@@ -221,6 +221,8 @@ class Audit:
         Raises:
             ValueError: If there is no such file, or it is damaged or no audit.
         """
+        if Path(path).suffix != SUFFIX:
+            raise ValueError(f"audit: received {path}, accepted: a file that ends in {SUFFIX}, as Audit.save wrote it")
         record = read(path, "audit")
         if "audit" not in record.header:
             raise ValueError(f"audit: received {path}, accepted: a file that Audit.save wrote")
@@ -316,7 +318,7 @@ def audit(
         Henighan et al. 2023 (D_X, and C. Olah's MNIST comment: D*); the scores' own in ``byheart.network.scores``.
     """
     require_torch()
-    _check(model, layer, log, held_out, most_shown, head, axes)
+    _check(model, layer, log, held_out, most_shown, head, axes, show)
     wrapper, model = model, unwrapped(model)
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
@@ -431,7 +433,7 @@ def _carriers(
     return Carriers(plan.head, kept, at, seen.moment, weights_digest(model), seen.span.basis, one_output)
 
 
-def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any) -> None:
+def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, head: Any, axes: Any, show: Any) -> None:
     import torch
     from torch import nn
 
@@ -452,6 +454,8 @@ def _check(model: Any, layer: Any, log: Any, held_out: Any, most_shown: int, hea
         raise ValueError(f"held_out: received {type(held_out).__name__}, accepted: a Counterfactual")
     if not isinstance(most_shown, (int, np.integer)) or isinstance(most_shown, bool) or most_shown < 1:
         raise ValueError(f"most_shown: received {most_shown!r}, accepted: at least 1, a whole number")
+    if show is not None and not callable(show):
+        raise ValueError(f"show: received {show!r}, accepted: a function that makes a picture or a text of an input")
 
 
 def _evidence(

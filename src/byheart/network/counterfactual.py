@@ -205,6 +205,8 @@ def _fit_one(
     """Train one model in a worker, on so many threads, and return its margins."""
     with recorded(n_threads) as header:
         result = fit(indices, seed)
+        if result is None:
+            raise ValueError("fit: received a function that returns nothing, accepted: one that returns its model")
         is_model = hasattr(result, "named_modules")
         margins = margins_of(result, dataset) if is_model else as_array(result, "fit").astype(np.float64)
     n_examples = _size(dataset)

@@ -270,8 +270,8 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, la
     Raises:
         ValueError: If this is none of them, is empty, or inputs and targets differ in number.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: received {batch_size}, accepted: at least 1")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batch_size: received {batch_size!r}, accepted: a whole number, at least 1")
     of_outputs = names_of_outputs(model)
     found = _inputs(data, batch_size, of_outputs)
     found.columns, found.labelled = Columns(model), labelled
@@ -298,6 +298,11 @@ def _inputs(data: Any, batch_size: int, of_outputs: Sequence[str] | None) -> Inp
         return _of_loader(data)
     if isinstance(data, (tuple, list)) and data and all(isinstance(part, DataLoader) for part in data):
         raise ValueError(f"dataset: received {len(data)} DataLoaders, accepted: one")
+    if isinstance(data, Mapping) and data and all(hasattr(part, "features") for part in data.values()):
+        splits = ", ".join(f"[{name!r}]" for name in data)
+        raise ValueError(
+            f"dataset: received {type(data).__name__} with several splits, accepted: one of them, {splits}"
+        )
     pair = is_pair(data)
     for method in ("train_dataloader", "get_train_dataloader"):  # Lightning's, and the Trainer's of Transformers
         if callable(getattr(data, method, None)):

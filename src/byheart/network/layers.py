@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import random
 import sys
@@ -53,7 +54,11 @@ def find_layers(model: nn.Module, pattern: str) -> list[str]:
         found = [pattern] if pattern in modules else fnmatch.filter(names, pattern)
     if not found:
         shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-        raise ValueError(f"layer: received {pattern!r}, accepted: {shown or 'none, the model has no submodules'}")
+        near = difflib.get_close_matches(pattern, [*names, *(f"{name}{INPUT}" for name in names)], n=1)
+        meant = f"; the nearest is {near[0]!r}" if near else ""
+        raise ValueError(
+            f"layer: received {pattern!r}, accepted: {shown or 'none, the model has no submodules'}{meant}"
+        )
     for name in found:
         if isinstance(modules[name.removesuffix(INPUT)], torch.jit.ScriptModule):
             raise ValueError(f"layer: received {name!r} of {SCRIPTED}")
