@@ -22,7 +22,7 @@ DESCRIBED = set(re.findall(r"^::: ([\w.]+)$", REFERENCE, re.MULTILINE))
 def public(module: str) -> set[str]:
     """The names that a package offers: what its ``__init__`` imports as itself."""
     path = ROOT / "src" / module.replace(".", "/") / "__init__.py"
-    imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     return {alias.name for node in imports for alias in node.names if alias.asname == alias.name}
 
 
