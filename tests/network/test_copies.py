@@ -12,14 +12,14 @@ IMAGES = RNG.random((200, 8, 8)).astype(np.float32)
 TEXTS = RNG.integers(0, 500, (200, 40))
 
 
-def found(inputs, batch_size=64):
+def found(inputs, batch_size=64, labels=None):
     finder = CopyFinder(len(inputs))
     chunks = [np.arange(i, min(i + batch_size, len(inputs))) for i in range(0, len(inputs), batch_size)]
     for chunk in chunks:
         finder.look(inputs[chunk[0] : chunk[-1] + 1])
     for chunk in chunks:
         finder.add(inputs[chunk[0] : chunk[-1] + 1], chunk)
-    return finder.finish()
+    return finder.finish(labels)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +131,56 @@ def test_a_query_with_two_documents_is_no_copy():
     finder.look(batches)
     finder.add(batches, np.arange(50))
     assert not finder.finish()[0].any()
+
+
+@pytest.mark.parametrize("size", [5, 8, 15, 30])
+@pytest.mark.parametrize("n_dimensions", [2, 5, 20])
+@pytest.mark.parametrize("width", [0.05, 0.2])
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_rows_of_small_clusters_are_no_copies(size, n_dimensions, width, draw):
+    rng = np.random.default_rng(2)
+    sizes = np.maximum(rng.poisson(size, 1_500 // size), 5)  # fewer far from all others look as copies do
+    of_cluster = getattr(rng, draw)(size=(sizes.sum(), n_dimensions))
+    inputs = np.repeat(rng.normal(size=(len(sizes), n_dimensions)), sizes, axis=0) + width * of_cluster
+    assert (found(inputs.astype(np.float32))[0] > 0).mean() <= 0.004
+
+
+@pytest.mark.parametrize("n_dimensions", [5, 10, 30])
+@pytest.mark.parametrize("n_copies", [1, 3, 9])
+def test_rows_of_a_table_with_a_jitter_of_a_hundredth_are_copies(n_dimensions, n_copies):
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(1_500, n_dimensions))
+    copied = [inputs[:50] + 0.01 * rng.normal(size=(50, n_dimensions)) for _ in range(n_copies)]
+    copies, _, _ = found(np.concatenate([inputs, *copied]).astype(np.float32))
+    assert (copies[1_500:] > 0).mean() > 0.97
+    assert (copies[50:1_500] == 0).all()
+
+
+def test_copies_in_clusters_are_found():
+    rng = np.random.default_rng(4)
+    inputs = np.repeat(rng.normal(size=(100, 10)), 15, axis=0) + 0.2 * rng.normal(size=(1_500, 10))
+    inputs[:50] = inputs[1_000:1_050] + 0.005 * rng.normal(size=(50, 10))
+    copies, copy_of, _ = found(inputs.astype(np.float32))
+    assert copies.sum() == 100
+    np.testing.assert_array_equal(copy_of[:50], np.arange(1_000, 1_050))
+
+
+@pytest.mark.parametrize("odd", [9, 60, 150])
+def test_of_several_copies_one_with_another_label_is_named(odd):
+    inputs, labels, same = IMAGES.copy(), np.zeros(200, dtype=np.int64), [9, 60, 150]
+    inputs[same], labels[odd] = inputs[9], 1
+    copies, copy_of, _ = found(inputs, labels=labels)
+    assert (copies[same] == 2).all()
+    assert [copy_of[i] for i in same if i != odd] == [odd, odd]
+    assert copy_of[odd] == min(i for i in same if i != odd)
+    assert copies.sum() == 6
+
+
+def test_a_near_copy_with_another_label_is_named_before_the_same_input():
+    inputs, labels = IMAGES.copy(), np.zeros(200, dtype=np.int64)
+    inputs[[30, 31]] = inputs[20]
+    inputs[[40, 41]] = inputs[20] + 0.005 * RNG.normal(size=inputs[0].shape)
+    labels[41] = 1
+    copies, copy_of, _ = found(inputs, labels=labels)
+    assert (copies[[20, 30, 31, 40, 41]] == 4).all()
+    assert copy_of[[20, 30, 31, 40, 41]].tolist() == [41, 41, 41, 41, 40]

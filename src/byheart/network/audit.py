@@ -352,7 +352,8 @@ def audit(
     score_name, table, of_score = _flagged(table, plan, evidence, held_out)
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
-    table["copies"], table["copy_of"], of_copies = (0, -1, []) if finder is None else finder.finish()
+    labels = table["label"].to_numpy() if plan.n_classes is not None else None
+    table["copies"], table["copy_of"], of_copies = (0, -1, []) if finder is None else finder.finish(labels)
     table["verdict"] = judge(table, plan.layers, evidence)
     first_columns = [name for name in _FIRST_COLUMNS if name in table]
     table = table[first_columns + [name for name in table if name not in first_columns]]

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.spatial
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from byheart.arrays import as_array
 
@@ -29,7 +29,7 @@ _SIZE = 64  # numbers that are kept of an input
 _COARSE = 6  # of them that a tree is made of
 _NEAR: dict[Kind, float] = {"numbers": 0.1, "columns": 0.1, "tokens": 0.4}  # distance of copies, by the spread of all
 _OF_TYPICAL = 0.5  # times the distance to others around: where all lie densely, near is no copy
-_N_AROUND = 20  # the so-manieth nearest is one that lies around; more near copies are a dense place
+_N_FEW, _N_AROUND = 4, 20  # the so-manieth nearest lie around an example: of few copies, and of many
 _BY_CHANCE = 1e-4  # share of examples that may lie as near to another one by chance
 _WIDER = 1.25  # radius among the first numbers, whose distances scatter about those among all
 _N_TYPICAL = 200  # examples that typical distances are taken of
@@ -80,20 +80,32 @@ class CopyFinder:
                 values = (values - mean) / np.where(deviation > 0, deviation, 1)
             self._sketches[indices] = values.astype(np.float32) @ self._projection
 
-    def finish(self) -> tuple[Int64[np.ndarray, " n_examples"], Int64[np.ndarray, " n_examples"], list[str]]:
+    def finish(
+        self, labels: Int64[np.ndarray, " n_examples"] | None = None
+    ) -> tuple[Int64[np.ndarray, " n_examples"], Int64[np.ndarray, " n_examples"], list[str]]:
         """Return how many copies each example has among the others, one of them (-1 for none), and notes.
 
-        Of copies that are the same the first other one is named, else the nearest.
+        With labels a copy with another label is named, if there is one. Of copies that are the same the first other one
+        is named, else the nearest.
         """
         n = len(self._digests)
         _, first, group, sizes = np.unique(self._digests, return_index=True, return_inverse=True, return_counts=True)
-        second = np.full(len(first), -1)
-        later = np.flatnonzero(np.arange(n) != first[group])[::-1]
-        second[group[later]] = later  # the first of the later ones is written last
-        n_near, nearest, notes = self._near(first, sizes)
-        copies = sizes[group] - 1 + n_near[group]
-        of_same = np.where(np.arange(n) == first[group], second[group], first[group])
-        copy_of = np.where(of_same >= 0, of_same, np.where(nearest >= 0, first[nearest], -1)[group])
+        is_first = np.arange(n) == first[group]
+        second = _first_of(group, len(first), ~is_first)
+        one, other, notes = self._near(first)
+        copies = sizes[group] - 1 + np.bincount(one, sizes[other], len(first)).astype(np.int64)[group]
+        nearest = np.full(len(first), -1)
+        nearest[one] = first[other]  # the nearest is written last
+        of_same = np.where(is_first, second[group], first[group])
+        copy_of = np.where(of_same >= 0, of_same, nearest[group])
+        if labels is not None:
+            differs = labels != labels[first[group]]
+            odd = _first_of(group, len(first), differs)  # the first with another label than the first has
+            of_near = np.where(labels[first[one]] != labels[first[other]], first[other], odd[other])
+            nearest_odd = np.full(len(first), -1)
+            nearest_odd[one[of_near >= 0]] = of_near[of_near >= 0]
+            other_label = np.where(differs, first[group], np.where(odd[group] >= 0, odd[group], nearest_odd[group]))
+            copy_of = np.where(other_label >= 0, other_label, copy_of)
         if copies.any():
             notes.append(
                 f"{(copies > 0).sum():,} of {n:,} examples have copies among the others, the same or nearly so (column"
@@ -102,29 +114,27 @@ class CopyFinder:
         return copies, copy_of, notes
 
     def _near(
-        self, first: Int64[np.ndarray, " n_distinct"], sizes: Int64[np.ndarray, " n_distinct"]
-    ) -> tuple[Int64[np.ndarray, " n_distinct"], Int64[np.ndarray, " n_distinct"], list[str]]:
-        """Of each distinct input, how many examples are nearly the same, and the place of the nearest, or -1."""
-        count, nearest = np.zeros(len(first), dtype=np.int64), np.full(len(first), -1)
+        self, first: Int64[np.ndarray, " n_distinct"]
+    ) -> tuple[Int64[np.ndarray, " n_links"], Int64[np.ndarray, " n_links"], list[str]]:
+        """The places of distinct inputs that are nearly the same, both ways, the nearest last; and notes."""
+        none = np.zeros(0, dtype=np.int64)
         rows = self._sketches[first]
         if self._kind not in _NEAR or len(rows) <= _N_AROUND:
-            return count, nearest, []
+            return none, none, []
         spread, typical, n_dimensions = _scale(rows)
         radius = min(_NEAR[self._kind] * spread, _OF_TYPICAL * typical)
         pairs = _pairs_within(rows, radius)
-        if pairs is None or len(np.unique(pairs)) > _MOST_COMPARED:
-            return count, nearest, ["Only copies that are the same were looked for: too many inputs are much alike."]
+        here = none if pairs is None else np.unique(pairs)
+        if pairs is None or len(here) > _MOST_COMPARED:
+            return none, none, ["Only copies that are the same were looked for: too many inputs are much alike."]
         distances = np.linalg.norm(rows[pairs[:, 0]] - rows[pairs[:, 1]], axis=1)
-        around = np.zeros(len(rows))
-        here = np.unique(pairs)
-        around[here] = _distances(rows, here, _N_AROUND)[:, -1]
-        share = min(_OF_TYPICAL, (_BY_CHANCE / _N_AROUND) ** (1 / n_dimensions))
+        of_here, around = _distances(rows, here, _N_AROUND), np.zeros(len(rows))
+        # in a small cluster the nearest lie as everywhere, and more than a few copies lie nearer to each other
+        around[here] = np.clip(typical, of_here[:, _N_FEW - 1], of_here[:, -1])
+        share = min(_OF_TYPICAL, (_BY_CHANCE / _N_FEW) ** (1 / n_dimensions))
         is_near = distances <= share * around[pairs].min(axis=1)
-        order = np.argsort(-distances[is_near], kind="stable")  # the nearest is written last
-        for one, other in (pairs[is_near][order].T, pairs[is_near][order, ::-1].T):
-            np.add.at(count, one, sizes[other])
-            nearest[one] = other
-        return count, nearest, []
+        one, other = pairs[is_near][np.argsort(-distances[is_near], kind="stable")].T
+        return np.ravel([one, other], order="F"), np.ravel([other, one], order="F"), []
 
 
 def groups_of_copies(inputs: Inputs) -> Int64[np.ndarray, " n_examples"]:
@@ -145,6 +155,16 @@ def groups_of_copies(inputs: Inputs) -> Int64[np.ndarray, " n_examples"]:
     links = scipy.sparse.coo_array((np.ones(len(here)), (here, copy_of[here])), shape=(len(copy_of),) * 2)
     _, groups = scipy.sparse.csgraph.connected_components(links, directed=False)
     return np.asarray(groups, dtype=np.int64)
+
+
+def _first_of(
+    group: Int64[np.ndarray, " n_examples"], n_groups: int, chosen: Bool[np.ndarray, " n_examples"]
+) -> Int64[np.ndarray, " n_groups"]:
+    """Of each group the first example that is chosen, or -1."""
+    found = np.full(n_groups, -1)
+    later = np.flatnonzero(chosen)[::-1]
+    found[group[later]] = later  # the first is written last
+    return found
 
 
 def _parts(inputs: Any) -> list[np.ndarray]:
@@ -217,15 +237,15 @@ def _of_tokens(rows: Int64[np.ndarray, "n_examples n_tokens"]) -> Float32[np.nda
 
 
 def _scale(rows: Float32[np.ndarray, "n_distinct n_kept"]) -> tuple[float, float, float]:
-    """The spread of all inputs, the median distance to those around, and of how many dimensions they are.
+    """The spread of all inputs, the median distance to the fourth nearest, and of how many dimensions they are.
 
-    These are what the distances to the nearest and twice as many nearest say: in d dimensions their ratio is 2^(1/d)
-    (after Facco et al. 2017).
+    These are what the distances to the second and the fourth nearest say: in d dimensions their median ratio is 2^(1/d)
+    (after Facco et al. 2017). Further ones would lie outside of small clusters.
     """
     spread = float(np.sqrt(np.square(rows - rows.mean(axis=0), dtype=np.float64).sum(axis=1).mean()))
     chosen = np.random.default_rng(0).permutation(len(rows))[:_N_TYPICAL]
-    nearest = _distances(rows, chosen, _N_AROUND)
-    far, half = nearest[:, -1], nearest[:, _N_AROUND // 2 - 1]  # beyond an example's copies
+    nearest = _distances(rows, chosen, _N_FEW)
+    far, half = nearest[:, -1], nearest[:, _N_FEW // 2 - 1]  # beyond an example's copy
     apart = half > 0
     ratio = float(np.median(np.log(far[apart] / half[apart]))) if apart.any() else 1.0
     return spread, float(np.median(far)), np.log(2) / max(ratio, 1e-6)

@@ -247,25 +247,28 @@ def third_pass(
 
     Nearest are the three whose vectors in the first layer, means over positions, have the least angle to an example's.
     """
+    import torch
+
     of_listed = passes(model, inputs.take(listed), plan)
-    chosen = np.concatenate([_directions(seen, plan) for _, _, seen in of_listed])
-    best, found = np.zeros((len(listed), 0)), np.zeros((len(listed), 0), dtype=np.int64)
+    chosen = torch.as_tensor(np.concatenate([_directions(seen, plan) for _, _, seen in of_listed]))
+    best, found = torch.zeros(len(listed), 0), torch.zeros(len(listed), 0, dtype=torch.int64)
     head, read_of = [np.zeros((0, 0), np.float32)], [np.zeros(0, np.int64)]
     for batch, _, seen in passes(model, inputs, plan):
         places = batch.indices
-        cosines = chosen @ _directions(seen, plan).T
-        cosines[listed[:, None] == places] = -np.inf
-        values = np.hstack([best, cosines])
-        indices = np.hstack([found, np.broadcast_to(places, cosines.shape)])
-        order = np.argpartition(-values, min(_N_NEAREST, values.shape[1]) - 1, axis=1)[:, :_N_NEAREST]
-        best, found = np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
+        cosines = chosen @ torch.as_tensor(_directions(seen, plan)).T
+        _, own, column = np.intersect1d(listed, places, assume_unique=True, return_indices=True)
+        cosines[own, column] = -torch.inf
+        values, order = cosines.topk(min(_N_NEAREST, len(places)))
+        values, indices = torch.hstack([best, values]), torch.hstack([found, torch.as_tensor(places)[order]])
+        best, order = values.topk(min(_N_NEAREST, values.shape[1]))
+        found = indices.gather(1, order)
         if len(kept):
             head.append(seen[_OF_HEAD][np.isin(places, kept)])
             read_of.append(places[np.isin(places, kept)])
         if on_progress is not None:
             on_progress(batch.first + len(batch), "neighbours")
-    found = np.take_along_axis(found, np.argsort(-best, axis=1), 1)[:, : batch.first + len(batch) - 1]
-    return found, np.concatenate(head[1:] or head)[np.argsort(np.concatenate(read_of))]
+    nearest = found[:, : batch.first + len(batch) - 1].numpy()  # of few examples the last one is the example itself
+    return nearest, np.concatenate(head[1:] or head)[np.argsort(np.concatenate(read_of))]
 
 
 def over_checkpoints(
