@@ -3,6 +3,8 @@
 from byheart.language.collate import Collator as Collator
 from byheart.language.collate import CollatorReport as CollatorReport
 from byheart.language.collate import check_collator as check_collator
+from byheart.language.copied import Copied as Copied
+from byheart.language.copied import copied as copied
 from byheart.language.counterfactual import CounterfactualConfig as CounterfactualConfig
 from byheart.language.counterfactual import counterfactual as counterfactual
 from byheart.language.design import Design as Design
