@@ -18,7 +18,7 @@ from byheart.cli.language import CounterfactualCommand
 from byheart.cli.network import AuditCommand, CheckError
 from byheart.cli.options import Parser, parse
 from byheart.cli.studies import LeaderboardCommand, ReproduceCommand, VerdictsCommand
-from byheart.cli.text import CopiedCommand
+from byheart.cli.text import CopiedCommand, ReciteCommand
 from byheart.cli.toy import ReportCommand, SweepCommand, TrainCommand
 from byheart.jobs import JobsError
 from byheart.network.counterfactual import CounterfactualError
@@ -43,6 +43,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "audit": AuditCommand,
     "leaderboard": LeaderboardCommand,
     "counterfactual": CounterfactualCommand,
+    "recite": ReciteCommand,
     "copied": CopiedCommand,
 }
 

@@ -6,11 +6,66 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from byheart.cli.console import print_table
+from byheart.progress import bar
 from byheart.records import prepare_directory
 
 if TYPE_CHECKING:
     from byheart.language.copied import Copied
+
+
+@dataclass
+class ReciteCommand:
+    """Find what of well-known texts, or of yours, a causal language model recites, beside four controls."""
+
+    model_and_texts: tuple[str, ...] = field(default=(), metadata={"positional": "MODEL TEXT"})
+    """smollm2, a name in Hugging Face's local cache, a folder or a .gguf file; then constitution, declaration, hamlet,
+    sonnets, genesis, pride-and-prejudice, gpl-3, gpl-2, lgpl-3, apache-2.0, mpl-2.0, or text files."""
+    windows: int = 40
+    """Windows of a text at most, spread evenly."""
+    characters: int | None = None
+    """Read only so many characters of a text, from its beginning (default: all)."""
+    folder: Path = Path()
+    """Where the archive of hamlet and sonnets lies."""
+    seed: int = 0
+    """Seed of the controls and the bootstrap."""
+    out: Path = Path("recite")
+    """Directory of the table recite.csv, the windows of each text and the page report.html."""
+
+    def run(self) -> None:
+        """Read the texts with the model, print the headlines, and write tables and the page."""
+        from byheart.language.books import book
+        from byheart.language.page.recited import write_recited_page
+        from byheart.language.recite import recite
+        from byheart.language.reciters import reciter
+
+        if len(self.model_and_texts) < 2:
+            raise ValueError("model, text: received too few, accepted: byheart recite MODEL TEXT...")
+        name, *texts = self.model_and_texts
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise ValueError(f"text: received {twice[0]} twice, accepted: each once")
+        read = {Path(text).name: book(text, folder=self.folder)[: self.characters] for text in texts}
+        if len(read) < len(texts):
+            raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
+        with bar("texts") as advance:
+            found = recite(
+                reciter(name),
+                read,
+                n_windows=self.windows,
+                seed=self.seed,
+                on_progress=lambda done, total: advance(done, total, ""),
+            )
+        prepare_directory(self.out)
+        table = pd.DataFrame([one.row() for one in found])
+        table.to_csv(self.out / "recite.csv", index=False)
+        for one in found:
+            one.windows.to_csv(self.out / f"windows-{one.text}.csv", index=False)
+        print("\n".join([*(one.headline() for one in found), *found[0].notes]))
+        columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
+        print_table(columns, table[list(columns)].itertuples(index=False), title=name)
+        print(f"wrote {write_recited_page(self.out / 'report.html', found, table)}")
 
 
 @dataclass
@@ -46,7 +101,6 @@ class CopiedCommand:
         held_out = read_texts(self.held_out, split="files", encoding=self.encoding) if self.held_out else None
         if overlap := {*map(Path.resolve, self.from_)} & {*map(Path.resolve, self.held_out)}:
             raise ValueError(f"--held-out: received {min(overlap)}, accepted: files that are not in --from")
-        prepare_directory(self.out)
         found = copied(
             output,
             texts,
@@ -55,6 +109,7 @@ class CopiedCommand:
             n_passages=self.passages,
             seed=self.seed,
         )
+        prepare_directory(self.out)
         print("\n".join([found.headline(), *found.notes]))
         _print_longest(found)
         for name, table in (("copies", found.copies), ("places", found.places)):
