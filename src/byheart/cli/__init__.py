@@ -38,6 +38,8 @@ _COMMANDS = {
     "audit": ("network", "AuditCommand"),
     "leaderboard": ("studies", "LeaderboardCommand"),
     "counterfactual": ("language", "CounterfactualCommand"),
+    "recite": ("text", "ReciteCommand"),
+    "copied": ("text", "CopiedCommand"),
 }
 
 

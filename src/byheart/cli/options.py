@@ -51,8 +51,8 @@ class Option:
 
     @property
     def label(self) -> str:
-        """The option as a person writes it: --n-examples, or TARGET."""
-        return self.positional or "--" + self.name.replace("_", "-")
+        """The option as a person writes it: --n-examples, --from (of a field from_), or TARGET."""
+        return self.positional or "--" + self.name.rstrip("_").replace("_", "-")
 
     @property
     def required(self) -> bool:
@@ -72,10 +72,10 @@ class Option:
         if self.positional:
             parser.add_argument(self.name, nargs="*" if several else "?", metavar=self.positional, help=words)
         elif self.hint is bool:
-            parser.add_argument(self.label, action=argparse.BooleanOptionalAction, help=words)
+            parser.add_argument(self.label, dest=self.name, action=argparse.BooleanOptionalAction, help=words)
         else:
             shown = "|".join(shown for shown, _, _ in self._kinds() if shown)
-            parser.add_argument(self.label, nargs="*" if several else None, metavar=shown, help=words)
+            parser.add_argument(self.label, dest=self.name, nargs="*" if several else None, metavar=shown, help=words)
 
     def value(self, given: Any) -> Any:
         """Convert what argparse found.

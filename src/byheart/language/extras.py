@@ -13,4 +13,5 @@ def require(*modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise ModuleNotFoundError(f'{module} is missing: pip install "byheart[language]"')
+            extra = "recite" if module == "transformers" else "language"
+            raise ModuleNotFoundError(f'{module} is missing: pip install "byheart[{extra}]"')

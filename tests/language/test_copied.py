@@ -1,0 +1,79 @@
+"""Spans of an output that stand in texts, against a search by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from byheart.language import Texts, copied
+
+_ALPHABET = "ab\n\r \te\u0301\u00e9\U0001f600\ud7ff\u4e2d\u00a0\uffff\U0010ffff"
+_STRINGS = st.text(alphabet=_ALPHABET, max_size=40).filter(str.strip)
+
+
+def _one(text):
+    return " ".join(("x" + text + "x").split()).removeprefix("x").removesuffix("x")
+
+
+@settings(max_examples=150, deadline=None)
+@given(_STRINGS, st.lists(_STRINGS, min_size=1, max_size=3), st.integers(1, 4))
+def test_every_copy_and_place_is_the_same_text_and_none_is_missed(output, texts, least):
+    names = tuple(f"file{n}" for n in range(len(texts)))
+    found = copied(output, Texts(names, tuple(texts)), min_characters=least, n_passages=2)
+    by_name = dict(zip(names, texts, strict=True))
+    for copy in found.copies.itertuples():
+        assert output[copy.start : copy.stop] == copy.text
+        assert len(_one(copy.text)) == copy.n_characters >= least
+        places = found.places[found.places["copy"] == copy.Index]
+        assert len(places) == copy.n_places
+        for place in places.itertuples():
+            assert _one(by_name[place.name][place.start : place.stop]) == _one(copy.text)
+        total = sum(_one(text).startswith(_one(copy.text), at) for text in texts for at in range(len(_one(text))))
+        assert copy.n_places == total
+    covered = np.zeros(len(output), dtype=bool)
+    for copy in found.copies.itertuples():
+        covered[copy.start : copy.stop] = True
+    for start in range(len(output)):
+        for stop in range(start + 1, len(output) + 1):
+            piece = output[start:stop]
+            if piece != piece.strip() or len(_one(piece)) < least:
+                continue
+            if any(_one(piece) in _one(text) for text in texts):
+                assert covered[start:stop].all()
+
+
+def test_a_planted_copy_is_found_across_other_line_ends():
+    rng = np.random.default_rng(0)
+    words = [f"w{n}" for n in range(5_000)]
+    training = "\r\n".join(" ".join(rng.choice(words, 8)) for _ in range(200))
+    planted = training[3_000:3_200]
+    output = " ".join(rng.choice(words, 40)) + " " + "\n".join(planted.split()) + " " + " ".join(rng.choice(words, 40))
+    found = copied(output, Texts(("a",), (training,)), held_out=Texts(("b",), (" ".join(rng.choice(words, 2_000)),)))
+    assert len(found.copies) == 1
+    assert found.copies.loc[0, "n_characters"] >= len(" ".join(planted.split()))
+    assert found.copies.loc[0, "chance"] == pytest.approx(1 / 21)
+    assert max(found.chance_shares) == 0
+    assert 0.2 < found.share < 0.6
+    assert "1, the longest of" in found.headline()
+
+
+def test_passages_of_the_files_are_sought_outside_themselves():
+    rng = np.random.default_rng(1)
+    once = " ".join(str(n) for n in rng.integers(0, 10**9, 500))
+    alone = copied(once[:300], Texts(("a",), (once,)))
+    twice = copied(once[:300], Texts(("a", "b"), (once, once)))
+    assert max(alone.chance_longest) < 20
+    assert min(alone.chance_shares) == 0 == max(alone.chance_shares)
+    assert np.mean(twice.chance_shares) > 0.9
+    assert any("held out" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize("wrong", [{"min_characters": 0}, {"n_passages": 0}, {"max_places": 0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: received 0, accepted"):
+        copied("a", Texts(("a",), ("a",)), **wrong)
+
+
+def test_a_blank_output_is_refused():
+    with pytest.raises(ValueError, match="output: received a blank text"):
+        copied(" \n", Texts(("a",), ("a",)))

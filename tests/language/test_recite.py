@@ -1,0 +1,163 @@
+"""Recitation by a tiny model made on the spot, which has learned one text by heart and never saw another."""
+
+import numpy as np
+import pytest
+
+from byheart.cli import main
+from byheart.language.controls_of_texts import invented, twin
+from byheart.language.recite import CONTROLS, LENGTH, interval, recite
+from byheart.language.reciters import reciter
+from byheart.language.tokens import trained
+
+pytestmark = [pytest.mark.integrations, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return {"learned": invented(1_500, seed=5), "unseen": invented(1_500, seed=6)}
+
+
+@pytest.fixture(scope="module")
+def folder(texts, tmp_path_factory):
+    """A model that overfits the first text, saved as people save theirs."""
+    import torch
+    import transformers
+
+    where = tmp_path_factory.mktemp("model")
+    own = trained(list(texts.values()), 400)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own)
+    tokenizer.save_pretrained(where)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=400, n_positions=256, n_embd=64, n_layer=2, n_head=4,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config)
+    ids = torch.tensor(own.encode(texts["learned"]).ids)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        starts = torch.randint(0, len(ids) - 113, (8,), generator=generator)
+        rows = torch.stack([ids[start : start + 114] for start in starts.tolist()])
+        loss = model(rows, labels=rows).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def found(folder, texts):
+    return recite(reciter(folder), texts, n_windows=6)
+
+
+def test_what_was_learned_is_recited_and_what_was_not_is_not(found):
+    learned, unseen = (one.row() for one in found)
+    assert learned["recited_64"] > 0.8
+    assert learned["edit_distance"] < 0.2 < 0.5 < unseen["edit_distance"]
+    assert unseen["recited_64"] == 0
+    assert learned["longest_run"] > 60 > unseen["longest_run"]
+    for name in CONTROLS:
+        assert unseen[f"recited {name}"] == 0, name
+    for name in ("never published", "n-gram"):
+        assert learned[f"recited {name}"] == 0, name
+
+
+def test_the_numbers_are_those_of_one_pass_each(found, folder):
+    import torch
+
+    one, model = found[0], reciter(folder).model
+    for window in one.windows.itertuples():
+        for size in (16, 32, 64):
+            row = torch.tensor(one.documents.flat[window.start - size : window.stop])[None]
+            with torch.inference_mode():
+                logs = torch.log_softmax(model(row).logits[0, size - 1 : -1], dim=1)
+            own = logs[torch.arange(LENGTH), row[0, size:]].sum()
+            assert getattr(window, f"log_p_{size}") == pytest.approx(float(own), abs=1e-3)
+        prefix = torch.tensor(one.documents.flat[window.start - 64 : window.start])[None]
+        for _ in range(LENGTH):
+            with torch.inference_mode():
+                prefix = torch.cat([prefix, model(prefix).logits[:, -1:].argmax(2)], dim=1)
+        assert (window.edit_distance == 0) == bool(
+            (prefix[0, 64:].numpy() == one.documents.flat[window.start : window.stop]).all()
+        )
+        assert window.greedy_64 == (window.edit_distance == 0)
+
+
+@pytest.mark.slow
+def test_none_of_a_thousand_windows_is_recited_falsely(folder):
+    (one,) = recite(reciter(folder), {"unseen": invented(240_000, seed=7)}, n_windows=1_000)
+    assert len(one.windows) == 1_000
+    for name in ("wrong prefix", "never published"):
+        assert not one.recited(f"log_p {name}").any()
+
+
+def test_the_headline_has_every_control(found):
+    words = found[0].headline()
+    assert all(name in words for name in CONTROLS)
+
+
+def test_the_command_writes_tables_and_a_page(folder, texts, tmp_path, capsys):
+    path = tmp_path / "mine.txt"
+    path.write_text(texts["learned"], encoding="utf-8")
+    assert main(["recite", str(folder), str(path), "--windows", "3", "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "wrong prefix" in page
+    assert 'class="p3 run"' in page
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"recite.csv", "windows-mine.txt.csv", "report.html"}
+    assert "recites" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "accepted"),
+    [
+        (["no/such-model", "gpl-3"], "hf download no/such-model"),
+        (["MODEL", "no-such-text"], "constitution"),
+        (["MODEL", "EMPTY"], "files with text"),
+        (["MODEL", "SHORT"], "tokens, accepted: at least 164"),
+        (["MODEL", "gpl-3", "--windows", "1"], "n_windows: received 1"),
+        (["BERT", "gpl-3"], "a causal language model"),
+        (["MODEL"], "byheart recite MODEL TEXT"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(folder, tmp_path, monkeypatch, capsys, arguments, accepted):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("a few words", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(
+        '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}', encoding="utf-8"
+    )
+    names = {"MODEL": str(folder), "EMPTY": "empty.txt", "SHORT": "short.txt", "BERT": "bert"}
+    assert main(["recite", *(names.get(word, word) for word in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1, err
+    assert accepted in err
+    assert not (tmp_path / "recite").exists()
+
+
+def test_half_precision_on_a_processor_is_refused(folder, texts):
+    import dataclasses
+
+    opened = reciter(folder)
+    half = dataclasses.replace(opened, model=opened.model.half())
+    with pytest.raises(ValueError, match="float16 on a CPU"):
+        recite(half, texts)
+
+
+def test_a_twin_has_other_names_and_numbers_and_says_where():
+    text = "In May, Anna gave Boris 12 apples, and Clara gave Anna 30. So Boris ate three."
+    other, moved = twin(text, seed=1)
+    assert other != text
+    assert len(other) == moved[-1]
+    assert other[: moved[text.index("gave")]] != text[: text.index("gave")]
+    for word in ("gave", "apples", "ate"):
+        assert other[moved[text.index(word)] :].startswith(word)
+
+
+def test_the_interval_covers_and_knows_nothing_seen():
+    low, high = interval(np.zeros(40))
+    assert low == 0
+    assert 0.08 < high < 0.1
+    low, high = interval(np.tile([0.0, 1.0, 1.0, 0.0], 25))
+    assert low < 0.5 < high
