@@ -59,6 +59,7 @@ def test_each_study_of_all_gets_the_options_that_it_takes(run, tmp_path, monkeyp
 def test_figures_are_made_again_from_tables_and_old_ones_are_left(run, tmp_path):
     for name in ("two-views", "mnist"):
         shutil.copytree(RESULTS / name, tmp_path / name)
+    (tmp_path / "mnist" / "cost.csv").unlink()  # as of tables that an older version made
     old = (tmp_path / "mnist" / "sorted.png").read_bytes()
     status, out, err = run("reproduce", "all", "--from-tables", "--figure-format", "pdf", "--out", tmp_path)
     assert status == 0
