@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse
+import threadpoolctl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -404,6 +405,16 @@ def test_a_run_has_the_same_bits_whatever_the_number_of_threads():
         for name in ("W", "b", "hidden"):
             assert getattr(run, name).tobytes() == getattr(runs[0], name).tobytes()
         assert run.metrics == runs[0].metrics
+
+
+def test_metrics_have_the_same_bits_whatever_the_number_of_blas_threads():
+    config = TrainConfig(n_examples=1_000, n_features=400, sparsity=0.97, n_hidden=130, n_steps=2, n_test=10)
+    found = []
+    for n_threads in (1, 2):
+        with threadpoolctl.threadpool_limits(n_threads, user_api="blas"):
+            found.append(train(config))
+    assert found[0].metrics == found[1].metrics
+    assert all((found[0].history[name] == found[1].history[name]).all() for name in found[0].history)
 
 
 @pytest.mark.parametrize(

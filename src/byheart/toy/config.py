@@ -100,7 +100,8 @@ class TrainConfig:
         for name in ("decay_bias", "weight_decay_in_gradient", "hidden_relu", "tied", "unit_norm", "keep_empty"):
             self._require(name, isinstance(getattr(self, name), bool), "True or False")
         if self.warmup_steps is None:
-            object.__setattr__(self, "warmup_steps", round(0.05 * self.n_steps))
+            few = self.n_steps < 2**53  # beyond, floats do not count steps, and end
+            object.__setattr__(self, "warmup_steps", round(0.05 * self.n_steps) if few else self.n_steps // 20)
         self._require(
             "n_examples",
             self.n_examples == "inf" or (_is_int(self.n_examples) and self.n_examples >= 1),

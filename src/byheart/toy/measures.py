@@ -12,6 +12,7 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import Kernel, choose, kernel_for
+from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.model import Variant, encoder, loss_scale
 from byheart.toy.runs import Run
 
@@ -40,16 +41,19 @@ def measure(
     """
     scale = loss_scale(config.n_features, config.reduction)
     test_losses = None if test is None else scale * kernel.example_losses(W, b, test)
-    example_dims = example_dimensionality(hidden, repeats)
+    with one_blas_thread():  # sums in another order would be other bits
+        example_dims = example_dimensionality(hidden, repeats)
+        feature_dims = feature_dimensionality(encoder(W, config.variant))
+        norms = float(np.linalg.norm(W)), float(np.linalg.norm(b))
     return {
         "test_loss": None if test_losses is None else float(test_losses.mean()),
         "test_loss_se": None
         if test_losses is None or len(test_losses) < 2
         else float(test_losses.std(ddof=1) / np.sqrt(len(test_losses))),
-        "W_norm": float(np.linalg.norm(W)),
-        "b_norm": float(np.linalg.norm(b)),
+        "W_norm": norms[0],
+        "b_norm": norms[1],
         "n_features_represented": float(len(represented_features(W, b, kernel, config.variant))),
-        "feature_dimensionality_max": float(feature_dimensionality(encoder(W, config.variant)).max()),
+        "feature_dimensionality_max": float(feature_dims.max()),
         "example_dimensionality_max": float(example_dims.max()),
         "example_dimensionality_mean": float(np.average(example_dims, weights=repeats)),
     }

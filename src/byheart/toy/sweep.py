@@ -20,6 +20,7 @@ from byheart.jobs import Job, Report
 from byheart.records import Record, Records
 from byheart.toy.config import TrainConfig, brief
 from byheart.toy.kernels import KERNELS, choose, kernel_for
+from byheart.toy.memory import check_memory
 from byheart.toy.runs import Runs, read_header
 from byheart.toy.train import check_threads, train
 
@@ -112,7 +113,7 @@ def sweep(
 
     Raises:
         ValueError: If ``n_workers`` or ``n_threads`` is below 1, the kernel cannot run here or takes no number of
-            threads, or the header of a run file in the way is damaged.
+            threads, a run takes more bytes than there is memory, or the header of a run file in the way is damaged.
         OSError: If ``out`` cannot be written.
         SweepError: After all other runs are finished, if some failed.
         KeyboardInterrupt: On Ctrl-C, at once; finished runs are kept.
@@ -125,6 +126,8 @@ def sweep(
     for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
         choose(name, variant)  # a kernel that cannot run here fails once, not once per run
         check_threads(n_threads, name)
+    for config in missing.values() if executor is None else ():  # elsewhere there may be more memory
+        check_memory(config)
     if kernel is not None and kernel not in KERNELS:
         raise ValueError(f"kernel: received {kernel!r}, accepted: {', '.join(KERNELS)}")
     one_large_core = kernel is not None and KERNELS[kernel].device == "cuda"
@@ -174,4 +177,4 @@ def _pairs_per_step(config: TrainConfig) -> float:
 def _work(config: TrainConfig) -> float:
     """Estimate of a run's cost: pairs and parameters touched per step, by width and steps."""
     per_step = _pairs_per_step(config) + 20 * config.n_features
-    return per_step * (1 + config.n_hidden) * config.n_steps * config.n_inits
+    return per_step * (1 + config.n_hidden) * min(config.n_steps * config.n_inits, 2**62)

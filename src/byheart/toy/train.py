@@ -16,7 +16,9 @@ from byheart.records import SUFFIX, digest, prepare_directory
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, Training, choose, kernel_for
+from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.measures import measure
+from byheart.toy.memory import check_memory
 from byheart.toy.model import hidden_vectors, initial_weights, loss_scale
 from byheart.toy.pace import Pace
 from byheart.toy.runs import Run, load_run
@@ -58,13 +60,14 @@ def train(
 
     Raises:
         ValueError: If the config and the arrays do not fit each other, an array is not finite, or threads are asked for
-            that there cannot be.
+            that there cannot be, or the run takes more bytes than there is memory.
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``.
     """
     kernel = kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
     check_threads(n_threads, kernel)
+    check_memory(config)
     own = None if examples is None else _own_examples(examples, config, "examples")
     own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
     if initial is not None:
@@ -208,7 +211,8 @@ class _Trained:
         loss = loss_scale(len(b), self.config.reduction) * float(np.average(losses, weights=self.examples.repeats))
         if not np.isfinite(loss):
             raise DivergedError(step)
-        norms = (float(np.linalg.norm(W)), float(np.linalg.norm(b)))
+        with one_blas_thread():  # sums in another order would be other bits
+            norms = (float(np.linalg.norm(W)), float(np.linalg.norm(b)))
         for name, value in zip(self._history, (step, loss, *norms), strict=True):
             self._history[name].append(value)
         if step in self.config.snapshot_steps:

@@ -19,7 +19,7 @@ from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels.adamw import Constants, adamw, constants, rates_of_step
 from byheart.toy.kernels.blas import one_blas_thread
-from byheart.toy.kernels.compile import empty, parallel, relu, serial, threads
+from byheart.toy.kernels.compile import empty, in_turn, parallel, relu, serial, threads
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
 
@@ -391,7 +391,8 @@ class Training:
         self, learning_rates: Float64[np.ndarray, " n_steps"], part: int, start: int, first: int, last: int
     ) -> int:
         now = self.step, self.constants, part, start, first, last
-        return int(_run(self.state, self.examples, self.scale, learning_rates, *now))
+        with in_turn():
+            return int(_run(self.state, self.examples, self.scale, learning_rates, *now))
 
     def _run_in_pieces(
         self, part: int, n_units: int, learning_rates: Float64[np.ndarray, " n_steps"] = _NONE, start: int = 0
