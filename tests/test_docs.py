@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision_operators  # noqa: F401 -- before timm, which a block of docs/audit.md imports
 import yaml
 
 ROOT = Path(__file__).parents[1]

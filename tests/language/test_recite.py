@@ -115,6 +115,7 @@ def test_the_command_writes_tables_and_a_page(folder, texts, tmp_path, capsys):
         (["MODEL", "EMPTY"], "files with text"),
         (["MODEL", "SHORT"], "tokens, accepted: at least 164"),
         (["MODEL", "gpl-3", "--windows", "1"], "n_windows: received 1"),
+        (["MODEL", "gpl-3", "--characters", "-5"], "--characters: received -5"),
         (["BERT", "gpl-3"], "a causal language model"),
         (["MODEL"], "byheart recite MODEL TEXT"),
     ],

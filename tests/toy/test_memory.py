@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from byheart.toy import memory
@@ -60,3 +61,12 @@ def test_a_machine_that_does_not_say_its_memory_refuses_nothing(monkeypatch):
     assert memory_size() is None or memory_size() > 10**8
     monkeypatch.setattr(memory, "memory_size", lambda: None)
     check_memory(TrainConfig(n_examples=10**12))
+
+
+def test_a_run_that_is_there_is_loaded_on_a_machine_that_could_not_make_it(tmp_path, monkeypatch):
+    config = TrainConfig(n_examples=3, n_features=20, n_steps=5)
+    made = train(config, out=tmp_path)
+    monkeypatch.setattr(memory, "memory_size", lambda: 10)
+    np.testing.assert_array_equal(train(config, out=tmp_path).W, made.W)
+    with pytest.raises(ValueError, match="bytes of memory here"):
+        train(config)

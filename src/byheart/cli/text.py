@@ -44,6 +44,8 @@ class ReciteCommand:
         if len(self.model_and_texts) < 2:
             raise ValueError("model, text: received too few, accepted: byheart recite MODEL TEXT...")
         name, *texts = self.model_and_texts
+        if self.characters is not None and self.characters < 1:
+            raise ValueError(f"--characters: received {self.characters}, accepted: an integer >= 1")
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise ValueError(f"text: received {twice[0]} twice, accepted: each once")
         read = {Path(text).name: book(text, folder=self.folder)[: self.characters] for text in texts}

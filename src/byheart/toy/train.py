@@ -67,7 +67,6 @@ def train(
     kernel = kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
     check_threads(n_threads, kernel)
-    check_memory(config)
     own = None if examples is None else _own_examples(examples, config, "examples")
     own_test = None if test_examples is None else _own_examples(test_examples, config, "test_examples").expanded()
     if initial is not None:
@@ -80,6 +79,7 @@ def train(
         if path.exists():
             return load_run(path)
 
+    check_memory(config)
     test = own_test if own_test is not None or own is not None else draw_test_examples(config)
     with threads_of(kernel, n_threads):
         run = _train(config, chosen, kernel, own or draw_examples(config), initial, test, data_digest, on_progress)

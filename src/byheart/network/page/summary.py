@@ -61,9 +61,10 @@ def words_of(audit: Audit) -> list[str]:
             f" {flagged:,} of which this is more likely than not are called memorized below."
         )
     else:
+        those = "most likely one is" if flagged == 1 else f"{flagged:,} most likely ones are"
         second = (
-            f"The {flagged:,} most likely ones are called memorized below. This is a ranking: how many there are cannot"
-            " be told without networks that are trained without some of the examples."
+            f"The {those} called memorized below. This is a ranking: how many there are cannot be told without networks"
+            " that are trained without some of the examples."
         )
     return [first, second]
 
@@ -127,7 +128,8 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     flagged = table["flagged"]
     n_suspects = int((table["verdict"] == "suspected wrong label").sum())
     both = int((flagged & (table["verdict"] == "suspected wrong label")).sum())
-    also = f" {both:,} of them may have a wrong label." if both else ""
+    of_them = "It" if both == flagged.sum() == 1 else f"{both:,} of them"
+    also = f" {of_them} may have a wrong label." if both else ""
     memorized = {
         "question": "What did it memorize?",
         "heading": "Most memorized",
