@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Int64
 
-from byheart.network.calibration import MEMORIZED, calibrate
 from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
@@ -36,7 +35,7 @@ from byheart.network.passes import (
     telling,
     third_pass,
 )
-from byheart.network.ranking import best_score
+from byheart.network.ranking import flagged
 from byheart.network.reading import LossName, check_order_of_words
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-_UNCALIBRATED_SHARE = 0.01  # of the examples that are flagged where nothing says how many are memorized
 _FIRST_COLUMNS = (
     *(ID, "label", "target", "prediction", "verdict", "score", "flagged", "estimate", "low", "high", "probability"),
     *("other_label", "copies", "copy_of"),
@@ -349,7 +347,7 @@ def audit(
         table["mean_loss"] = log.mean_loss
 
     evidence = _evidence(plan, first, log is not None, len(checkpoints) > 0, curvature, held_out is not None)
-    score_name, table, of_score = _flagged(table, plan, evidence, held_out)
+    score_name, table, of_score = flagged(table, plan.layers, evidence, held_out)
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
     labels = table["label"].to_numpy() if plan.n_classes is not None else None
@@ -379,30 +377,6 @@ def audit(
         shown=shown,
         carriers=_carriers(model, plan, first, kept, head_inputs) if with_carriers else None,
     )
-
-
-def _flagged(
-    table: pd.DataFrame, plan: Plan, evidence: frozenset[Evidence], held_out: Counterfactual | None
-) -> tuple[str, pd.DataFrame, list[str]]:
-    """The name of the score, the table with it and with what is flagged by it, and what a reader must know of both."""
-    score_name, score = best_score(table, plan.layers, evidence)
-    table = table.assign(score=score)
-    if held_out is None:
-        n_flagged = max(1, round(_UNCALIBRATED_SHARE * len(table)))
-        table["flagged"] = table["score"].rank(ascending=False, method="first") <= n_flagged
-        note = (
-            f"The ranking is uncalibrated: no model was trained without some of the examples. The {n_flagged} with the"
-            " largest scores are flagged, however many are memorized."
-        )
-        return score_name, table, [note]
-    table[["estimate", "low", "high", "probability"]] = calibrate(table, plan.layers, evidence, held_out)
-    table["score"], table["flagged"] = table["estimate"], table["probability"] > 0.5
-    n_runs = len(held_out.train_mask)
-    note = (
-        f"Probabilities that memorization is above {MEMORIZED:g} come from {n_runs} held-out"
-        f" run{'s' if n_runs > 1 else ''}; flagged are those above 1/2."
-    )
-    return "estimate of memorization", table, [note]
 
 
 def _shown(
