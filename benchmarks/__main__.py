@@ -17,7 +17,7 @@ from benchmarks.table import page
 from byheart.cli.console import complain
 from byheart.cli.options import parse
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 from byheart.toy.kernels import DivergedError
 from byheart.toy.sweep import SweepError
 

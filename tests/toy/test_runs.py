@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byheart.records import Record, digest, prepare_directory, write
+from byheart.records import Record, digest, write
+from byheart.storage import prepare_directory
 from byheart.toy.config import TrainConfig
 from byheart.toy.runs import Run, load_run, open_runs, read_header
 

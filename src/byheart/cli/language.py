@@ -10,7 +10,7 @@ from byheart.cli.console import print_table
 from byheart.language.counterfactual import CounterfactualConfig, counterfactual, report
 from byheart.language.ensemble import EnsembleConfig
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     from byheart.language.counterfactual import Found

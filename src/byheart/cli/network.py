@@ -19,7 +19,7 @@ from byheart.network.export import SUFFIXES, harmless, require_pyarrow
 from byheart.network.listed import SORTED_BY
 from byheart.network.verdicts import WHAT_NOW, Verdict, reasons
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import pandas as pd
 
 from byheart.cli.console import print_table
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     from byheart.language.copied import Copied

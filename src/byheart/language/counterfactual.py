@@ -24,7 +24,7 @@ from byheart.language.extraction import extraction
 from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
 from byheart.language.texts import Texts
 from byheart.language.tokens import tokenize, trained
-from byheart.records import write_atomically
+from byheart.storage import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from byheart.network.verdicts import VERDICTS, reasons
-from byheart.records import prepare_directory, write_atomically
+from byheart.storage import prepare_directory, write_atomically
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit

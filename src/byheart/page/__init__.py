@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from byheart.page.encoding import to_script_json
-from byheart.records import write_atomically
+from byheart.storage import write_atomically
 
 if TYPE_CHECKING:
     import jinja2
