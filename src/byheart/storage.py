@@ -250,9 +250,8 @@ def _of_protocol(protocol: str, process: int) -> Any:
     try:
         return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=protocol != "memory")
     except ImportError as error:
-        raise ModuleNotFoundError(
-            f'{protocol}:// needs {error.name or error}: pip install "byheart[cluster]"'
-        ) from error
+        words = f'{protocol}:// needs another package ({error}): pip install "byheart[cluster]", which has that of s3'
+        raise ModuleNotFoundError(words) from error
 
 
 def _file_system(url: str) -> Any:
