@@ -195,14 +195,17 @@ def _bits(run: Run) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in run.to_record().arrays.items()}
 
 
-def try_all(n: int, seed: int, directory: Path, advance: Callable[[int], None]) -> tuple[pd.DataFrame, float]:
-    """Try so many random mutants, the file cut at every byte, and the crafted files.
+def try_all(
+    n: int, seed: int, directory: Path, advance: Callable[[int], None], cut_every: int = 1
+) -> tuple[pd.DataFrame, float]:
+    """Try so many random mutants, the file cut short, and the crafted files.
 
     Args:
         n: Number of random mutants.
         seed: Of what is changed.
         directory: Empty, for the files.
         advance: Called with the number of files tried.
+        cut_every: Bytes between the places where the file is cut; 1 cuts at each.
 
     Returns:
         A row per kind with counts by outcome, and the CPU seconds of the slowest file.
@@ -216,7 +219,7 @@ def try_all(n: int, seed: int, directory: Path, advance: Callable[[int], None]) 
         counts[kind, trial.outcome(mutant)] += 1
         if number % 100 == 0:
             advance(number)
-    for length in range(len(trial.content)):
+    for length in range(0, len(trial.content), cut_every):
         counts["cut short", trial.outcome(trial.content[:length])] += 1
     trial.path.unlink()
     for _, record in crafted(trial.run):

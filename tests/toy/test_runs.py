@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -357,3 +358,37 @@ def test_a_run_says_what_it_is():
     assert "&lt;i&gt;loss" in shown
     assert "0.5" in shown
     assert "None" not in shown
+
+
+def test_a_pipe_among_runs_is_named_and_left_out(tmp_path):
+    run = make_run()
+    run.save(tmp_path)
+    os.mkfifo(tmp_path / f"{make_run(seed=1).id}.safetensors")
+    with pytest.warns(UserWarning, match=r"left out: .*\(it is no regular file\)"):
+        assert [header.id for header in open_runs(tmp_path).headers] == [run.id]
+
+
+def test_arrays_that_do_not_fit_the_config_are_refused_by_name(tmp_path):
+    run = make_run()
+    for name, wrong in (("W", run.W[:, :5]), ("hidden", run.hidden[:2]), ("b", run.b.astype(np.float64))):
+        record = run.to_record()
+        arrays = {**record.arrays, name: wrong}
+        path = write(tmp_path / name / f"{run.id}.safetensors", Record(arrays, record.header))
+        assert f"({name} is float" in assert_refused(path)
+
+
+def test_a_run_that_would_replace_something_else_is_refused(tmp_path):
+    run = make_run()
+    path = tmp_path / f"{run.id}.safetensors"
+    for content in (b"my own notes", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="which is there and no whole run file"):
+            run.save(tmp_path)
+        assert path.read_bytes() == content
+    path.unlink()
+    for _ in range(2):  # of its own kind it is replaced
+        run.save(tmp_path)
+    load_run(path)
+    audit = write(tmp_path / "audit.safetensors", Record({}, {"audit": "{}"}))
+    with pytest.raises(ValueError, match="no whole run file"):
+        write(audit, run.to_record(), "run file")
