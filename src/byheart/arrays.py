@@ -51,7 +51,9 @@ def _narrowed(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
     lost = (np.isinf(result) & ~np.isinf(array)) | ((result == 0) & (array != 0))
     if lost.any():
         place = np.argwhere(lost)[0].tolist()
-        raise ValueError(f"{name}: received {array[tuple(place)]} at {place}, accepted: numbers that a float64 can hold")
+        raise ValueError(
+            f"{name}: received {array[tuple(place)]!s} at {place}, accepted: numbers that a float64 can hold"
+        )
     return result
 
 

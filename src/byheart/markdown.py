@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from byheart.own import check_marked
+from byheart.storage import write_atomically
+
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Return a table: a missing cell is empty, a float has three digits, and a ``|`` is escaped."""
@@ -20,9 +23,15 @@ def table_of(frame: pd.DataFrame) -> str:
 
 
 def write_below(mark: str, parts: Sequence[str], path: Path, title: str) -> None:
-    """Write ``parts`` below ``mark``, and keep what stands above it; a new page has ``title`` there."""
+    """Write ``parts`` below ``mark``, and keep what stands above it; a new page has ``title`` there.
+
+    Raises:
+        ValueError: If there is a file without the mark.
+        OSError: If the page cannot be written; nothing is left behind.
+    """
+    check_marked(path, mark)
     above = path.read_text(encoding="utf-8").split(mark)[0].rstrip() if path.exists() else ""
-    path.write_text("\n\n".join((above or title, mark, *parts)) + "\n", encoding="utf-8")
+    write_atomically(path, ("\n\n".join((above or title, mark, *parts)) + "\n").encode(errors="backslashreplace"))
 
 
 def _cell(value: object) -> str:

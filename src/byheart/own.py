@@ -1,6 +1,6 @@
 """Only what byheart wrote is replaced: a file is known by its content; anything else that is in the way is refused.
 
-A page is known by the name of its generator, a table by its first columns, Markdown by the mark above its made part,
+A page is known by the name of its generator, a table by some of its columns, Markdown by the mark above its made part,
 JSON by its first name, a figure by its software. An empty file holds nothing, and may be replaced by any of them.
 (Records look after themselves: ``byheart.records.write``.)
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 PAGE_MARK = '<meta name="generator" content="byheart">'
 _START = 65_536  # bytes in which a mark or the columns are found
-_KNOWN_BY = 3  # columns
+_KNOWN_BY = 3  # columns, the first ones
+_FORMULA = re.compile(r"[=@\t\r\n']|[-+](?!\d+(\.\d+)? ±)")  # what a spreadsheet runs begins so, or is marked as text
 _SOFTWARE = {"png": "Software", "pdf": "Creator", "svg": "Creator"}  # where a figure says what made it
 
 
@@ -36,20 +38,20 @@ def check_page(path: str | Path) -> None:
 
 
 def check_table(path: str | Path, columns: Sequence[str]) -> None:
-    """Refuse to replace what is no table, as CSV or Parquet, with these first columns.
+    """Refuse to replace what is no table, as CSV or Parquet, that has these columns, the first of them as its first.
 
     Raises:
         ValueError: If there is something else.
     """
-    first = [str(name) for name in columns[:_KNOWN_BY]]
 
     def known(start: bytes) -> bool:
         if str(path).endswith(".parquet"):
-            return _columns_of_parquet(Path(path))[: len(first)] == first
-        rows = csv.reader(io.StringIO(start.decode(errors="replace"), newline=""))
-        return next(rows, [])[: len(first)] == first
+            there = _columns_of_parquet(Path(path))
+        else:
+            there = _columns_of_csv(start.decode(errors="replace"))
+        return there[:1] == [columns[0]] and set(columns) <= set(there)
 
-    _check(path, known, f"a table that byheart wrote, with the columns {', '.join(first)}")
+    _check(path, known, f"a table that byheart wrote, with the columns {', '.join(columns)}")
 
 
 def check_marked(path: str | Path, mark: str) -> None:
@@ -71,16 +73,45 @@ def check_figure(path: str | Path) -> None:
 
 
 def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> Path:
-    """Write a table as CSV, whole or not at all, without its index unless asked for; options are those of pandas.
+    """Write a table as CSV, whole or not at all, such that a spreadsheet runs no cell of it.
+
+    Args:
+        path: Of the file; a table with the same first three columns that is there is replaced.
+        table: A row per line; its index is left out.
+        options: Of ``DataFrame.to_csv``.
 
     Raises:
         ValueError: If there is something that byheart did not write.
         OSError: If it cannot be written.
     """
-    content = table.to_csv(**({"index": False, "lineterminator": "\n"} | options))
-    check_table(path, next(csv.reader(io.StringIO(content, newline=""))))
+    content = harmless(table).to_csv(**({"index": False, "lineterminator": "\n"} | options))
+    check_table(path, _columns_of_csv(content)[:_KNOWN_BY])
     write_atomically(path, content.encode(errors="backslashreplace"))
     return Path(path)
+
+
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of which a spreadsheet runs no cell: texts that begin as formulas have an apostrophe in front.
+
+    So have those that begin with an apostrophe, so that each can be read as it was.
+    """
+    import pandas as pd
+
+    words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{str(name): table[name].map(_harmless) for name in words})
+
+
+def as_it_was(cell: Any) -> Any:
+    """Return a cell without the apostrophe that ``harmless`` put in front."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+
+
+def as_they_were(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that was read from CSV, without the apostrophes that ``harmless`` put in front."""
+    import pandas as pd
+
+    words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    return table.assign(**{str(name): table[name].map(as_it_was) for name in words})
 
 
 def write_json(path: str | Path, values: dict[str, Any]) -> Path:
@@ -131,6 +162,17 @@ def _check(path: str | Path, is_own: Callable[[bytes], bool], accepted: str) -> 
     except OSError as error:
         why = error.strerror or str(error)
     raise ValueError(f"out: received {path} ({why}), accepted: a free name, or {accepted}")
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _columns_of_csv(text: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(text, newline="")), [])
+    except csv.Error:
+        return []
 
 
 def _columns_of_parquet(path: Path) -> list[str]:

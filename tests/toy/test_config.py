@@ -265,7 +265,7 @@ def test_snapshot_steps_on_a_log_scale_begin_at_the_start_and_end_at_the_end():
         TrainConfig(n_examples=5, n_steps=n_steps, snapshot_steps=log_spaced_steps(n_steps, count))
 
 
-@pytest.mark.parametrize("value", [np.longdouble("1e-400"), np.longdouble("1e400"), 10**400])
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
 def test_a_number_that_a_float64_cannot_hold_is_refused(value):
     with pytest.raises(ValueError, match="learning_rate: received .*, accepted: a number that a float64 can hold"):
         TrainConfig(n_examples=3, learning_rate=value)

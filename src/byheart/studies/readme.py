@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from byheart import markdown
+from byheart.own import as_they_were
 from byheart.toy.config import TrainConfig
 
 MARK = "<!-- below: made by byheart reproduce -->"
@@ -36,7 +37,10 @@ def write_summary(directory: Path) -> pd.DataFrame:
     Raises:
         ValueError: If there is none.
     """
-    found = {path.parent.name: pd.read_csv(path, dtype=str) for path in sorted(directory.glob("*/verdicts.csv"))}
+    found = {
+        path.parent.name: as_they_were(pd.read_csv(path, dtype=str))
+        for path in sorted(directory.glob("*/verdicts.csv"))
+    }
     if not found:
         raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
