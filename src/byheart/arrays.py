@@ -47,7 +47,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 def _narrowed(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
     """Numbers of more than 64 bits as such of 64; those that would become infinite or zero are refused."""
     with np.errstate(over="ignore", under="ignore"):
-        result = array.astype(dtype)
+        result: np.ndarray = array.astype(dtype)
     lost = (np.isinf(result) & ~np.isinf(array)) | ((result == 0) & (array != 0))
     if lost.any():
         place = np.argwhere(lost)[0].tolist()

@@ -19,7 +19,6 @@ from byheart.storage import read_bytes, read_start, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 PAGE_MARK = '<meta name="generator" content="byheart">'
 _START = 65_536  # bytes in which a mark or the columns are found
@@ -84,7 +83,8 @@ def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> Path:
         ValueError: If there is something that byheart did not write.
         OSError: If it cannot be written.
     """
-    content = harmless(table).to_csv(**({"index": False, "lineterminator": "\n"} | options))
+    chosen: dict[str, Any] = {"index": False, "lineterminator": "\n"} | options
+    content: str = harmless(table).to_csv(None, **chosen)
     check_table(path, _columns_of_csv(content)[:_KNOWN_BY])
     write_atomically(path, content.encode(errors="backslashreplace"))
     return Path(path)
@@ -134,8 +134,8 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
     return Path(path)
 
 
-def write_figure(path: str | Path, figure: Figure) -> Path:
-    """Write a figure as the format that its name ends in, whole or not at all.
+def write_figure(path: str | Path, figure: Any) -> Path:
+    """Write a figure of matplotlib as the format that its name ends in, whole or not at all.
 
     Raises:
         ValueError: If there is something that byheart did not draw.

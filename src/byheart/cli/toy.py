@@ -138,11 +138,10 @@ class ReportCommand:
         """Write the page."""
         from byheart.language.counterfactual import DESIGN, report
         from byheart.toy.page import write_report
-        from byheart.toy.runs import open_runs
 
         if (self.runs / DESIGN).is_file():
             print(f"wrote {report(self.runs, self.out)}")
             return
 
         page = write_report(self.runs, self.out)
-        print(f"wrote {page}, {len(open_runs(self.runs))} runs")
+        print(f"wrote {page}")
