@@ -24,6 +24,7 @@ PAGE_MARK = '<meta name="generator" content="byheart">'
 _START = 65_536  # bytes in which a mark or the columns are found
 _KNOWN_BY = 3  # columns, the first ones
 _FORMULA = re.compile(r"[=@\t\r\n']|[-+](?!\d+(\.\d+)? ±)")  # what a spreadsheet runs begins so, or is marked as text
+_DRAWN_BY = "byheart, with Matplotlib"
 _SOFTWARE = {"png": "Software", "pdf": "Creator", "svg": "Creator"}  # where a figure says what made it
 
 
@@ -68,7 +69,7 @@ def check_figure(path: str | Path) -> None:
     Raises:
         ValueError: If there is something else.
     """
-    _check(path, lambda _: b"byheart" in read_bytes(Path(path)), "a figure that byheart drew")
+    _check(path, lambda _: _DRAWN_BY.encode() in read_bytes(Path(path)), "a figure that byheart drew")
 
 
 def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> Path:
@@ -143,7 +144,7 @@ def write_figure(path: str | Path, figure: Any) -> Path:
     """
     check_figure(path)
     kind, buffer = Path(path).suffix[1:], io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata={_SOFTWARE[kind]: "byheart, with Matplotlib"})
+    figure.savefig(buffer, format=kind, metadata={_SOFTWARE[kind]: _DRAWN_BY})
     write_atomically(path, buffer.getvalue())
     return Path(path)
 

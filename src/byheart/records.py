@@ -254,7 +254,7 @@ def warn_of_version(made_by: Mapping[str, Any], directory: Place) -> None:
     now, then = metadata.version("byheart"), made_by.get("byheart", "")
     if then and then != now:
         warnings.warn(
-            f"{directory}: has results of byheart {then}, which are taken as they are; this is {now}", stacklevel=3
+            f"{directory}: has results of byheart {then}, which are taken as they are; this is {now}", stacklevel=1
         )
 
 

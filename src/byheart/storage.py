@@ -85,7 +85,7 @@ def read_start(where: Place, n_bytes: int) -> tuple[bytes, int]:
         with _opened(where) as descriptor:
             return _read(descriptor, n_bytes), os.fstat(descriptor).st_size
     size = int(_call(where, "info")["size"] or 0)
-    return _call(where, "cat_file", 0, min(n_bytes, size)) if size else b"", size
+    return _call(where, "cat_file", start=0, end=min(n_bytes, size)) if size else b"", size
 
 
 def read_starts(directory: Place, found: list[str], n_bytes: int) -> list[tuple[bytes, int] | OSError]:

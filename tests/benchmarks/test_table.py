@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming
-from benchmarks.table import number, page
+from benchmarks.table import MARK, number, page
 from benchmarks.targets import targets
 
 MACHINE = {

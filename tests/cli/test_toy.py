@@ -1,5 +1,7 @@
 """Training, sweeping and reporting as a person does it."""
 
+import warnings
+
 import numpy as np
 
 from byheart.toy.config import TrainConfig

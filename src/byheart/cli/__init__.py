@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import byheart
-from byheart.cli.console import complain
+from byheart.cli.console import CheckError, complain
 from byheart.cli.options import Parser, parse
 
 
@@ -42,6 +42,7 @@ _COMMANDS = {
     "counterfactual": ("language", "CounterfactualCommand"),
     "recite": ("text", "ReciteCommand"),
     "copied": ("text", "CopiedCommand"),
+    "store": ("store", "StoreCommand"),
 }
 
 
@@ -89,7 +90,6 @@ def _say_in_one_line(
 
 def _is_said(error: Exception) -> bool:
     """Say that a run or a check failed, if that is what the error means."""
-    from byheart.cli.network import CheckError
     from byheart.jobs import JobsError
     from byheart.network.counterfactual import CounterfactualError
     from byheart.toy.config import brief

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byheart.cli.console import print_table
+from byheart.cli.console import CheckError, print_table
 from byheart.cli.fail_on import FailOn
 from byheart.cli.targets import BUILT_IN, built_in, checked_spec, loaded, read_table
 from byheart.network.audit import audit
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 _MOST_PRINTED = 20  # examples of each kind of change
 _MOST_LISTED, _MOST_ASKED = 5, 100  # examples of each verdict
-
-
-class CheckError(Exception):
-    """What ``--fail-on`` names was found."""
 
 
 @dataclass

@@ -264,7 +264,7 @@ def open_runs(directory: str | Path) -> Runs:
                 raise found
             headers.append(_as_header(path, found))
         except ValueError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(f"left out: {error}", stacklevel=1)
     return Runs(headers)
 
 
@@ -285,7 +285,15 @@ def load_run(path: str | Path) -> Run:
         ValueError: If the file is not a run, is truncated, was edited, or its arrays do not fit its config.
     """
     path = storage.place(path)
-    record = records.read(path, _WHAT)
+    return as_run(path, records.read(path, _WHAT))
+
+
+def as_run(path: Place, record: Record) -> Run:
+    """Return the run that a record holds.
+
+    Raises:
+        ValueError: If it is none, or its arrays do not fit its config.
+    """
     header = _as_header(path, record.header)
     arrays = record.arrays
     try:

@@ -100,7 +100,8 @@ def check_kernel(made_by: Mapping[str, Any], asked: str | None, usual: str, wher
             f'kernel: received "{asked}", but {where} is there, made by "{kernel}", accepted: no kernel by name, which'
             " takes it as it is, or another directory"
         )
-    warnings.warn(f'has runs made by the kernel "{kernel}", which are taken as they are', stacklevel=3)
+    directory = str(where).rpartition("/")[0]
+    warnings.warn(f'{directory}: has runs of the kernel "{kernel}", which are taken as they are', stacklevel=1)
 
 
 def _is_number(value: object) -> bool:
