@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 
 from byheart.own import check_marked
 from byheart.storage import write_atomically
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]|#!~])")
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -20,6 +23,12 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 def table_of(frame: pd.DataFrame) -> str:
     """Return a data frame as a table, without its index; spaces replace the underscores of its column names."""
     return table([str(name).replace("_", " ") for name in frame], frame.itertuples(index=False))
+
+
+def escape(words: object) -> str:
+    """Return words of unknown origin, such as a device's name in a file, as one line that stays text in Markdown."""
+    line = " ".join(str(words).split())
+    return _MARKUP.sub(r"\\\1", line).replace("<", "&lt;")
 
 
 def write_below(mark: str, parts: Sequence[str], path: Path, title: str) -> None:
@@ -37,4 +46,4 @@ def write_below(mark: str, parts: Sequence[str], path: Path, title: str) -> None
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return "" if value is None else str(value).replace("|", "\\|")
+    return "" if value is None else " ".join(str(value).splitlines()).replace("|", "\\|")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from byheart.own import check_page
-from byheart.page.encoding import to_script_json
+from byheart.page.encoding import shown, to_script_json
 from byheart.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write_page(
         data_text=Markup(to_script_json(data)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
+    write_atomically(path, shown(page).encode("utf-8", errors="backslashreplace"))
     return path
 
 

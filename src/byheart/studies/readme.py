@@ -25,6 +25,7 @@ HOW_BUMPS_ARE_JUDGED = """The height of a bump is the difference of mean log tes
 of the lowest ones on either side, in standard errors; its loss is a geometric mean. Noise alone has bumps of more than
 3 standard errors in 2 to 6 % of rows with four seeds, in 8 to 16 % with two."""
 _ALWAYS = {"n_features", "sparsity", "n_hidden", "n_steps", "learning_rate", "weight_decay"}
+_MEASURED = ("n_runs", "wall_hours", "n_threads")
 _LABELS = {"reproduced": "**reproduced**", "differs": "**differs**", "inconclusive": "inconclusive"}
 
 
@@ -148,9 +149,10 @@ def _brief(value: object) -> str:
 def cost_in_words(cost: pd.DataFrame) -> str:
     """Return what runs cost, from the table that ``study.cost`` makes."""
     trained_by = "kernel" if "kernel" in cost else "torch"
+    words = cost.assign(**{name: cost[name].map(markdown.escape) for name in cost if name not in _MEASURED})
     rows = (
         f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
         f" (byheart {row.byheart}, revision {row.git_revision}, {trained_by} {getattr(row, trained_by)})"
-        for row in cost.itertuples()
+        for row in words.itertuples()
     )
     return "Cost: " + "; ".join(rows) + "."
