@@ -89,6 +89,18 @@ def test_links_pipes_and_folders_are_refused(tmp_path, kind):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+def test_a_figure_is_known_by_the_readme_beside_it_too(tmp_path):
+    path = tmp_path / "one.png"
+    figure().savefig(path)
+    (tmp_path / "README.md").write_text("![one](one.png)\n<!-- below: made by byheart reproduce -->\nNo figure.")
+    with pytest.raises(ValueError, match="which byheart did not write"):
+        write_figure(path, figure())
+    (tmp_path / "README.md").write_text("<!-- below: made by byheart reproduce -->\n![one](one.png)\n")
+    write_figure(path, figure())
+    (tmp_path / "README.md").unlink()
+    write_figure(path, figure())
+
+
 def test_a_persons_text_above_the_mark_is_kept(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("# Mine\n\nWords.\n\n<!-- mark -->\n\nold\n")

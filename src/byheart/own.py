@@ -1,7 +1,7 @@
 """Only what byheart wrote is replaced: a file is known by its content; anything else that is in the way is refused.
 
 A page is known by the name of its generator, a table by some of its columns, Markdown by the mark above its made part,
-JSON by its first name, a figure by its software. An empty file holds nothing, and may be replaced by any of them.
+JSON by its first name, a figure by its software or the README that byheart wrote beside it. An empty file holds nothing, and may be replaced by any of them.
 (Records look after themselves: ``byheart.records.write``.)
 """
 
@@ -20,6 +20,7 @@ from byheart.storage import read_bytes, read_start, write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+MADE_BELOW = "<!-- below: made by byheart"
 PAGE_MARK = '<meta name="generator" content="byheart">'
 _START = 65_536  # bytes in which a mark or the columns are found
 _KNOWN_BY = 3  # columns, the first ones
@@ -69,7 +70,11 @@ def check_figure(path: str | Path) -> None:
     Raises:
         ValueError: If there is something else.
     """
-    _check(path, lambda _: _DRAWN_BY.encode() in read_bytes(Path(path)), "a figure that byheart drew")
+
+    def known(_: bytes) -> bool:
+        return _DRAWN_BY.encode() in read_bytes(Path(path)) or _is_shown_beside(Path(path))
+
+    _check(path, known, "a figure that byheart drew")
 
 
 def write_table(path: str | Path, table: pd.DataFrame, **options: Any) -> Path:
@@ -147,6 +152,15 @@ def write_figure(path: str | Path, figure: Any) -> Path:
     figure.savefig(buffer, format=kind, metadata={_SOFTWARE[kind]: _DRAWN_BY})
     write_atomically(path, buffer.getvalue())
     return Path(path)
+
+
+def _is_shown_beside(path: Path) -> bool:
+    """Whether the made part of a README.md of byheart's in the same directory shows the figure."""
+    try:
+        made = read_bytes(path.with_name("README.md")).decode(errors="replace").partition(MADE_BELOW)[2]
+    except OSError:
+        return False
+    return f"]({path.stem}.png)" in made
 
 
 def _check(path: str | Path, is_own: Callable[[bytes], bool], accepted: str) -> None:

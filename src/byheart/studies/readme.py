@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from byheart import markdown
-from byheart.own import as_they_were
+from byheart.own import MADE_BELOW, as_they_were
 from byheart.toy.config import TrainConfig
 
-MARK = "<!-- below: made by byheart reproduce -->"
+MARK = f"{MADE_BELOW} reproduce -->"
 HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our
 mean, two standard errors either way, lies within it, and *differs* if it lies outside. What each dataset either shows
 or not is *reproduced* if all show it, *differs* if none does. Any other claim *differs* if what would refute it is
@@ -149,7 +149,7 @@ def _brief(value: object) -> str:
 def cost_in_words(cost: pd.DataFrame) -> str:
     """Return what runs cost, from the table that ``study.cost`` makes."""
     trained_by = "kernel" if "kernel" in cost else "torch"
-    words = cost.assign(**{name: cost[name].map(markdown.escape) for name in cost if name not in _MEASURED})
+    words = cost.assign(**{str(name): cost[name].map(markdown.escape) for name in cost if name not in _MEASURED})
     rows = (
         f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
         f" (byheart {row.byheart}, revision {row.git_revision}, {trained_by} {getattr(row, trained_by)})"
