@@ -1,7 +1,8 @@
 """Only what byheart wrote is replaced: a file is known by its content; anything else that is in the way is refused.
 
 A page is known by the name of its generator, a table by some of its columns, Markdown by the mark above its made part,
-JSON by its first name, a figure by its software or the README that byheart wrote beside it. An empty file holds nothing, and may be replaced by any of them.
+JSON by its first name, a figure by its software or the README that byheart wrote beside it. An empty file is nothing,
+and may be replaced by any of them.
 (Records look after themselves: ``byheart.records.write``.)
 """
 
