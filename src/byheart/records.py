@@ -6,6 +6,7 @@ is for its owner to decide; most of its texts are JSON. Nothing in a file is eve
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -251,11 +252,16 @@ def made_by(header: Mapping[str, str]) -> dict[str, Any]:
 
 def warn_of_version(made_by: Mapping[str, Any], directory: Place) -> None:
     """Warn, once for each version, of results that another version of byheart made; they are taken as they are."""
-    now, then = metadata.version("byheart"), made_by.get("byheart", "")
+    now, then = _version(), made_by.get("byheart", "")
     if then and then != now:
         warnings.warn(
             f"{directory}: has results of byheart {then}, which are taken as they are; this is {now}", stacklevel=1
         )
+
+
+@functools.cache
+def _version() -> str:
+    return metadata.version("byheart")
 
 
 def not_whole(path: Place, why: str, what: str) -> ValueError:
