@@ -35,6 +35,19 @@ def test_a_damaged_run_is_named_removed_and_trained_again(run, store):
     assert path.exists()
 
 
+def test_a_run_with_damaged_arrays_is_named_and_left_out_of_a_page(run, store):
+    for path, n_left in zip(sorted(store.iterdir()), (1, 0), strict=True):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            status, _, err = run("report", store, "--out", store / "report.html")
+        assert status == (0 if n_left else 2)
+        assert f"left out: run file: received {path} (its arrays do not match their digest)" in err
+    assert "without a whole run file" in err
+
+
 def test_two_stores_become_one(run, store, tmp_path):
     status, out, _ = run("store", "merge", tmp_path / "b", store)
     assert status == 0

@@ -44,6 +44,8 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     if not len(runs):
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
     data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
+    if not data["runs"]:
+        raise ValueError(f"runs: received {directory} without a whole run file, accepted: at least one")
     paper = None
     if data["x"]["name"] == "n_examples" and any(run["paper_setup"] for run in data["runs"]):
         paper = json.loads(paper_reference().to_json(orient="records"))  # null: T infinite, off scale, not given
