@@ -130,6 +130,9 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     both = int((flagged & (table["verdict"] == "suspected wrong label")).sum())
     of_them = "It" if both == flagged.sum() == 1 else f"{both:,} of them"
     also = f" {of_them} may have a wrong label." if both else ""
+    if "classes" in audit.evidence and (missed := int((flagged & (table["prediction"] != table["label"])).sum())):
+        of_them = "It" if missed == flagged.sum() == 1 else f"{missed:,} of them"
+        also += f" {of_them} the network answers wrongly now."
     memorized = {
         "question": "What did it memorize?",
         "heading": "Most memorized",
