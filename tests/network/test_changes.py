@@ -105,7 +105,11 @@ def test_labels_are_compared_by_name_where_both_audits_have_names(tmp_path):
         (BEFORE, PLAIN[:2], "accepted: .* ids in both"),
         (PLAIN, PLAIN[::-1], "2 of 4 examples with other labels, accepted: the same order, or ids"),
         (BEFORE, BEFORE.assign(id=list("wxyz")), "without one in common"),
-        (BEFORE.assign(id=[1, 2, 3, 40]), BEFORE.assign(id=["001", "002", "003", "40"]), "numbers of before and words such as '001' of after"),
+        (
+            BEFORE.assign(id=[1, 2, 3, 40]),
+            BEFORE.assign(id=["001", "002", "003", "40"]),
+            "numbers of before and words such as '001' of after",
+        ),
         (BEFORE, BEFORE.assign(id=list("aabc")), "after: received an id twice"),
         (PLAIN.drop(columns="flagged"), PLAIN, "before: received a table without flagged"),
         (PLAIN, PLAIN.assign(score="x"), "after: received a table without score"),

@@ -160,10 +160,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
             require_pyarrow()
             return pd.read_parquet(path, engine="pyarrow").set_index("example")
         table = pd.read_csv(path, index_col="example", keep_default_na=False, na_values=[""])
-        words = [name for name in table if name == ID or str(name).endswith("_name")]  # 007, NA and True are ids and classes
-        if words:
-            as_text = pd.read_csv(path, usecols=words, dtype=str, keep_default_na=False)
-            for name in words:
+        of_words = [str(name) for name in table if name == ID or str(name).endswith("_name")]
+        if of_words:  # 007, NA and True are ids and classes
+            as_text = pd.read_csv(path, usecols=of_words, dtype=str, keep_default_na=False)
+            for name in of_words:
                 table[name] = as_text[name].map(as_it_was).to_numpy()
         return table
     except (OSError, ValueError, KeyError) as error:

@@ -46,8 +46,8 @@ def audit_outputs(
     outputs, and scores of a last layer are left out.
 
     Args:
-        labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,). Of a table
-            of outputs whose columns are named as the words, the columns say the order.
+        labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,). Of a
+            table of outputs whose columns are named as the words, the columns say the order.
         probabilities: Of the classes, as the classifier gives them that was trained on these examples and labels, of
             shape (n_examples, n_classes); (n_examples,) are of class 1 of two. Probabilities of models that did not see
             an example, such as of a cross-validation, say nothing of what was memorized.
@@ -130,7 +130,8 @@ def _in_order_of_columns(labels: Any, outputs: Any) -> Any:
         return labels
     unknown = [word for word in used if word not in columns]
     if unknown:
-        raise ValueError(f"labels: received {unknown[0]!r}, accepted: the outputs' columns {', '.join(map(str, columns))}")
+        named = ", ".join(map(str, columns))
+        raise ValueError(f"labels: received {unknown[0]!r}, accepted: the outputs' columns {named}")
     return pd.Categorical(np.array(words, dtype=object)[numbers], categories=columns)
 
 
