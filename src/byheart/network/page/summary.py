@@ -76,7 +76,7 @@ def words_of(audit: Audit) -> list[str]:
 
 
 def _are_judged(audit: Audit) -> bool:
-    """Whether what is flagged is called memorized, as by ``verdicts.judge``: of numbers only with a log or held-out run."""
+    """Whether what is flagged is called memorized (``verdicts.judge``): of numbers only with a log or held-out run."""
     return bool(audit.evidence & {"classes", "log", "held_out"})
 
 
