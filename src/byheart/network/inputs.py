@@ -1,4 +1,4 @@
-"""A user's data as batches that can be gone through twice in the same order: arrays, a Dataset or a DataLoader."""
+"""A user's data as batches that can be gone through again in the same order: arrays, a Dataset or a DataLoader."""
 
 from __future__ import annotations
 
@@ -295,8 +295,8 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, la
     elif of_outputs is not None and found.label_names != of_outputs:
         found.order_assumed = True
         found.notes.append(
-            f"The data name the classes {_listed(found.label_names)}, and the model's id2label names its outputs"
-            f" {_listed(of_outputs)}: the numbers of the data are taken for those of the outputs."
+            f"The data name the classes {listed(found.label_names)}, and the model's id2label names its outputs"
+            f" {listed(of_outputs)}: the numbers of the data are taken for those of the outputs."
         )
     return found
 
@@ -393,10 +393,11 @@ def _feature_names(inputs: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _of_words(names: Sequence[str]) -> str:
-    return f"Labels are words: the network's outputs are taken to be in the order {_listed(names)}."
+    return f"Labels are words: the network's outputs are taken to be in the order {listed(names)}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first ten classes in words, with their numbers."""
     return ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:10])) + (", ..." if names[10:] else "")
 
 

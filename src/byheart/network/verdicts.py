@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["suspected wrong label", "memorized", "not learned", "copy", "ordinary"]
 VERDICTS: dict[Verdict, str] = {
-    "suspected wrong label": "the evidence points to another class than its label: look whether the label is right",
+    "suspected wrong label": "by the evidence one of the labels most likely wrong: look whether it is right",
     "memorized": "the network answers it only because it was trained on it",
     "not learned": "the network does not answer as its label says, although it was trained on it",
     "copy": "the same input, or one that is nearly the same, is in the data more than once",
@@ -84,7 +84,6 @@ def judge(table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evide
     if "classes" in evidence:
         wrong = table["prediction"] != table["label"]
         found[wrong] = "not learned"
-    if "classes" in evidence:
         found[table["flagged"] & ~wrong] = "memorized"
     elif frozenset(evidence) & {"log", "held_out"}:  # else a large loss may be of what was never learned
         found[table["flagged"]] = "memorized"
