@@ -38,13 +38,14 @@ class TrainCommand:
 
     def run(self) -> None:
         """Train, and print the metrics."""
+        from byheart.toy.kernels.compile import told
         from byheart.toy.train import train
 
         _refuse_batches([self.config.n_examples], [self.config.batch_size])
         total = self.config.n_steps * self.config.n_inits
         store = Records(self.out)
         known = self.config.run_id() in store
-        with bar("train") as advance:
+        with bar("train") as advance, told(lambda: advance(0, None, "compiles, once for each width")):
             run = train(
                 self.config,
                 kernel=self.kernel,

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from byheart.toy.kernels.compile import serial, told
+
 _NOWHERE_TO_KEEP_THEM = """
 from numba.core.caching import CacheImpl
 for kind in (CacheImpl, *CacheImpl.__subclasses__()):
@@ -24,6 +26,18 @@ def test_kernels_that_cannot_be_kept_are_compiled_all_the_same():
     done = subprocess.run([sys.executable, "-c", _NOWHERE_TO_KEEP_THEM], capture_output=True, text=True, check=False)
     assert done.stdout == "0.0 2.0\n", done.stderr
     assert "NUMBA_CACHE_DIR names another" in done.stderr
+
+
+def test_it_is_told_when_the_compiler_begins_and_only_then():
+    calls: list[None] = []
+    compiled = serial(lambda x: x + 1)
+    with told(lambda: calls.append(None)):
+        assert compiled(1) == 2
+        assert (n_calls := len(calls)) > 0
+        compiled(2)
+    assert len(calls) == n_calls
+    compiled(1.5)
+    assert len(calls) == n_calls
 
 
 _THREADS_AND_FORKS = """

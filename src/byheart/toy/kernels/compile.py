@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numba
+import numba.core.event
 import numpy as np
 
 
@@ -65,3 +66,18 @@ def threads(n_threads: int | None) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
+
+
+@contextmanager
+def told(say: Callable[[], None]) -> Iterator[None]:
+    """Call ``say`` whenever the compiler begins: what is kept from before is not compiled."""
+
+    class Listener(numba.core.event.Listener):  # type: ignore[misc]  # numba has no types here
+        def on_start(self, event: numba.core.event.Event) -> None:
+            say()
+
+        def on_end(self, event: numba.core.event.Event) -> None:
+            pass
+
+    with numba.core.event.install_listener("numba:compile", Listener()):
+        yield
