@@ -1,0 +1,113 @@
+"""Workers on other machines: those of a Dask scheduler, as an executor.
+
+Every worker takes one job at a time, of one thread, and those that were submitted first come first. A job whose worker
+is gone is given to another one by the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
+from typing import Any
+
+_SECONDS_TO_ANSWER = 10
+
+
+class Cluster(Executor):
+    """The workers of a Dask scheduler."""
+
+    n_threads = 1
+    """Of a job."""
+
+    def __init__(self, client: Any, resources: Mapping[str, float] | None) -> None:
+        self.n_workers = len(client.nthreads())
+        self._executor = client.get_executor(pure=False, **({"resources": dict(resources)} if resources else {}))
+        self._n_submitted = 0
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call a function; of what waits, what was submitted first is started first."""
+        import cloudpickle
+
+        self._n_submitted += 1
+        content = cloudpickle.dumps((function, args, kwargs))  # which Dask does not look into
+        done: Future[Any] = Future()
+        theirs = self._executor.submit(_call, content, priority=-self._n_submitted)
+        done.add_done_callback(lambda done: theirs.cancel() if done.cancelled() else None)
+        theirs.add_done_callback(lambda theirs: _pass_on(theirs, done))
+        return done
+
+
+def _call(content: bytes) -> Any:
+    import pickle
+
+    function, args, kwargs = pickle.loads(content)
+    return function(*args, **kwargs)
+
+
+def _pass_on(theirs: Future[Any], done: Future[Any]) -> None:
+    """Pass on what became of a call; what Dask itself raises means that workers or scheduler are gone."""
+    if not done.set_running_or_notify_cancel():
+        return
+    if theirs.cancelled():
+        done.set_exception(BrokenExecutor("the scheduler is gone"))
+        return
+    error = theirs.exception()
+    if error is None:
+        done.set_result(theirs.result())
+    elif type(error).__module__.startswith("distributed"):
+        done.set_exception(BrokenExecutor(" ".join(str(error).split())))
+    else:
+        done.set_exception(error)
+
+
+@contextmanager
+def connected(address: str, resources: Mapping[str, float] | None = None) -> Iterator[Cluster]:
+    """Connect to the scheduler of a Dask cluster, and disconnect after the block.
+
+    Args:
+        address: Of the scheduler, such as "tcp://HOST:8786".
+        resources: What a worker must have left to start a job, by name, as in ``dask worker --resources "GPU=1"``.
+
+    Raises:
+        ModuleNotFoundError: If Dask is missing; the message says how to install it.
+        OSError: If no scheduler answers.
+        ValueError: If a worker takes several jobs at once, which would share what PyTorch has one of per process; or
+            byheart is missing on one, or is of another version.
+    """
+    try:
+        import distributed
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('cluster: needs dask.distributed: pip install "byheart[cluster]"') from error
+    import byheart
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one line of ours
+    try:
+        client = distributed.Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise OSError(f"cluster: received {address} ({why}), accepted: the address of a Dask scheduler") from error
+    try:
+        if several := {n for n in client.nthreads().values() if n != 1}:
+            raise ValueError(
+                f"cluster: received workers of {max(several)} threads, accepted: of one (dask worker --nthreads 1"
+                " --nworkers N)"
+            )
+        versions = client.run(_version, on_error="return")
+        for worker, version in versions.items():
+            if version != byheart.__version__:
+                raise ValueError(
+                    f"cluster: received {worker} with {version if isinstance(version, str) else repr(version)},"
+                    f" accepted: byheart {byheart.__version__} on every worker"
+                )
+        yield Cluster(client, resources)
+    finally:
+        client.close(timeout=2)
+
+
+def _version() -> str:
+    """Version of byheart; called on workers, some of which may lack it."""
+    import byheart
+
+    return byheart.__version__
