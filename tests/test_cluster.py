@@ -92,7 +92,8 @@ def test_the_longest_jobs_come_first_and_a_killed_worker_s_job_goes_to_another(t
             assert run(jobs, records, executor=executor) == []
         order = [int(key) for key in begun(tmp_path)]
         assert sum(abs(a - b) for a, b in zip(order, sorted(order, reverse=True), strict=True)) <= 12
-        assert {records.read(key).header["threads"] for key in records.keys()} == {"1"}
+        keys = records.keys()
+        assert {records.read(key).header["threads"] for key in keys} == {"1"}
 
         def kill_one(progress) -> None:
             if "waits" in begun(tmp_path) and not (tmp_path / "go").exists():

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 _SECONDS_TO_ANSWER = 10
@@ -80,8 +81,6 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
         import distributed
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('cluster: needs dask.distributed: pip install "byheart[cluster]"') from error
-    import byheart
-
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one line of ours
     try:
         client = distributed.Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
@@ -94,13 +93,11 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
                 f"cluster: received workers of {max(several)} threads, accepted: of one (dask worker --nthreads 1"
                 " --nworkers N)"
             )
-        versions = client.run(_version, on_error="return")
-        for worker, version in versions.items():
-            if version != byheart.__version__:
-                raise ValueError(
-                    f"cluster: received {worker} with {version if isinstance(version, str) else repr(version)},"
-                    f" accepted: byheart {byheart.__version__} on every worker"
-                )
+        ours = _version()
+        for worker, theirs in client.run(_version, on_error="return").items():
+            if theirs != ours:
+                found = theirs if isinstance(theirs, str) else repr(theirs)
+                raise ValueError(f"cluster: received {worker} with {found}, accepted: byheart {ours} on every worker")
         yield Cluster(client, resources)
     finally:
         client.close(timeout=2)
@@ -108,6 +105,4 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
 
 def _version() -> str:
     """Version of byheart; called on workers, some of which may lack it."""
-    import byheart
-
-    return byheart.__version__
+    return version("byheart")
