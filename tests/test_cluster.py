@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from processes import running, wait_until
 from byheart.cluster import connected
 from byheart.jobs import Job, StoreError, run
 from byheart.records import Record, Records
+from byheart.toy.runs import open_runs
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -156,3 +158,19 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         connected("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+def test_a_sweep_on_a_cluster_has_the_bits_of_one_here(tmp_path):
+    sizes = ["--n-examples", "3", "5", "--n-features", "200", "--sparsity", "0.9", "--n-steps", "40", "--n-seeds", "2"]
+    sweep = [sys.executable, "-m", "byheart", "sweep", *sizes]
+    subprocess.run([*sweep, "--n-workers", "1", "--out", "here"], cwd=tmp_path, check=True, capture_output=True)
+    with cluster(tmp_path) as processes:
+        on_cluster = [*sweep, "--cluster", processes.address, "--out", "there"]
+        done = subprocess.run(on_cluster, cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        assert "4 runs in there" in done.stdout
+    here, there = open_runs(tmp_path / "here"), open_runs(tmp_path / "there")
+    assert len(here) == 4
+    for one, other in zip(here, there, strict=True):
+        assert one.metrics == other.metrics
+        np.testing.assert_array_equal(one.W, other.W)

@@ -7,13 +7,14 @@ is gone is given to another one by the scheduler.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-_SECONDS_TO_ANSWER = 10
+_SECONDS_TO_ANSWER, _SECONDS_TO_CLOSE = 10, 2
 
 
 class Cluster(Executor):
@@ -100,7 +101,9 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
                 raise ValueError(f"cluster: received {worker} with {found}, accepted: byheart {ours} on every worker")
         yield Cluster(client, resources)
     finally:
-        client.close(timeout=2)
+        closing = threading.Thread(target=client.close, args=(_SECONDS_TO_CLOSE,), daemon=True)
+        closing.start()  # it may try for half a minute to reach a scheduler that is gone
+        closing.join(2 * _SECONDS_TO_CLOSE)
 
 
 def _version() -> str:
