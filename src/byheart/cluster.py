@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
-_SECONDS_TO_ANSWER, _SECONDS_TO_CLOSE = 10, 2
+_SECONDS_TO_ANSWER, _SECONDS_TO_CLOSE, _SECONDS_PER_LOOK = 10, 2, 1
+_GONE = "the scheduler is gone"
 
 
 class Cluster(Executor):
@@ -25,6 +26,8 @@ class Cluster(Executor):
 
     def __init__(self, client: Any, resources: Mapping[str, float] | None) -> None:
         self.n_workers = len(client.nthreads())
+        self._client, self._pending, self._closed = client, set[Future[Any]](), threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         self._executor = client.get_executor(pure=False, **({"resources": dict(resources)} if resources else {}))
         self._n_submitted = 0
 
@@ -35,10 +38,27 @@ class Cluster(Executor):
         self._n_submitted += 1
         content = cloudpickle.dumps((function, args, kwargs))  # which Dask does not look into
         done: Future[Any] = Future()
+        self._pending.add(done)
+        done.add_done_callback(self._pending.discard)
         theirs = self._executor.submit(_call, content, priority=-self._n_submitted)
         done.add_done_callback(lambda done: theirs.cancel() if done.cancelled() else None)
         theirs.add_done_callback(lambda theirs: _pass_on(theirs, done))
         return done
+
+    def _watch(self) -> None:
+        """Give up what was submitted once the scheduler is gone: Dask's own futures may wait for ever then."""
+        while not self._closed.wait(_SECONDS_PER_LOOK):
+            if self._client.status != "running":
+                for done in self._pending.copy():
+                    with suppress(InvalidStateError):  # it ended meanwhile
+                        done.set_exception(BrokenExecutor(_GONE))
+
+    def close(self) -> None:
+        """Disconnect; it may try for half a minute to reach a scheduler that is gone, which is not waited for."""
+        self._closed.set()
+        closing = threading.Thread(target=self._client.close, args=(_SECONDS_TO_CLOSE,), daemon=True)
+        closing.start()
+        closing.join(2 * _SECONDS_TO_CLOSE)
 
 
 def _call(content: bytes) -> Any:
@@ -50,18 +70,14 @@ def _call(content: bytes) -> Any:
 
 def _pass_on(theirs: Future[Any], done: Future[Any]) -> None:
     """Pass on what became of a call; what Dask itself raises means that workers or scheduler are gone."""
-    if not done.set_running_or_notify_cancel():
-        return
-    if theirs.cancelled():
-        done.set_exception(BrokenExecutor("the scheduler is gone"))
-        return
-    error = theirs.exception()
-    if error is None:
-        done.set_result(theirs.result())
-    elif type(error).__module__.startswith("distributed"):
-        done.set_exception(BrokenExecutor(" ".join(str(error).split())))
-    else:
-        done.set_exception(error)
+    error = BrokenExecutor(_GONE) if theirs.cancelled() else theirs.exception()
+    if error is not None and type(error).__module__.startswith("distributed"):
+        error = BrokenExecutor(" ".join(str(error).split()))
+    with suppress(InvalidStateError):  # it was cancelled or given up meanwhile
+        if error is None:
+            done.set_result(theirs.result())
+        else:
+            done.set_exception(error)
 
 
 @contextmanager
@@ -88,6 +104,7 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise OSError(f"cluster: received {address} ({why}), accepted: the address of a Dask scheduler") from error
+    found = Cluster(client, resources)
     try:
         if several := {n for n in client.nthreads().values() if n != 1}:
             raise ValueError(
@@ -97,13 +114,11 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
         ours = _version()
         for worker, theirs in client.run(_version, on_error="return").items():
             if theirs != ours:
-                found = theirs if isinstance(theirs, str) else repr(theirs)
-                raise ValueError(f"cluster: received {worker} with {found}, accepted: byheart {ours} on every worker")
-        yield Cluster(client, resources)
+                its = theirs if isinstance(theirs, str) else repr(theirs)
+                raise ValueError(f"cluster: received {worker} with {its}, accepted: byheart {ours} on every worker")
+        yield found
     finally:
-        closing = threading.Thread(target=client.close, args=(_SECONDS_TO_CLOSE,), daemon=True)
-        closing.start()  # it may try for half a minute to reach a scheduler that is gone
-        closing.join(2 * _SECONDS_TO_CLOSE)
+        found.close()
 
 
 def _version() -> str:
