@@ -1,7 +1,7 @@
 """The command line: one subcommand per verb, one file per wing; a subcommand's fields are its options.
 
-Exit status: 0 done; 1 a run or a check failed, or results could not be kept any more; 2 bad input or an unusable file or
-directory; 130 interrupted; 141 no one reads what is printed any more, as behind ``| head``.
+Exit status: 0 done; 1 a run or a check failed, or results could not be kept any more; 2 bad input or an unusable file
+or directory; 130 interrupted; 141 no one reads what is printed any more, as behind ``| head``.
 """
 
 from __future__ import annotations
