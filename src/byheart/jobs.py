@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from byheart.records import Identity, Record, Records, prepare_directory
+from byheart.records import Identity, Record, Records
+from byheart.storage import prepare_directory
 from byheart.workers import Tell, Workers, n_cores, portable, throttled
 
 _SECONDS_PER_REPORT = 0.2
@@ -248,7 +249,8 @@ def _on_executor(jobs: list[Job], records: Records, executor: Executor, n_worker
     """Compute jobs on the user's own executor, thousands of them in batches."""
     known = n_workers or getattr(executor, "n_workers", None) or getattr(executor, "_max_workers", None)
     n_threads = getattr(executor, "n_threads", None)
-    there = Records(Path(records.directory).absolute())
+    where = records.directory  # of a worker, another directory may be the current one
+    there = Records(where.absolute() if isinstance(where, Path) else where)
     futures: dict[Any, list[Job]] = {}
     try:
         for batch in _batches(jobs, known or _USUAL_WORKERS):
