@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = sorted(
     path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/reference/*.md"))
 )
-PROGRAMS = {"byheart", "git", "make", "pip", "python", "npm", "twine"}
+PROGRAMS = {"byheart", "dask", "git", "make", "pip", "python", "npm", "twine"}
 MOST_NOT_RUN = 3
 _BLOCK = re.compile(
     r"^(?P<mark><!-- not run: .+ -->\n\n?)?(?P<indent> *)```(?P<kind>\w*)[^`\n]*\n(?P<text>.*?)^ *```$",
@@ -134,6 +134,8 @@ def with_trainers(dataset: Any) -> dict[str, Any]:
 def test_every_block_of_python_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = a_network()
+    if path == Path("docs/cluster.md"):
+        namespace["__name__"] = "__main__"  # as of a script, from which processes are started
     if path == Path("docs/audit.md"):
         namespace |= with_trainers(namespace["dataset"])
     for text in blocks(path, "python"):

@@ -4,10 +4,16 @@ A name's module is imported when the name is first used, so that ``import byhear
 longer than NumPy does.
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
+
+if (getattr(_sys, "argv", None) or [""])[0].rsplit("/")[-1] == "byheart" or _sys.orig_argv[1:3] == ["-m", "byheart"]:
+    from byheart import interrupts as _interrupts
+
+    _interrupts.answer()  # as a command, before anything that takes a while
 
 # At once, as a module that is imported later would take the place of the function of its name.
 from byheart.memorization import Memorization as Memorization

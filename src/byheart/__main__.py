@@ -2,12 +2,15 @@
 
 import sys
 
-from byheart.cli import main as _main
+from byheart import interrupts
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(_main())
+    interrupts.answer()
+    from byheart.cli import main as run
+
+    sys.exit(run())
 
 
 if __name__ == "__main__":

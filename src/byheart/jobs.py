@@ -7,30 +7,23 @@ stopped; only the jobs in flight are lost. The longest go first. The engine know
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import pickle
-import signal
-import tempfile
-import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from byheart.records import Identity, Record, Records
 from byheart.storage import prepare_directory
+from byheart.workers import Tell, Workers, n_cores, portable, throttled
 
 _SECONDS_PER_REPORT = 0.2
-_BATCHES_PER_WORKER = 32  # of thousands of tiny jobs, several travel together
+_SECONDS_OF_GRACE = 2.0  # after Ctrl-C, for what is nearly done
+_BATCHES_PER_WORKER = 32  # of an executor: of thousands of tiny jobs, several travel together
+_USUAL_WORKERS = 16  # of an executor that does not say how many it has
 _TRIES = 2  # of a job whose worker is killed
-_STARTED, _DONE = 1e-12, 1.0  # fractions of a job
-_QUIET = "ignore:resource_tracker"
 
 Report = Callable[[float, float], None]
 """Takes the fraction of a job that is done, in [0, 1], and a value to show beside it, such as the last loss."""
@@ -99,6 +92,22 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+class StoreError(OSError):
+    """A record could not be kept while others were computed, as on a full disk; what was kept before stays."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while jobs were computed.
+
+    Attributes:
+        n_kept: Number of jobs whose records are there.
+    """
+
+    def __init__(self, n_kept: int) -> None:
+        super().__init__(f"{n_kept} job(s) are finished and kept")
+        self.n_kept = n_kept
+
+
 def run(
     jobs: Sequence[Job],
     records: Records,
@@ -109,136 +118,197 @@ def run(
 ) -> list[Failure]:
     """Compute all jobs whose records are not there yet, and return those that failed.
 
-    A worker process that is killed is replaced; each job that it had begun is tried once more, alone. Worker processes
-    end when their parent does.
+    A worker process that is killed is replaced, and its job is tried once more, alone. Worker processes end when their
+    parent does.
 
     Args:
         jobs: What to compute; jobs with the same key are computed once.
-        records: Where each result is kept as soon as it is finished.
-        n_workers: Number of cores to use, at least 1; default all.
-        executor: Where to compute instead; it is left running, and jobs of a broken one fail.
+        records: Where each result is kept as soon as it is finished; workers elsewhere must have the same place.
+        n_workers: Number of cores to use, at least 1; default all. Of an executor: how many workers it has, so that of
+            thousands of jobs several travel together; default what it says of itself, or 16.
+        executor: Where to compute instead: a ``concurrent.futures.Executor``, or what has its ``submit`` and returns
+            what has its futures' ``done``, ``exception``, ``result`` and ``cancel``. It is left running, and jobs of a
+            broken one fail.
         on_progress: Called a few times a second.
 
     Raises:
         ValueError: If ``n_workers`` is below 1, or a record that is there is damaged or has another identity.
         OSError: If the records cannot be written.
-        KeyboardInterrupt: On Ctrl-C, at once; finished records are kept.
+        StoreError: If that turns out while jobs are computed; it is an OSError.
+        Interrupted: On Ctrl-C. No job is started any more, and those that finish within two seconds are kept too; on
+            the next Ctrl-C, at once. It is a KeyboardInterrupt.
     """
     if n_workers is not None and n_workers < 1:
         raise ValueError(f"n_workers: received {n_workers}, accepted: an integer >= 1")
     prepare_directory(records.directory)
     wanted = {job.key: job for job in jobs}
+    n_jobs = len(wanted)
     for key in [key for key in wanted if key in records]:
         records.check(key, wanted.pop(key).identity)
     todo = sorted(wanted.values(), key=lambda job: job.cost, reverse=True)
-    n_jobs = len({job.key for job in jobs})
-    with tempfile.TemporaryDirectory(prefix="byheart-") as directory:
-        board = _Board(Path(directory) / "progress", todo, n_jobs, on_progress)
+    board = _Board(todo, n_jobs, on_progress)
+    try:
+        board.report()
         if executor is not None:
-            return _on_executor(todo, records, executor, board)
-        if not todo:
-            return []
-        n_cores = n_workers or _n_cores()
-        failures = _in_processes([job for job in todo if job.all_cores], records, 1, n_cores, board)
-        return failures + _in_processes([job for job in todo if not job.all_cores], records, n_cores, 1, board)
+            _on_executor(todo, records, executor, n_workers, board)
+        else:
+            n_workers = n_workers or n_cores()
+            _in_processes([job for job in todo if job.all_cores], records, 1, n_workers, board)
+            _in_processes([job for job in todo if not job.all_cores], records, n_workers, 1, board)
+    except KeyboardInterrupt as error:
+        raise Interrupted(n_jobs - len(todo) + board.n_kept) from error
+    return board.failures
 
 
 class _Board:
-    """Where workers write how far their jobs are: a memory-mapped file, so that no lock dies with a worker."""
+    """How far each job is, and which failed."""
 
-    def __init__(self, path: Path, jobs: list[Job], n_jobs: int, on_progress: OnProgress | None) -> None:
-        self.path, self.n_jobs, self.on_progress = path, n_jobs, on_progress
-        self.rows = {job.key: row for row, job in enumerate(jobs)}
-        self.work = np.array([job.cost for job in jobs])
-        self.values = np.memmap(path, np.float64, "w+", shape=(max(len(jobs), 1), 2))  # fraction done, value
-        self.report()
+    def __init__(self, jobs: list[Job], n_jobs: int, on_progress: OnProgress | None) -> None:
+        self.n_jobs, self.on_progress = n_jobs, on_progress
+        self.left = {job.key: job for job in jobs}
+        self.in_flight: dict[str, tuple[float, float]] = {}  # fraction, value
+        self.failures: list[Failure] = []
+        self.work = self.work_left = sum(job.cost for job in jobs)
+        self.n_kept = 0
 
-    def fraction(self, job: Job) -> float:
-        return float(self.values[self.rows[job.key], 0])
+    def end(self, job: Job, error: Exception | None) -> None:
+        """Note that a job is kept, or why it failed.
 
-    def set(self, job: Job, fraction: float) -> None:
-        self.values[self.rows[job.key], 0] = fraction
+        Raises:
+            StoreError: If its record could not be kept: the others could not be either.
+        """
+        if isinstance(error, StoreError):
+            raise error
+        if self.left.pop(job.key, None) is None:
+            return
+        self.in_flight.pop(job.key, None)
+        self.work_left = self.work_left - job.cost if self.left else 0.0
+        self.n_kept += error is None
+        if error is not None:
+            self.failures.append(Failure(job, error))
 
     def report(self) -> None:
         if self.on_progress is None:
             return
-        fractions, values = self.values[: len(self.work)].T
-        in_flight = values[(fractions > 0) & (fractions < _DONE) & (values > 0)]
-        value = float(in_flight[0]) if in_flight.size else None
-        n_finished = self.n_jobs - int((fractions < _DONE).sum())
-        work_done = float((self.work * fractions).sum())
-        self.on_progress(Progress(self.n_jobs, n_finished, work_done, float(self.work.sum()), value))
+        under_way = sum(self.left[key].cost * fraction for key, (fraction, _) in self.in_flight.items())
+        value = next((value for fraction, value in self.in_flight.values() if fraction > 0 and value > 0), None)
+        work_done = self.work - self.work_left + under_way
+        self.on_progress(Progress(self.n_jobs, self.n_jobs - len(self.left), work_done, self.work, value))
 
 
-def _on_executor(jobs: list[Job], records: Records, executor: Executor, board: _Board) -> list[Failure]:
-    """Compute jobs on the user's own executor, each by itself."""
-    failures: list[Failure] = []
-    futures: dict[Future[Any], list[Job]] = {}
+def _in_processes(jobs: list[Job], records: Records, n_workers: int, n_threads: int, board: _Board) -> None:
+    """Compute jobs in worker processes; the job of one that is killed is tried once more, when no other is computed."""
+    waiting, again, crashes = deque(jobs), list[Job](), Counter[str]()
+    with Workers[Job](n_workers) as workers:
+        try:
+            while waiting or again or workers.is_busy:
+                while waiting and workers.is_free:
+                    _start(workers, waiting.popleft(), records, n_threads, board)
+                if again and not workers.is_busy:
+                    _start(workers, again.pop(), records, n_threads, board)
+                for event in workers.wait(_SECONDS_PER_REPORT):
+                    job = event.call
+                    if event.kind == "told":
+                        board.in_flight[job.key] = event.value
+                    elif event.kind == "ended":
+                        board.end(job, event.value)
+                    elif job.key in records:  # it died just afterwards
+                        board.end(job, None)
+                    else:
+                        crashes[job.key] += 1
+                        board.in_flight.pop(job.key, None)
+                        if crashes[job.key] < _TRIES:
+                            again.append(job)
+                        else:
+                            why = f"its process {event.value}, twice"
+                            board.end(job, RuntimeError(why))
+                board.report()
+        except KeyboardInterrupt:
+            end = time.monotonic() + _SECONDS_OF_GRACE
+            while workers.is_busy and (left := end - time.monotonic()) > 0:
+                for event in workers.wait(left):
+                    if event.kind == "ended":
+                        board.end(event.call, event.value)
+            raise
+
+
+def _start(workers: Workers[Job], job: Job, records: Records, n_threads: int, board: _Board) -> None:
     try:
-        for job in jobs:
-            futures[executor.submit(_compute, [job], records, None, None, [])] = [job]
-        for batch, future in _ended(futures, board):
-            error = future.exception()
-            if isinstance(error, BrokenExecutor):
-                failures.append(Failure(batch[0], RuntimeError(f"its executor broke: {error}")))
-            else:
-                failures += _outcomes(batch, future)
-            board.set(batch[0], _DONE)
+        workers.start(job, _compute_and_tell, job, records, n_threads)
+    except Exception as error:  # noqa: BLE001 - what cannot be pickled raises whatever it likes
+        board.end(job, portable(error))
+
+
+def _compute_and_tell(tell: Tell, job: Job, records: Records, n_threads: int) -> Exception | None:
+    """Compute a job in a worker process, and return what it raised."""
+    tell_now_and_then = throttled(tell, _SECONDS_PER_REPORT)
+    return _compute(job, records, n_threads, lambda fraction, value: tell_now_and_then((min(fraction, 1.0), value)))
+
+
+def _on_executor(jobs: list[Job], records: Records, executor: Executor, n_workers: int | None, board: _Board) -> None:
+    """Compute jobs on the user's own executor, thousands of them in batches."""
+    known = n_workers or getattr(executor, "n_workers", None) or getattr(executor, "_max_workers", None)
+    n_threads = getattr(executor, "n_threads", None)
+    where = records.directory  # of a worker, another directory may be the current one
+    there = Records(where.absolute() if isinstance(where, Path) else where)
+    futures: dict[Any, list[Job]] = {}
+    try:
+        for batch in _batches(jobs, known or _USUAL_WORKERS):
+            futures[executor.submit(_compute_batch, batch, there, n_threads)] = batch
+        for future in _ended(set(futures), board):
+            _note(futures[future], future, records, board)
+    except KeyboardInterrupt:
+        running = {future for future in futures if not future.cancel() and not future.done()}
+        end = time.monotonic() + _SECONDS_OF_GRACE
+        while running and time.monotonic() < end:
+            running -= _wait(running)
+        for future, batch in futures.items():
+            if future.done():
+                _note(batch, future, records, board)
+        raise
     finally:
         for future in futures:
             future.cancel()
-    board.report()
-    return failures
 
 
-def _in_processes(jobs: list[Job], records: Records, n_workers: int, n_threads: int, board: _Board) -> list[Failure]:
-    """Compute jobs in worker processes. If one is killed, each job that was under way is tried once more, alone."""
-    failures: list[Failure] = []
-    crashes: Counter[str] = Counter()
-    while jobs:
-        suspects = [job for job in jobs if crashes[job.key]]
-        now, jobs = suspects or jobs, [job for job in jobs if suspects and not crashes[job.key]]
-        batches = [[job] for job in now] if suspects else _batches(now, n_workers)
-        pool = process_pool(1 if suspects else min(n_workers, len(batches)), _start_worker, (os.getpid(),))
-        try:
-            futures = {
-                pool.submit(_compute, batch, records, n_threads, board.path, [board.rows[job.key] for job in batch]): (
-                    batch
-                )
-                for batch in batches
-            }
-            under_way: set[str] | None = None  # when the pool broke; what is not counted here is simply computed again
-            for batch, future in _ended(futures, board):
-                if not isinstance(future.exception(), BrokenExecutor):
-                    failures += _outcomes(batch, future)
-                    continue
-                if under_way is None:
-                    begun = {job.key for job in now if 0 < board.fraction(job) < _DONE}
-                    under_way = begun or {job.key for job in now}  # a worker that dies before any job: all are suspects
-                for job in batch:
-                    if job.key in records:
-                        continue
-                    crashes[job.key] += job.key in under_way
-                    if crashes[job.key] < _TRIES:
-                        board.set(job, 0)
-                        jobs.append(job)
-                    else:
-                        board.set(job, _DONE)
-                        failures.append(Failure(job, RuntimeError("its process was killed twice (out of memory?)")))
-        finally:
-            pool.shutdown(kill_workers=True)
-        board.report()
-    return failures
+def _note(batch: list[Job], future: Any, records: Records, board: _Board) -> None:
+    """Note what became of a batch."""
+    errors: list[Exception | None]
+    try:
+        error = future.exception()
+        errors = [error] * len(batch) if error is not None else future.result()
+    except CancelledError:
+        errors = [BrokenExecutor("it was cancelled")] * len(batch)
+    for job, found in zip(batch, errors, strict=True):
+        is_there = (found is None or isinstance(found, BrokenExecutor)) and job.key in records
+        if is_there:
+            board.end(job, None)
+        elif found is None:
+            path = records.path(job.key)
+            words = f"{path} was finished elsewhere and is not here, accepted: workers with the same directory"
+            raise StoreError(f"store: {words}")
+        elif isinstance(found, BrokenExecutor):
+            board.end(job, RuntimeError(f"its executor broke: {found}"))
+        else:
+            board.end(job, found)
 
 
-def _ended(futures: dict[Future[Any], list[Job]], board: _Board) -> Iterator[tuple[list[Job], Future[Any]]]:
-    """Yield batches with their futures as they end, and report meanwhile."""
-    waiting = set(futures)
+def _ended(waiting: set[Any], board: _Board) -> Iterator[Any]:
+    """Yield futures as they end, and report meanwhile."""
     while waiting:
-        ended, waiting = wait(waiting, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED)
-        for future in ended:
-            yield futures[future], future
+        ended = _wait(waiting)
+        yield from ended
+        waiting = waiting - ended
         board.report()
+
+
+def _wait(waiting: set[Any]) -> set[Any]:
+    """Return the futures that have ended, or nothing if none does for a while."""
+    if all(isinstance(future, Future) for future in waiting):
+        return set(wait(waiting, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED).done)
+    if not (ended := {future for future in waiting if future.done()}):
+        time.sleep(_SECONDS_PER_REPORT)
+    return ended
 
 
 def _batches(jobs: list[Job], n_workers: int) -> list[list[Job]]:
@@ -256,91 +326,19 @@ def _batches(jobs: list[Job], n_workers: int) -> list[list[Job]]:
     return batches
 
 
-def _outcomes(batch: list[Job], future: Future[Any]) -> list[Failure]:
-    """The failures of a batch.
-
-    Raises:
-        OSError: If a record could not be written: the others could not be either.
-    """
-    errors: list[Exception | None] = future.result()
-    return [Failure(job, error) for job, error in zip(batch, errors, strict=True) if error is not None]
+def _compute_batch(batch: list[Job], records: Records, n_threads: int | None) -> list[Exception | None]:
+    """Compute jobs one after the other on an executor; one that was cut off is gone on with from what is there."""
+    return [None if job.key in records else _compute(job, records, n_threads, lambda *_: None) for job in batch]
 
 
-def _compute(
-    batch: list[Job], records: Records, n_threads: int | None, board: Path | None, rows: list[int]
-) -> list[Exception | None]:
-    """Compute jobs one after the other in this process, and return what each raised."""
-    values = None if board is None else np.memmap(board, np.float64, "r+")
-    errors: list[Exception | None] = []
-    for place, job in enumerate(batch):
-
-        def report(fraction: float, value: float, place: int = place) -> None:
-            if values is not None:
-                values[2 * rows[place] : 2 * rows[place] + 2] = min(max(fraction, _STARTED), 1 - _STARTED), value
-
-        report(0, 0)
-        try:
-            record = job.compute(*job.args, n_threads=n_threads, report=report)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is reported, the others go on
-            errors.append(_portable(error))
-        else:
-            records.write(job.key, record, job.identity)
-            errors.append(None)
-        if values is not None:
-            values[2 * rows[place]] = _DONE
-    return errors
-
-
-def _portable(error: Exception | SystemExit) -> Exception:
-    """The error itself if it can travel between processes, else one that says the same."""
-    saying_the_same = RuntimeError(f"{type(error).__name__}: {error}")
+def _compute(job: Job, records: Records, n_threads: int | None, report: Report) -> Exception | None:
+    """Compute a job in this process and keep its record, and return what it raised."""
     try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - a class of the user's may fail in any way when it is rebuilt
-        return saying_the_same
-    return error if isinstance(error, Exception) else saying_the_same
-
-
-def process_pool(size: int, initializer: Callable[..., None], initargs: tuple[Any, ...] = ()) -> Any:
-    """Return an executor of so many processes; ``shutdown(kill_workers=True)`` ends them at once.
-
-    The process that frees what killed workers leave warns of what another has freed already: it is started such that
-    it does not.
-    """
-    import loky
-    from loky.backend import resource_tracker
-
-    usual = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = f"{usual},{_QUIET}" if usual else _QUIET
+        record = job.compute(*job.args, n_threads=n_threads, report=report)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is reported, the others go on
+        return portable(error)
     try:
-        resource_tracker.ensure_running()
-    finally:
-        if usual is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = usual
-    return loky.ProcessPoolExecutor(size, initializer=initializer, initargs=initargs)
-
-
-def _start_worker(parent: int) -> None:
-    from loky import process_executor
-
-    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf  # where psutil is installed, it restarts workers that grow
-    usual = multiprocessing.get_all_start_methods()[0]
-    multiprocessing.set_start_method(usual, force=True)  # or a job's own processes, as of a DataLoader, do not start
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process once its parent was killed: nobody waits for its results."""
-    while os.getppid() == parent:
-        time.sleep(_SECONDS_PER_REPORT)
-    os._exit(1)
-
-
-def _n_cores() -> int:
-    import loky
-
-    found: int = loky.cpu_count()
-    return found
+        records.write(job.key, record, job.identity)
+    except OSError as error:
+        return StoreError(str(error))
+    return None

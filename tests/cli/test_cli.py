@@ -152,7 +152,7 @@ def until(leader, words):
 @pytest.mark.slow
 def test_ctrl_c_is_answered_at_once_and_keeps_finished_runs(tmp_path):
     quick = [sys.executable, "-m", "byheart", "train", "--n-examples", "3", *SMALL, "--out", str(tmp_path)]
-    subprocess.run(quick, check=True, capture_output=True)
+    subprocess.run(quick, check=True, capture_output=True)  # by another command, so that no run of the sweep is there
     command = [sys.executable, "-m", "byheart", "sweep", "--n-examples", "100", "2000"]
     command += ["--n-steps", "3000000", "--n-features", "1000", "--sparsity", "0.99", "--out", str(tmp_path)]
     leader, follower = pty.openpty()
@@ -165,7 +165,7 @@ def test_ctrl_c_is_answered_at_once_and_keeps_finished_runs(tmp_path):
         last = until(leader, b"").decode()
         assert process.wait() == 130
         hang.cancel()
-    assert "interrupted; finished runs are kept, and the same command goes on from them" in last
+    assert last.endswith("interrupted\r\n")
     assert "Traceback" not in last
     assert len(open_runs(tmp_path)) == 1
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

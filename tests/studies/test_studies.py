@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +86,8 @@ def test_a_study_runs_small_and_judges_every_claim(name, tmp_path):
 def test_a_study_leaves_its_tables_and_figures_and_a_persons_words(tmp_path):
     study = dataclasses.replace(shortened(STUDIES["double-descent"]))
     (tmp_path / "README.md").write_text(f"# A person's words\n\n{MARK}\nold\n")
-    reproduce(study, "quick", tmp_path, max_examples=5, n_workers=1)
+    with ThreadPoolExecutor(1) as pool:
+        reproduce(study, "quick", tmp_path, max_examples=5, executor=pool)
     tables = {f"{name}.csv" for name in ("runs", "verdicts", "cost", "by-size", "dimensionalities", "vectors")}
     assert {p.name for p in tmp_path.iterdir()} == {
         "runs",

@@ -88,7 +88,7 @@ class Sweeping:
         self.until(holds)
 
     def workers(self) -> list[int]:
-        return [pid for pid in children(self.process.pid) if "popen_loky" in command(pid)]
+        return [pid for pid in children(self.process.pid) if "byheart.workers" in command(pid)]
 
     def end(self) -> int:
         return self.process.wait(timeout=_PATIENCE)
@@ -110,7 +110,7 @@ def command(pid: int) -> str:
 
 def gone(pids: list[int]) -> bool:
     end = time.monotonic() + _PATIENCE
-    while any("popen_loky" in command(pid) for pid in pids):
+    while any("byheart.workers" in command(pid) for pid in pids):
         if time.monotonic() > end:
             return False
         time.sleep(0.05)

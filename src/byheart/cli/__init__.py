@@ -1,7 +1,7 @@
 """The command line: one subcommand per verb, one file per wing; a subcommand's fields are its options.
 
-Exit status: 0 done; 1 a run or a check failed; 2 bad input or an unusable file or directory; 130 interrupted; 141 no
-one reads what is printed any more, as behind ``| head``.
+Exit status: 0 done; 1 a run or a check failed, or results could not be kept any more; 2 bad input or an unusable file
+or directory; 130 interrupted; 141 no one reads what is printed any more, as behind ``| head``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import byheart
+from byheart import interrupts
 from byheart.cli.console import CheckError, complain
 from byheart.cli.options import Parser, parse
 
@@ -57,15 +58,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _parse(sys.argv[1:] if arguments is None else arguments).run()
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python exits
-    except KeyboardInterrupt:
-        complain("interrupted; finished runs are kept, and the same command goes on from them")
-        return 130
+    except KeyboardInterrupt as error:
+        n_kept = getattr(error, "n_kept", 0)
+        runs = "1 finished run is" if n_kept == 1 else f"{n_kept} finished runs are"
+        interrupts.say(
+            f"interrupted; {runs} kept, and the same command goes on from there" if n_kept else "interrupted"
+        )
+        return interrupts.STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is unwritten is not tried again at exit
         return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
         complain(f"byheart: {error}")
-        return 2
+        from byheart.jobs import StoreError
+
+        return 1 if isinstance(error, StoreError) else 2
     except MemoryError as error:
         complain(f"byheart: {error or 'out of memory'}; accepted: sizes that fit in memory")
         return 2

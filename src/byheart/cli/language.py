@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from byheart.cli.console import print_table
+from byheart.cli.where import Where
 from byheart.language.counterfactual import CounterfactualConfig, counterfactual, report
 from byheart.language.ensemble import EnsembleConfig
 from byheart.own import check_page
@@ -57,8 +58,7 @@ class CounterfactualCommand:
     """Random texts planted for every number of copies, as a yardstick; 0 plants none (default: 4; quick: 1)."""
     seed: int = 0
     """Seed of everything that is drawn."""
-    n_workers: int | None = None
-    """Cores to use; default all."""
+    where: Where = field(default_factory=Where)
     out: Path = Path("counterfactual")
     """Directory of models, tables and the page report.html."""
 
@@ -80,7 +80,7 @@ class CounterfactualCommand:
         spans = None if self.spans is None else spans_from_json(self.spans)
         check_page(self.out / "report.html")
         prepare_directory(self.out)
-        with bar("models") as advance:
+        with self.where.executor() as executor, bar("models") as advance:
             found = counterfactual(
                 texts,
                 config,
@@ -89,7 +89,8 @@ class CounterfactualCommand:
                 spans=spans,
                 tokenizer=self.tokenizer,
                 name=", ".join(Path(text).name for text in self.texts),
-                n_workers=self.n_workers,
+                n_workers=self.where.n_workers,
+                executor=executor,
                 on_progress=lambda done, total: advance(done, total, ""),
             )
         _print(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from byheart.cli.console import complain, print_table
 from byheart.cli.toy import follow
+from byheart.cli.where import Where
 from byheart.progress import bar
 from byheart.studies import FigureFormat, Scale
 
@@ -36,8 +37,7 @@ class ReproduceCommand:
     """Train nothing: make verdicts, figures and README.md again from the tables in the directory --out."""
     figure_format: FigureFormat = "png"
     """Format of the figures: "pdf" or "svg" are written beside the "png" that README.md shows."""
-    n_workers: int | None = None
-    """Cores to use; default all."""
+    where: Where = field(default_factory=Where)
     out: Path | None = None
     """Directory for runs, tables, figures and page; default STUDY-SCALE in the current directory. With "all", a
     directory per study in it."""
@@ -122,14 +122,15 @@ class ReproduceCommand:
         from byheart.studies import reproduce
         from byheart.toy.page import write_report
 
-        with bar(study.name) as advance:
+        with self.where.executor() as executor, bar(study.name) as advance:
             verdicts = reproduce(
                 study,
                 self.scale,
                 out,
                 max_examples=self.max_examples,
                 folder=folder,
-                n_workers=self.n_workers,
+                n_workers=self.where.n_workers,
+                executor=executor,
                 on_progress=follow(advance),
                 figure_format=self.figure_format,
             )
@@ -173,20 +174,20 @@ class LeaderboardCommand:
     """Models for the truth of each task."""
     n_seeds: int = 2
     """Networks that are audited in each task."""
-    n_workers: int | None = None
-    """Cores to use; default all."""
+    where: Where = field(default_factory=Where)
 
     def run(self) -> None:
         """Measure, and say where the tables are."""
         from byheart.studies.leaderboard import leaderboard
 
-        with bar("leaderboard") as advance:
+        with self.where.executor() as executor, bar("leaderboard") as advance:
             leaderboard(
                 self.out,
                 self.tasks,
                 n_models=self.n_models,
                 n_seeds=self.n_seeds,
-                n_workers=self.n_workers,
+                n_workers=self.where.n_workers,
+                executor=executor,
                 on_progress=advance,
             )
         print(f"wrote {self.out / 'README.md'}")

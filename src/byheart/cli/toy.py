@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from byheart.cli.console import print_table
 from byheart.cli.options import options
+from byheart.cli.where import Where
 from byheart.progress import Advance, bar
 from byheart.records import Records
 from byheart.toy.config import TrainConfig
@@ -87,8 +88,7 @@ class SweepCommand:
     axes: _Axes  # type: ignore[valid-type]
     n_seeds: int = 1
     """Seeds per combination, from --seed on."""
-    n_workers: int | None = None
-    """Cores to use; default all."""
+    where: Where = field(default_factory=Where)
     kernel: KernelName | None = field(default=None, metadata=_KERNEL)
     n_threads: int | None = None
     """Most threads of a large run, which has all cores to itself; default all cores."""
@@ -109,11 +109,13 @@ class SweepCommand:
         base = TrainConfig(**{name: v if name in _SINGLE else v[0] for name, v in given.items()})
         varied = {name: v for name, v in given.items() if name not in _SINGLE and len(v) > 1}
         configs = grid(base, varied, range(base.seed, base.seed + self.n_seeds))
-        with bar("sweep") as advance:
+        resources = {"GPU": 1} if self.kernel == "gpu" else None
+        with self.where.executor(resources) as executor, bar("sweep") as advance:
             runs = sweep(
                 configs,
                 self.out,
-                n_workers=self.n_workers,
+                n_workers=self.where.n_workers,
+                executor=executor,
                 kernel=self.kernel,
                 n_threads=self.n_threads,
                 on_progress=follow(advance),

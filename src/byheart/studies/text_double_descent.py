@@ -15,6 +15,7 @@ Source: Morris et al. 2025, arXiv 2505.24832 (capacity, and double descent where
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,7 @@ def _train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, dict[Pool, Ensemble]], list[dict[str, Any]]]:
     """Train the models of all pools."""
@@ -112,7 +114,13 @@ def _train(
     verses = _verses(max((_places(pool).stop for pool in groups.get("verses", [])), default=0))
     pools = [pool for own in groups.values() for pool in own]
     given = {_name(pool): (_design(pool, verses), pool.training) for pool in pools}
-    found = train_all(given, store=directory, n_workers=n_workers, on_progress=None if on_progress is None else report)
+    found = train_all(
+        given,
+        store=directory,
+        n_workers=n_workers,
+        executor=executor,
+        on_progress=None if on_progress is None else report,
+    )
     trained = {label: {pool: found[_name(pool)] for pool in own} for label, own in groups.items()}
     return trained, [dict(made_by) for ensemble in found.values() for made_by in ensemble.provenance]
 

@@ -126,7 +126,8 @@ def sweep(
         kept = read_header(store.path(run_id))
         check_kernel(kept.provenance, kernel, kernel_for(kept.config.variant, None), kept.path)
     for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
-        choose(name, variant)  # a kernel that cannot run here fails once, not once per run
+        if executor is None:
+            choose(name, variant)  # a kernel that cannot run here fails once, not once per run
         check_threads(n_threads, name)
     for config in missing.values() if executor is None else ():  # elsewhere there may be more memory
         check_memory(config)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import byheart
 from byheart.toy.kernels.compile import serial, told
 
 _NOWHERE_TO_KEEP_THEM = """
 from numba.core.caching import CacheImpl
 for kind in (CacheImpl, *CacheImpl.__subclasses__()):
     kind._locator_classes = []
+import tempfile
+tempfile.gettempdir = lambda: "/proc/nowhere"
 import byheart.toy.train
 from byheart.toy.kernels.compile import relu
 print(relu(-1), relu(2))
@@ -22,7 +28,7 @@ print(relu(-1), relu(2))
 
 @pytest.mark.slow
 def test_kernels_that_cannot_be_kept_are_compiled_all_the_same():
-    """As of an installation that is read-only, for a user without a home."""
+    """As of an installation that is read-only, for a user without a home, where temporary files cannot be written."""
     done = subprocess.run([sys.executable, "-c", _NOWHERE_TO_KEEP_THEM], capture_output=True, text=True, check=False)
     assert done.stdout == "0.0 2.0\n", done.stderr
     assert "NUMBA_CACHE_DIR names another" in done.stderr
@@ -38,6 +44,51 @@ def test_it_is_told_when_the_compiler_begins_and_only_then():
     assert len(calls) == n_calls
     compiled(1.5)
     assert len(calls) == n_calls
+
+
+def _without_places(directory: Path) -> dict[str, str]:
+    """Install byheart in a directory where numba can write nothing, and return an environment that has no home."""
+    package = directory / "site" / "byheart"
+    shutil.copytree(Path(byheart.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "toy" / "kernels" / "__pycache__").write_text(
+        "a file in the place of the cache, as for root all is writable"
+    )
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"), "/proc/nowhere")
+    places = {"PYTHONPATH": str(package.parent), "TMPDIR": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | nowhere | places
+
+
+_RELU = "from byheart.toy.kernels.compile import relu; print(relu(-1), relu(2), sum(relu.stats.cache_hits.values()))"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs a place in which nothing can be made")
+def test_without_a_place_of_their_own_kernels_are_kept_among_temporary_files(tmp_path):
+    environment = _without_places(tmp_path)
+    for n_hits in (0, 1):  # a second process does not compile
+        done = subprocess.run(
+            [sys.executable, "-c", _RELU], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        assert done.stdout == f"0.0 2.0 {n_hits}\n"
+    for arguments in (
+        ["--help"],
+        ["sweep", "--n-examples", "3", "--sparsity", "0.5", "--n-features", "9", "--n-steps", "2"],
+    ):
+        command = [sys.executable, "-m", "byheart", *arguments]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_place_among_temporary_files_that_others_can_write_to_is_not_taken(tmp_path):
+    """Whoever put a file there would choose what code runs."""
+    environment = _without_places(tmp_path)
+    (tmp_path / f"byheart-kernels-{os.getuid()}").mkdir(mode=0o700)
+    (tmp_path / f"byheart-kernels-{os.getuid()}").chmod(0o777)
+    done = subprocess.run([sys.executable, "-c", _RELU], env=environment, capture_output=True, text=True, check=False)
+    assert "NUMBA_CACHE_DIR names another" in done.stderr
+    assert done.stdout == "0.0 2.0 0\n"
 
 
 _THREADS_AND_FORKS = """

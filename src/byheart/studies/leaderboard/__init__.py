@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def leaderboard(
     n_models: int = 48,
     n_seeds: int = 2,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
     """Train the models of every task, score them, and write tables and README.md to ``out``.
@@ -48,6 +50,7 @@ def leaderboard(
         n_models: Number of models for the truth of each task.
         n_seeds: Number of networks that are audited in each task.
         n_workers: Number of processes; default all cores. Audited networks are trained one at a time, on all cores.
+        executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         on_progress: Function called with the number of models trained, that of all, and the task.
 
     Returns:
@@ -77,12 +80,12 @@ def leaderboard(
 
         runs = out / "runs" / task.name
         records = Records(runs)
-        models = truth(task, n_models, runs / "models", n_workers=n_workers, on_progress=advance)
-        held_out = truth(task, 1, runs / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers)
+        models = truth(task, n_models, runs / "models", n_workers=n_workers, executor=executor, on_progress=advance)
+        held_out = truth(task, 1, runs / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers, executor=executor)
         mem = models.memorization.mem
         audits = [audit_job(task, seed) for seed in range(n_seeds)]
         detections = [detection_job(task, mem, seed) for seed in range(n_seeds) if task.name in WITH_DETECTORS]
-        if failures := jobs.run(audits + detections, records, n_workers=n_workers):
+        if failures := jobs.run(audits + detections, records, n_workers=n_workers, executor=executor):
             raise JobsError(failures)
         audited, detected = ([records.read(job.key) for job in own] for own in (audits, detections))
         is_variant = task.name.startswith(f"{_BASE}-")

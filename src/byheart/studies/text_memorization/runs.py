@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, Ensemble], list[dict[str, Any]]]:
     """Train the ensembles of all corpora."""
@@ -104,7 +106,13 @@ def train(
         measured = CounterfactualConfig(config.n_models, canaries=config.canaries)
         texts = corpus(config.corpus, config.n_documents, folder=config.folder)
         given[label] = (design_of(texts, measured)[0], config.training)
-    found = train_all(given, store=directory, n_workers=n_workers, on_progress=None if on_progress is None else report)
+    found = train_all(
+        given,
+        store=directory,
+        n_workers=n_workers,
+        executor=executor,
+        on_progress=None if on_progress is None else report,
+    )
     return found, [dict(made_by) for ensemble in found.values() for made_by in ensemble.provenance]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, list[tuple[Network, Mapping[str, np.ndarray]]]], list[dict[str, Any]]]:
     """Train and audit all networks, and return what was found of each."""
@@ -77,7 +79,7 @@ def train(
         if on_progress is not None:
             on_progress(Progress(p.n_jobs, p.n_finished, p.n_finished, p.n_jobs, None))
 
-    if failures := jobs.run(list(todo.values()), records, n_workers=n_workers, on_progress=advance):
+    if failures := jobs.run(list(todo.values()), records, n_workers=n_workers, executor=executor, on_progress=advance):
         raise JobsError(failures)
     found = {network: records.read(job.key) for network, job in todo.items()}
     by_group = {label: [(network, found[network].arrays) for network in own] for label, own in groups.items()}

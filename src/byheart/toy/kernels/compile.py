@@ -7,30 +7,60 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 from __future__ import annotations
 
 import math
+import os
+import stat
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numba
 import numba.core.event
 import numpy as np
 
+_PROBE = bytes(65_536)  # a full disk takes empty files
+
 
 def _can_be_kept() -> bool:
-    """Whether compiled kernels can be written: beside this file, to the user's cache, or where NUMBA_CACHE_DIR says."""
+    """Whether numba can write kernels: beside this file, to the user's cache, or where NUMBA_CACHE_DIR says."""
     try:
-        numba.njit(cache=True)(_can_be_kept)
-    except RuntimeError:
-        warnings.warn(
-            "compiled kernels cannot be kept, so that each process compiles them anew: neither the directory of byheart"
-            " nor one of the user's can be written; NUMBA_CACHE_DIR names another",
-            stacklevel=2,
-        )
+        path = numba.njit(cache=True)(_can_be_kept)._cache.cache_path
+        with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+            return file.write(_PROBE) == len(_PROBE)
+    except (RuntimeError, OSError):
         return False
-    return True
 
 
-_OPTIONS = {"nogil": True, "cache": _can_be_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
+def _are_kept() -> bool:
+    """Whether compiled kernels are kept; where numba finds no place, in one of this user's among temporary files.
+
+    That place has the same name in all processes of a user, so that workers do not compile anew. Code is read from it:
+    one that belongs to somebody else, or that others may write to, is not taken.
+    """
+    if _can_be_kept():
+        return True
+    before = numba.config.CACHE_DIR
+    try:
+        place = Path(tempfile.gettempdir()) / f"byheart-kernels-{os.getuid()}"
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            numba.config.CACHE_DIR = str(place)
+            if _can_be_kept():
+                return True
+    except OSError:  # no temporary files either
+        pass
+    numba.config.CACHE_DIR = before
+    warnings.warn(
+        "compiled kernels cannot be kept, so that each process compiles them anew: neither the directory of byheart"
+        " nor one of the user's nor one for temporary files can be written; NUMBA_CACHE_DIR names another",
+        stacklevel=2,
+    )
+    return False
+
+
+_OPTIONS = {"nogil": True, "cache": _are_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
 serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 # Called by compiled code alone: what Python would call is left out, which compiles sooner.
 inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)

@@ -1,0 +1,196 @@
+"""Processes that compute for this one, one call at a time each, and end with it, whatever ends it.
+
+Each is a fresh interpreter at the other end of a pair of sockets. There are no semaphores, no files and no process that
+keeps watch, so that a kill leaves nothing behind: a worker that finds its socket closed kills its process group, with
+all processes that a call has started.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, NoReturn, Self, TypeVar
+
+T = TypeVar("T")
+Tell = Callable[[Any], None]
+"""Sends anything that can be pickled to the process that waits for a call's end."""
+
+_SECONDS_PER_LOOK = 1.0  # at whether the parent is there, should others hold its end of the socket
+_PROGRAM = """
+import sys
+from multiprocessing.connection import Connection
+connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
+sys.path[:], sys.argv = connection.recv()
+from byheart.workers import work
+work(connection, parent)
+"""
+
+
+@dataclass(frozen=True)
+class Event(Generic[T]):
+    """What happened to a call."""
+
+    call: T
+    """What the call was named when it was started."""
+    kind: Literal["told", "ended", "died"]
+    value: Any
+    """What was told; what the call returned, or the error that it raised; in which way the process ended."""
+
+
+class Workers(Generic[T]):
+    """Worker processes, each started when there is a call for it; after a ``with`` block all of them are gone."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, tuple[_Worker, T]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+            worker.kill()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call has not ended yet."""
+        return bool(self._busy)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether another call can be started now."""
+        return len(self._busy) < self.size
+
+    def start(self, call: T, function: Callable[..., Any], *args: Any) -> None:
+        """Let a free worker call ``function(tell, *args)``.
+
+        Raises:
+            Exception: Whatever the arguments raise if they cannot be pickled.
+        """
+        import cloudpickle
+
+        content = cloudpickle.dumps((function, args))
+        worker = self._idle.pop() if self._idle else _Worker()
+        self._busy[worker.connection] = worker, call
+        with suppress(OSError):  # it died meanwhile, which ``wait`` finds
+            worker.connection.send_bytes(content)
+
+    def wait(self, seconds: float) -> list[Event[T]]:
+        """Return what has happened since, or nothing if nothing does in so many seconds."""
+        events: list[Event[T]] = []
+        for connection in wait(list(self._busy), seconds):
+            assert isinstance(connection, Connection)
+            worker, call = self._busy[connection]
+            try:
+                kind, value = connection.recv()
+            except (EOFError, OSError):
+                kind, value = "died", worker.kill()
+            if kind != "told":
+                del self._busy[connection]
+            if kind == "ended":
+                self._idle.append(worker)
+            events.append(Event(call, kind, value))
+        return events
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.connection, theirs = Pipe()
+        with theirs:
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+            self.process = subprocess.Popen(
+                [sys.executable, *flags, "-c", _PROGRAM, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+        with suppress(OSError):
+            self.connection.send((sys.path, sys.argv))
+
+    def kill(self) -> str:
+        """End the process and all that it has started, and say how it ended."""
+        with suppress(OSError):  # on some systems a group of processes that have ended is not there
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.connection.close()
+        status = self.process.wait()
+        if status < 0:
+            return f"was killed by signal {-status}{' (out of memory?)' if -status == signal.SIGKILL else ''}"
+        return f"ended with status {status}"
+
+
+def work(connection: Connection, parent: int) -> NoReturn:
+    """Make one call after the other for the parent, in a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, parent, calls), daemon=True).start()
+    while True:
+        content = calls.get()
+        try:
+            function, args = pickle.loads(content)
+            value = function(lambda told: connection.send(("told", told)), *args)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a call raises is its result
+            value = portable(error)
+        with suppress(OSError):  # the parent is gone
+            connection.send(("ended", value))
+
+
+def _listen(connection: Connection, parent: int, calls: queue.SimpleQueue[bytes]) -> None:
+    """Take in calls; once the parent is gone, end this process and all that it has started."""
+    with suppress(EOFError, OSError):
+        while os.getppid() == parent:
+            if connection.poll(_SECONDS_PER_LOOK):
+                calls.put(connection.recv_bytes())
+    os.killpg(0, signal.SIGKILL)
+
+
+def portable(error: BaseException) -> Exception:
+    """Return the error itself if it can travel between processes, else one that says the same."""
+    saying_the_same = RuntimeError(f"{type(error).__name__}: {error}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a class of the user's may fail in any way when it is rebuilt
+        return saying_the_same
+    return error if isinstance(error, Exception) else saying_the_same
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use, as a cluster or a container limits them."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota, period in (
+        ("/sys/fs/cgroup/cpu.max", ""),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        with suppress(OSError, ValueError):  # no such limit, or "max"
+            words = Path(quota).read_text().split() + (Path(period).read_text().split() if period else [])
+            if int(words[0]) > 0:
+                found = min(found, math.ceil(int(words[0]) / int(words[1])))
+    return max(found, 1)
+
+
+def throttled(tell: Tell, seconds: float) -> Tell:
+    """Return what tells at most once in so many seconds."""
+    last = -math.inf
+
+    def tell_now_and_then(told: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            tell(told)
+
+    return tell_now_and_then

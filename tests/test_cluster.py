@@ -1,0 +1,176 @@
+"""Jobs on a Dask scheduler with two workers, real processes on the loopback interface, and what kills do to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import numpy as np
+import pytest
+from processes import running, wait_until
+
+from byheart.cluster import connected
+from byheart.jobs import Job, StoreError, run
+from byheart.records import Record, Records
+from byheart.toy.runs import open_runs
+
+pytest.importorskip("distributed")
+pytestmark = [
+    pytest.mark.integrations,
+    pytest.mark.filterwarnings("ignore"),  # Dask's own
+]
+
+
+@dataclass
+class Processes:
+    """A scheduler and its workers."""
+
+    directory: Path
+    address: str
+    scheduler: Popen[str]
+    workers: list[Popen[str]] = field(default_factory=list)
+
+
+def _dask(what: str, *options: object) -> tuple[object, ...]:
+    return sys.executable, "-m", "distributed.cli.dask_" + what, "--no-dashboard", *options
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, n_workers: int = 2, n_threads: int = 1) -> Iterator[Processes]:
+    """Start a scheduler and workers, each in a directory of its own."""
+    found = directory / f"scheduler-of-{n_threads}.json"
+    quiet = {"stdout": DEVNULL, "stderr": DEVNULL, "cwd": directory}
+    with contextlib.ExitStack() as stack:
+        interface = ("--host", "127.0.0.1", "--port", "0")
+        scheduler = stack.enter_context(running(*_dask("scheduler", "--scheduler-file", found, *interface), **quiet))
+        wait_until(lambda: found.exists() and '"address"' in found.read_text())
+        address = found.read_text().split('"address": "')[1].split('"')[0]
+        processes = Processes(directory, address, scheduler)
+        for _ in range(n_workers):
+            options = ("--nthreads", n_threads, "--no-nanny", "--local-directory", directory)
+            processes.workers.append(stack.enter_context(running(*_dask("worker", address, *options), **quiet)))
+        import distributed
+
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(n_workers, timeout=100)
+        yield processes
+
+
+def job(key: str, directory: Path, *, cost: float = 1.0, until: str = "") -> Job:
+    """A job that notes the process in which it began, and waits for a file if it is to."""
+
+    def compute(*, n_threads, report):
+        with (directory / "begun").open("a") as file:
+            file.write(f"{key} {os.getpid()}\n")
+        while until and not (directory / until).exists():
+            time.sleep(0.02)
+        return Record({"x": np.arange(3.0)}, {"threads": str(n_threads)})
+
+    return Job(key, compute, cost=cost)
+
+
+def begun(directory: Path) -> dict[str, list[int]]:
+    """In which processes each job began."""
+    path, found = directory / "begun", dict[str, list[int]]()
+    for line in path.read_text().splitlines() if path.exists() else ():
+        key, process = line.split()
+        found.setdefault(key, []).append(int(process))
+    return found
+
+
+def test_the_longest_jobs_come_first_and_a_killed_worker_s_job_goes_to_another(tmp_path):
+    records = Records(tmp_path / "records")
+    with cluster(tmp_path) as processes:
+        with connected(processes.address) as executor:
+            jobs = [job(f"{cost:02}", tmp_path, cost=float(cost)) for cost in range(12)]
+            assert run(jobs, records, executor=executor) == []
+        order = [int(key) for key in begun(tmp_path)]
+        assert sum(abs(a - b) for a, b in zip(order, sorted(order, reverse=True), strict=True)) <= 12
+        keys = records.keys()
+        assert {records.read(key).header["threads"] for key in keys} == {"1"}
+
+        def kill_one(progress) -> None:
+            if "waits" in begun(tmp_path) and not (tmp_path / "go").exists():
+                os.kill(begun(tmp_path)["waits"][0], signal.SIGKILL)
+                (tmp_path / "go").touch()
+
+        with connected(processes.address) as executor:
+            jobs = [job("waits", tmp_path, until="go", cost=2.0), job("other", tmp_path)]
+            assert run(jobs, records, executor=executor, on_progress=kill_one) == []
+        assert {"waits", "other"} <= set(records.keys())
+        assert len(set(begun(tmp_path)["waits"])) == 2
+
+
+def test_a_killed_scheduler_is_named_and_what_is_finished_is_kept(tmp_path):
+    records = Records(tmp_path / "records")
+    with cluster(tmp_path, 1) as processes:
+
+        def kill(progress) -> None:
+            if "b" in begun(tmp_path):
+                processes.scheduler.kill()
+
+        with connected(processes.address) as executor:
+            jobs = [job("a", tmp_path, cost=9.0), job("b", tmp_path, cost=5.0, until="never"), job("c", tmp_path)]
+            failures = run(jobs, records, executor=executor, on_progress=kill)
+    assert {failure.job.key: failure.reason for failure in failures} == dict.fromkeys(
+        "bc", "its executor broke: the scheduler is gone"
+    )
+    assert records.keys() == ["a"]
+    assert run(jobs[::2], records, n_workers=1) == []
+
+
+def test_workers_that_write_elsewhere_or_share_a_process_are_refused(tmp_path, monkeypatch):
+    with (
+        cluster(tmp_path, 1, n_threads=2) as processes,
+        pytest.raises(ValueError, match="accepted: of one"),
+        connected(processes.address),
+    ):
+        pass
+
+    class Elsewhere(Records):
+        """A directory that is another one on every machine, as /tmp."""
+
+        def __init__(self, directory):
+            super().__init__(directory)
+            self.process = os.getpid()
+
+        def write(self, key, record, identity):
+            return self.path(key)
+
+    with cluster(tmp_path, 1) as processes, connected(processes.address) as executor:
+        monkeypatch.setattr("byheart.jobs.Records", Elsewhere)
+        with pytest.raises(StoreError, match="accepted: workers with the same directory"):
+            run([job("a", tmp_path)], Records(tmp_path / "records"), executor=executor)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr("byheart.cluster._SECONDS_TO_ANSWER", 0.5)
+    with (
+        pytest.raises(OSError, match=r"cluster: received tcp://127\.0\.0\.1:1 .*accepted"),
+        connected("tcp://127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_a_sweep_on_a_cluster_has_the_bits_of_one_here(tmp_path):
+    sizes = ["--n-examples", "3", "5", "--n-features", "200", "--sparsity", "0.9", "--n-steps", "40", "--n-seeds", "2"]
+    sweep = [sys.executable, "-m", "byheart", "sweep", *sizes]
+    subprocess.run([*sweep, "--n-workers", "1", "--out", "here"], cwd=tmp_path, check=True, capture_output=True)
+    with cluster(tmp_path) as processes:
+        on_cluster = [*sweep, "--cluster", processes.address, "--out", "there"]
+        done = subprocess.run(on_cluster, cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        assert "4 runs in there" in done.stdout
+    here, there = open_runs(tmp_path / "here"), open_runs(tmp_path / "there")
+    assert len(here) == 4
+    for one, other in zip(here, there, strict=True):
+        assert one.metrics == other.metrics
+        np.testing.assert_array_equal(one.W, other.W)
