@@ -218,8 +218,12 @@ def _adjusted(left_out: _Side, seen: _Side) -> tuple[Float64[np.ndarray, " n_dra
         apart = given - given.mean(axis=0)  # so that nothing large cancels
         off = x - given.mean(axis=0)
         means.append((x, y))
-        squares.append(np.einsum("bn,np,nq->bpq", weights, apart, apart) - total[:, None, None] * off[:, :, None] * off[:, None])
-        products.append(weights @ (apart * (after - after.mean())[:, None]) - total[:, None] * off * (y - after.mean())[:, None])
+        squares.append(
+            np.einsum("bn,np,nq->bpq", weights, apart, apart) - total[:, None, None] * off[:, :, None] * off[:, None]
+        )
+        products.append(
+            weights @ (apart * (after - after.mean())[:, None]) - total[:, None] * off * (y - after.mean())[:, None]
+        )
     spread = squares[0] + squares[1]
     ridge = _RIDGE * np.trace(spread, axis1=1, axis2=2) + np.finfo(float).tiny
     spread = spread + ridge[:, None, None] * np.eye(spread.shape[1])

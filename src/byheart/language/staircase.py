@@ -115,7 +115,9 @@ class EpochStaircase:
         require("torch")
         from torch.utils.data import IterableDataset
 
-        if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        ):
             raise ValueError(
                 f"dataset: received {type(dataset).__name__}, a stream, accepted: documents with numbers and a length"
             )
@@ -176,7 +178,9 @@ class EpochStaircase:
         if args.world_size > 1:
             raise ValueError(f"world_size: received {args.world_size} processes, accepted: 1")
         if getattr(loader, "dataset", None) is not self.dataset:
-            raise ValueError("train_dataset: received another dataset, accepted: the staircase's own, staircase.dataset")
+            raise ValueError(
+                "train_dataset: received another dataset, accepted: the staircase's own, staircase.dataset"
+            )
         if args.dataloader_drop_last:
             raise ValueError("dataloader_drop_last: received True, accepted: False, since what is dropped is not seen")
         self._per_epoch = max(1, -(-len(loader) // args.gradient_accumulation_steps))
@@ -325,7 +329,9 @@ def _losses(model: Any, batch: dict[str, Any]) -> Float64[np.ndarray, " n_docume
     from torch.nn import functional as F
 
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise ValueError(f"model: received {type(model).__name__}, which has a decoder of its own, accepted: a causal model")
+        raise ValueError(
+            f"model: received {type(model).__name__}, which has a decoder of its own, accepted: a causal model"
+        )
     device = next(model.parameters()).device
     placed = {name: values.to(device) if torch.is_tensor(values) else values for name, values in batch.items()}
     labels = placed.pop("labels")[:, 1:]

@@ -13,6 +13,7 @@ from byheart.studies import (
     phase_map,
     polygons,
     repeats,
+    staircase,
     text_double_descent,
     text_memorization,
     two_views,
@@ -41,5 +42,6 @@ STUDIES = {
         wrong_labels.STUDY,
         text_memorization.STUDY,
         text_double_descent.STUDY,
+        staircase.STUDY,
     )
 }
