@@ -17,11 +17,15 @@ from byheart.language.ensemble import EnsembleConfig as EnsembleConfig
 from byheart.language.ensemble import train as train
 from byheart.language.estimates import Estimates as Estimates
 from byheart.language.extraction import extraction as extraction
+from byheart.language.finetune import Finetune as Finetune
+from byheart.language.finetune import audit_finetune as audit_finetune
 from byheart.language.logs import Logs as Logs
 from byheart.language.recite import Recitation as Recitation
 from byheart.language.recite import recite as recite
 from byheart.language.reciters import Reciter as Reciter
 from byheart.language.reciters import reciter as reciter
+from byheart.language.rotation import Staircase as Staircase
+from byheart.language.staircase import EpochStaircase as EpochStaircase
 from byheart.language.superposition import Superposition as Superposition
 from byheart.language.superposition import superposition as superposition
 from byheart.language.texts import Texts as Texts

@@ -5,9 +5,7 @@ See ``rotation`` for what is estimated, and how.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from byheart import records
+from byheart.language.as_found import left_as_found
 from byheart.language.extras import require
 from byheart.language.rotation import Rotation, Staircase, estimate, rarity
 from byheart.records import Record
@@ -235,7 +234,7 @@ class EpochStaircase:
     def _measure(self, model: Any, done: int) -> None:
         documents = self.rotation.measured_after(done, last=done >= self._n_epochs)
         found: dict[int, float] = {}
-        with _left_as_found(model):
+        with left_as_found(model):
             for numbers, rows in self._batches(documents):
                 values = self._losses(model, rows) if self._losses else _losses(model, self._collated(rows))
                 losses = np.asarray(values, dtype=np.float64)
@@ -277,7 +276,7 @@ class EpochStaircase:
 
     def _rarity(self, documents: np.ndarray) -> dict[int, float]:
         tokens = {}
-        with _left_as_found(None):
+        with left_as_found(None):
             for numbers, rows in self._batches(documents):
                 for number, labels in zip(numbers, self._collated(rows)["labels"], strict=True):
                     own = labels[1:]
@@ -340,26 +339,3 @@ def _losses(model: Any, batch: dict[str, Any]) -> Float64[np.ndarray, " n_docume
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=_IGNORED, reduction="none")
     found: np.ndarray = (losses.double().sum(dim=1) / (labels != _IGNORED).sum(dim=1)).cpu().numpy()
     return found
-
-
-@contextlib.contextmanager
-def _left_as_found(model: Any) -> Iterator[None]:
-    """Run in evaluation mode without gradients; give back each module's mode and all random states afterwards."""
-    import torch
-
-    modes = {} if model is None else {module: module.training for module in model.modules()}
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    if model is not None:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)

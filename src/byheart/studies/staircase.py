@@ -27,7 +27,7 @@ from byheart import jobs
 from byheart.claims import Claim, Finding, compare, judged, lies_within
 from byheart.colors import BLUE, GREY, VERMILION
 from byheart.jobs import Job, JobsError, Report
-from byheart.language.design import Design
+from byheart.language.design import Design, Role
 from byheart.language.documents import Documents
 from byheart.language.ensemble import STACK, Batches, EnsembleConfig, answers
 from byheart.language.rotation import Rotation, Staircase, estimate, rarity
@@ -132,7 +132,8 @@ def _train_stack(setting: Setting, runs: list[int], *, n_threads: int | None, re
     documents = _documents(setting)
     n = len(documents)
     config = EnsembleConfig(width=setting.width, n_epochs=setting.n_epochs)
-    design = Design(documents, (), 2, roles=("always",) * n, context=int(np.diff(documents.starts).max()))
+    always: tuple[Role, ...] = ("always",) * n
+    design = Design(documents, (), 2, roles=always, context=int(np.diff(documents.starts).max()))
     sizes = ModelConfig(config.n_layers, config.width, config.n_heads, design.context)
     stack = Stack(sizes, documents.vocabulary, [1000 + run for run in runs])
     optimizer = adamw(stack, config.weight_decay)
