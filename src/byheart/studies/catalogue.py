@@ -7,6 +7,7 @@ from byheart.studies import (
     appendix,
     discrepancy,
     double_descent,
+    finetune,
     generalisation_scale,
     middle_regime,
     mnist,
@@ -43,5 +44,6 @@ STUDIES = {
         text_memorization.STUDY,
         text_double_descent.STUDY,
         staircase.STUDY,
+        finetune.STUDY,
     )
 }
