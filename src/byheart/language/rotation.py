@@ -28,7 +28,7 @@ MOST = 1000
 """Documents of a part that are measured, at most."""
 _DRAWS = 1000  # of the bootstrap
 _LEVEL = 0.95
-_RIDGE = 1e-9  # of the variance of what is adjusted for
+_FEWEST_RARE = 10  # documents of a part from which on rarity is adjusted for
 
 Measured = Mapping[int, Mapping[int, float]]
 """At the end of so many epochs (0: before the first), the loss of some documents in nats per token, by number."""
@@ -164,7 +164,7 @@ def estimate(
         rotation: Who was left out of which epoch.
         measured: Losses after each number of epochs, of ``measured_after`` at least; an epoch counts if it is measured
             on both ends.
-        rare: ``rarity`` of the documents; default not adjusted for.
+        rare: ``rarity`` of the documents; default not adjusted for, nor with fewer than ten documents of a part.
         seed: Of the bootstrap.
 
     Raises:
@@ -179,61 +179,53 @@ def estimate(
     n, weights = rotation.n_probes, {}
     for part in sorted({epoch % rotation.n_parts for e in epochs for epoch in (e, e + 1)}):
         drawn = rng.multinomial(n, np.full(n, 1 / n), _DRAWS)
-        weights[part] = np.concatenate([np.ones((1, n)), drawn])  # the first row: as it is
+        weights[part] = np.concatenate([np.ones((1, n)), drawn]) / n  # the first row: as it is
+    adjusted = 1 if rare is None or n < _FEWEST_RARE else 2
+    degrees = 2 * n - 2 - adjusted
+    wider = np.sqrt(2 * n / degrees)  # residuals are smaller than errors
     rows, gaps = [], []
     for epoch in epochs:
         sides = []
         for other in (epoch, epoch + 1):  # left out of this epoch; in it, as it is left out of the next
             documents = [int(document) for document in rotation.probes(other)]
             before, after = (np.array([measured[at][d] for d in documents]) for at in (epoch, epoch + 1))
-            given = [before] if rare is None else [before, np.array([rare[d] for d in documents])]
+            given = [before] if adjusted == 1 else [before, np.array([(rare or {})[d] for d in documents])]
             sides.append((np.stack(given, axis=1), after, weights[other % rotation.n_parts]))
         start, left_out, seen = _adjusted(*sides)
         gaps.append(left_out - seen)
         row: dict[str, Any] = {"epoch": epoch, "memorized": gaps[-1][0]}
-        row |= _interval(gaps[-1], t.ppf((1 + _LEVEL) / 2, max(2 * n - 4, 1)), n)
-        row |= {"general": start[0] - left_out[0], "drop": start[0] - seen[0]}
-        row |= {"loss_before": start[0], "loss_seen": seen[0], "loss_left_out": left_out[0]}
+        row |= _interval(gaps[-1], t.ppf((1 + _LEVEL) / 2, degrees), wider)
+        row |= {"general": start - left_out[0], "drop": start - seen[0]}
+        row |= {"loss_before": start, "loss_seen": seen[0], "loss_left_out": left_out[0]}
         rows.append(row | {"n_seen": n, "n_left_out": n})
     mean = np.mean(gaps, axis=0)
-    ends = _interval(mean, t.ppf((1 + _LEVEL) / 2, max(len(weights) * (n - 1) - 2, 1)), n)
+    ends = _interval(mean, t.ppf((1 + _LEVEL) / 2, max(len(weights) * (n - 1) - adjusted, 1)), wider)
     return Staircase(pd.DataFrame(rows), float(mean[0]), **ends)
 
 
 _Side = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _adjusted(left_out: _Side, seen: _Side) -> tuple[Float64[np.ndarray, " n_draws"], ...]:
-    """Mean loss before, and those after of both sides, at the same values of what is adjusted for.
+def _adjusted(left_out: _Side, seen: _Side) -> tuple[float, Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Mean loss before, and those after of both sides, at the same values of what is adjusted for, in every draw.
+
+    Slopes are those of the documents as they are: they hardly matter for the spread, and few documents tell none.
 
     Args:
         left_out: What is adjusted for (n_documents, n_covariates; the first is the loss before), the loss after, and
             the weights of every draw (n_draws, n_documents).
         seen: The same.
     """
-    means, squares, products = [], [], []
-    for given, after, weights in (left_out, seen):
-        total = weights.sum(axis=1)
-        x, y = weights @ given / total[:, None], weights @ after / total
-        apart = given - given.mean(axis=0)  # so that nothing large cancels
-        off = x - given.mean(axis=0)
-        means.append((x, y))
-        squares.append(
-            np.einsum("bn,np,nq->bpq", weights, apart, apart) - total[:, None, None] * off[:, :, None] * off[:, None]
-        )
-        products.append(
-            weights @ (apart * (after - after.mean())[:, None]) - total[:, None] * off * (y - after.mean())[:, None]
-        )
-    spread = squares[0] + squares[1]
-    ridge = _RIDGE * np.trace(spread, axis1=1, axis2=2) + np.finfo(float).tiny
-    spread = spread + ridge[:, None, None] * np.eye(spread.shape[1])
-    slopes = np.linalg.solve(spread, (products[0] + products[1])[:, :, None])[:, :, 0]
-    common = (means[0][0] + means[1][0]) / 2
-    return common[:, 0], *(y - ((x - common) * slopes).sum(axis=1) for x, y in means)
+    common = (left_out[0].mean(axis=0) + seen[0].mean(axis=0)) / 2
+    apart = np.concatenate([given - given.mean(axis=0) for given, _, _ in (left_out, seen)])
+    after = np.concatenate([values - values.mean() for _, values, _ in (left_out, seen)])
+    slopes = np.linalg.lstsq(apart, after, rcond=None)[0]
+    ends = [weights @ (values - (given - common) @ slopes) for given, values, weights in (left_out, seen)]
+    return float(common[0]), ends[0], ends[1]
 
 
-def _interval(drawn: np.ndarray, quantile: float, n: int) -> dict[str, float]:
+def _interval(drawn: np.ndarray, quantile: float, wider: float) -> dict[str, float]:
     """Standard error of the first number, from the others, and the ends of its interval."""
-    error = float(drawn[1:].std(ddof=1) * np.sqrt(n / (n - 1)))
+    error = float(drawn[1:].std(ddof=1) * wider)
     half = quantile * error
     return {"standard_error": error, "low": float(drawn[0] - half), "high": float(drawn[0] + half)}

@@ -1,9 +1,9 @@
 """What does SmolLM2-135M memorize of verses that it is fine-tuned on 1, 4 and 16 times, in full and by LoRA?
 
-Each verse is cut to 24 tokens, of which the last 16 are a span: in half of the verses, drawn at random, the span is off,
-so that nothing of it is learned in any copy. Probes are verses that are not trained on at all. The probability p_z that
-the model writes a span after what precedes it should tell spans that were trained on four times or more from all others,
-and nothing should tell those that are off from probes.
+Each verse is cut to 24 tokens, of which the last 16 are a span: in half of the verses, drawn at random, the span is
+off, so that nothing of it is learned in any copy. Probes are verses that are not trained on at all. The probability p_z
+that the model writes a span after what precedes it should tell spans that were trained on four times or more from all
+others, and nothing should tell those that are off from probes.
 
 Source: Hayes et al. 2024, arXiv 2410.19482 (p_z); Hu et al. 2021, arXiv 2106.09685 (LoRA).
 """
