@@ -169,7 +169,7 @@ def masked(rows):
         (documents(39), {}, 3, "documents: received 39, accepted: at least 40"),
         (documents(), {}, 1, "epochs: received 1, accepted: at least 2"),
         (documents(), {"collate": None}, 3, "collate: received none"),
-        (documents(), {"collate": packed}, 3, r"labels \(1, \d+\) for \d+ documents \(packed\?\), accepted: a row a"),
+        (documents(), {"collate": packed}, 3, r"labels \(1, \d+\) for 8 documents \(packed\?\), accepted: a row a"),
         (documents(), {"collate": masked}, 3, "labels: received others than input_ids"),
         (documents(), {"collate": lambda rows: {"input_ids": 0}}, 3, "received dict without labels"),
         (documents(), {"batch_size": 0}, 3, "batch_size: received 0"),

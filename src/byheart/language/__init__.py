@@ -31,3 +31,4 @@ from byheart.language.superposition import superposition as superposition
 from byheart.language.texts import Texts as Texts
 from byheart.language.texts import corpus as corpus
 from byheart.language.texts import read_texts as read_texts
+from byheart.language.tokens import tokenize as tokenize

@@ -33,6 +33,7 @@ from byheart.records import Record, Records, digest, prepare_directory
 
 _TEXT_SCORES = ["ngram_surprisal", "unigram_surprisal", "n_tokens"]
 _TRIED = 8  # documents that a tokenizer is tried on
+_POSITIONS = 4096  # whose logits are held at once, at most, if a row is not longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ def audit_finetune(
         before: The model before it is fine-tuned, or anything that ``train`` may return.
         groups: A label for each document; default all in one group.
         beginning: Token that every row begins with, as in ``design.collate(k, beginning=...)``.
-        batch_size: Rows that a model is asked about at once.
+        batch_size: Rows that a model is asked about at once, at most.
         on_progress: Called with the number of models that are done, and of all.
 
     Raises:
@@ -259,7 +260,7 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
         model: Called with input_ids; its output has logits.
         design: Whose documents.
         beginning: Token that every row begins with; default the one after the vocabulary.
-        batch_size: Rows at once, at least 1.
+        batch_size: Rows at once, at most.
 
     Raises:
         ValueError: If the model has no vector for a token, or rows are longer than it reads.
@@ -283,16 +284,17 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
     correct: Bool[np.ndarray, " n_tokens"] = np.zeros(design.documents.n_tokens, dtype=bool)
     same = _same(design)
     with left_as_found(model):
-        for tokens, inputs, there in in_batches(design, [rows[0] for rows in same.values()], batch_size):
+        at_once = max(1, min(batch_size, _POSITIONS // longest))
+        for tokens, inputs, there in in_batches(design, [rows[0] for rows in same.values()], at_once):
             targets = np.zeros_like(inputs)
             targets[there] = design.documents.flat[tokens]
             rows = torch.from_numpy(np.where(inputs == design.documents.vocabulary, beginning, inputs)).to(device)
             output = model(input_ids=rows)
             logits = output["logits"] if isinstance(output, dict) else output.logits
-            logs = torch.log_softmax(logits.float(), dim=-1)
             own = torch.from_numpy(targets).to(device)
-            found[tokens] = logs.gather(2, own[..., None])[..., 0].cpu().numpy()[there]
-            correct[tokens] = (logs.argmax(dim=-1) == own).cpu().numpy()[there]
+            logs = logits.gather(2, own[..., None])[..., 0].float() - torch.logsumexp(logits.float(), dim=-1)
+            found[tokens] = np.minimum(logs.cpu().numpy(), 0)[there]
+            correct[tokens] = (logits.argmax(dim=-1) == own).cpu().numpy()[there]
     for first, *others in same.values():
         for other in others:
             for values in (found, correct):

@@ -51,7 +51,7 @@ class Rotation:
 
     n_documents: int
     share: float = 0.05
-    cost: float = 0.025
+    cost: float = 0.024
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _IGNORED = -100
+_AT_ONCE = 8
 _WHAT = "staircase"
 _FILE = "staircase.safetensors"
 Losses = Callable[[Any, list[Any]], Any]
@@ -83,7 +84,8 @@ class EpochStaircase:
         share: Of the documents, left out of each epoch, above 0 and at most 1/4.
         cost: Forward passes that measure, over the work of training (see ``Rotation``).
         seed: Of the random parts.
-        batch_size: Documents that are measured at once.
+        batch_size: Documents that are measured at once; default as the ``Trainer`` trains on, and in a loop of your own
+            eight.
         store: File that keeps what was measured, for training that is resumed; default ``staircase.safetensors`` in the
             ``Trainer``'s output directory, and in a loop of your own none.
         report: Called with a sentence after every epoch; None for silence.
@@ -105,9 +107,9 @@ class EpochStaircase:
         collate: Callable[[list[Any]], Any] | None = None,
         losses: Losses | None = None,
         share: float = 0.05,
-        cost: float = 0.025,
+        cost: float = 0.024,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         store: str | Path | None = None,
         report: Callable[[str], None] | None = print,
     ) -> None:
@@ -120,7 +122,7 @@ class EpochStaircase:
             raise ValueError(
                 f"dataset: received {type(dataset).__name__}, a stream, accepted: documents with numbers and a length"
             )
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: received {batch_size}, accepted: an integer >= 1")
         self.rotation = Rotation(len(dataset), share, cost, seed)
         self.dataset = Kept(dataset, self.rotation)
@@ -190,6 +192,7 @@ class EpochStaircase:
         if inside and args.ignore_data_skip:
             raise ValueError("ignore_data_skip: received True within an epoch, accepted: False, or the end of an epoch")
         self._collate = self._collate or loader.collate_fn
+        self._batch_size = self._batch_size or args.per_device_train_batch_size
         self._store = self._store or Path(args.output_dir) / _FILE
         self._begin(kwargs["model"], state.max_steps // self._per_epoch, done, inside > 0)
 
@@ -252,8 +255,9 @@ class EpochStaircase:
         """Documents in batches of like length, as far as that is known."""
         rows = [(int(number), self.dataset.documents[int(number)]) for number in documents]
         rows.sort(key=lambda row: len(row[1]["input_ids"]) if _has_tokens(row[1]) else 0)
-        for first in range(0, len(rows), self._batch_size):
-            numbers, found = zip(*rows[first : first + self._batch_size], strict=True)
+        size = self._batch_size or _AT_ONCE
+        for first in range(0, len(rows), size):
+            numbers, found = zip(*rows[first : first + size], strict=True)
             yield list(numbers), list(found)
 
     def _collated(self, rows: list[Any]) -> dict[str, Any]:
