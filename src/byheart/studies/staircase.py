@@ -63,7 +63,7 @@ class Setting:
 _SETTINGS: dict[Scale, Setting] = {
     "quick": Setting(600, 4, 8),
     "medium": Setting(2_000, 6, 16),
-    "paper": Setting(4_000, 6, 32),
+    "paper": Setting(3_000, 6, 32),
 }
 
 
@@ -132,8 +132,8 @@ def _train_stack(setting: Setting, runs: list[int], *, n_threads: int | None, re
     documents = _documents(setting)
     n = len(documents)
     config = EnsembleConfig(width=setting.width, n_epochs=setting.n_epochs)
-    always: tuple[Role, ...] = ("always",) * n
-    design = Design(documents, (), 2, roles=always, context=int(np.diff(documents.starts).max()))
+    always: list[Role] = ["always"] * n
+    design = Design(documents, (), 2, roles=tuple(always), context=int(np.diff(documents.starts).max()))
     sizes = ModelConfig(config.n_layers, config.width, config.n_heads, design.context)
     stack = Stack(sizes, documents.vocabulary, [1000 + run for run in runs])
     optimizer = adamw(stack, config.weight_decay)
