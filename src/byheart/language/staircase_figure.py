@@ -31,6 +31,7 @@ def draw(found: Staircase) -> Figure:
     axes.set_title(
         f"one exposure: {found.memorized:.3f} nats per token ({found.low:.3f} to {found.high:.3f})", fontsize=_SIZE
     )
+    axes.locator_params(axis="x", integer=True)
     axes.tick_params(labelsize=_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=_SIZE - 1, frameon=False)
