@@ -62,8 +62,8 @@ class Setting:
 
 _SETTINGS: dict[Scale, Setting] = {
     "quick": Setting(600, 4, 8),
-    "medium": Setting(2_000, 6, 16),
-    "paper": Setting(3_000, 6, 32),
+    "medium": Setting(1_000, 4, 32),
+    "paper": Setting(4_000, 8, 32),
 }
 
 
