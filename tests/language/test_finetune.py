@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from language.simulate import planted, simulated
+from language.texts_by_hand import random_documents
 
 from byheart.language import few
 from byheart.language.design import Design
@@ -126,6 +127,7 @@ def test_a_model_is_asked_about_every_token_and_left_as_it_was(design):
         ),
         (lambda k: None, {"n_models": 3}, "n_models: received 3, accepted: 1, or an even number up to 8"),
         (lambda k: None, {"n_models": 0}, "n_models: received 0"),
+        (lambda k: None, {"groups": ["a", "b"]}, "groups: received 2, accepted: 60, a label for each document"),
     ],
 )
 def test_what_cannot_be_audited_is_refused_by_name(design, tmp_path, train, options, message):
@@ -133,9 +135,24 @@ def test_what_cannot_be_audited_is_refused_by_name(design, tmp_path, train, opti
         audit_finetune(train, design, store=tmp_path, **options)
 
 
+def test_the_model_before_is_asked_before_it_is_trained(tmp_path):
+    design, model = Design(random_documents(60), n_models=2), Bigrams(10)
+    expected = ask(model, design, beginning=9).log_probability
+
+    def train(k):
+        with torch.no_grad():
+            model.table.weight[:, 0] += 1
+        return model
+
+    found = audit_finetune(train, design, store=tmp_path, n_models=1, before=model, beginning=9)
+    assert np.array_equal(found.before.log_probability, expected)
+    assert not np.array_equal(found.logs.log_probability, expected)
+
+
 def test_few_documents_give_no_probabilities_but_a_note(tmp_path):
     small = Design(planted(N, []).documents.take(range(8)), n_models=2)
     found = audit_finetune(lambda k: np.full(48, -1.0 - k), small, store=tmp_path)
     assert found.documents is None
-    assert found.notes == ("Single documents: 8 were drawn at random, at least 20 are needed.",)
+    (note,) = found.notes
+    assert note.startswith("Single documents are not told: scores: received 4 units to fit to, accepted: at least 10")
     assert found.spans.empty

@@ -102,15 +102,18 @@ def audit_finetune(
     ``train(k)`` trains model k on what the design gives it, ``design.collate(k)``, and returns a causal model of
     Transformers, or a pair of it and its tokenizer, which is then checked to be the design's; or the natural logarithms
     of the probabilities of all of the design's tokens, (n_tokens), or a pair of these and whether each is the most
-    probable token. Training costs ``n_models`` fine-tunes, asking a forward pass over the different documents for each.
+    probable token. Every call begins with the same weights. Training costs ``n_models`` fine-tunes, asking a forward
+    pass over the different documents for each.
 
     Args:
         train: Your function; called in this process, for one model after the other.
         design: Who trains on what, with the tokens of the model's own tokenizer (``tokenize``).
-        store: Directory where what each model says is kept; models that are there are not trained again.
+        store: Directory where what each model says is kept; models that are there are not trained again, so that
+            another way of training needs another directory.
         n_models: Models to train, 1 or an even number: the first of the design; default all of them. One tells of
             groups, 8 of single documents.
-        before: The model before it is fine-tuned, or anything that ``train`` may return.
+        before: The model before it is fine-tuned, or anything that ``train`` may return; asked before anything is
+            trained.
         groups: A label for each document; default all in one group.
         beginning: Token that every row begins with, as in ``design.collate(k, beginning=...)``.
         batch_size: Rows that a model is asked about at once, at most.
@@ -126,6 +129,10 @@ def audit_finetune(
     wanted = design.n_models if n_models is None else n_models
     if not 1 <= wanted <= design.n_models or (wanted > 1 and wanted % 2):
         raise ValueError(f"n_models: received {wanted}, accepted: 1, or an even number up to {design.n_models}")
+    if groups is not None and len(groups) != len(design.documents):
+        raise ValueError(
+            f"groups: received {len(groups)}, accepted: {len(design.documents)}, a label for each document"
+        )
     used = design.of_pairs(range(max(1, wanted // 2)))
     records = Records(prepare_directory(store))
     beginning = design.documents.vocabulary if beginning is None else beginning
@@ -144,6 +151,9 @@ def audit_finetune(
             arrays["correct"] = logs.correct[0]
         return Record(arrays, {"seconds": json.dumps(seconds)})
 
+    base = None
+    if before is not None:  # first: it may be the very network that is trained
+        base = _stacked([records.read_or_compute("before", lambda: asked(lambda: before), identity)])
     kept = []
     with bar_for_a_person("fine-tunes") as advance:
         for model in range(wanted):
@@ -152,9 +162,6 @@ def audit_finetune(
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
                 on_progress(model + 1, wanted)
-    base = None
-    if before is not None:
-        base = _stacked([records.read_or_compute("before", lambda: asked(lambda: before), identity)])
     seconds = tuple(float(json.loads(record.header["seconds"])) for record in kept)
     return _judged(used, tuple(range(wanted)), _stacked(kept), base, groups, seconds)
 
@@ -178,24 +185,28 @@ def _judged(
 ) -> Finetune:
     notes: list[str] = []
     numbers = np.array(models)
-    n_random = int((np.array(design.roles) == "random").sum())
     scores = _scores(design, before)
-    enough = n_random // 2 >= few.FEWEST
-    if not enough:
-        notes.append(f"Single documents: {n_random} were drawn at random, at least {2 * few.FEWEST} are needed.")
     documents = of_groups = dose = estimates = None
+    drawn = "random" in design.roles
     if len(models) <= 2:
-        if n_random:
-            given = scores if enough else None
-            found = few.single(design, logs.log_probability, groups, scores=given)
-            of_groups, documents = found.groups, found.units if enough else None
+        if drawn:
+            try:
+                found = few.single(design, logs.log_probability, groups, scores=scores)
+                documents = found.units
+            except ValueError as error:  # too few to fit to
+                notes.append(f"Single documents are not told: {error}.")
+                found = few.single(design, logs.log_probability, groups)
+            of_groups = found.groups
         if design.spans:
             copies = [f"spans of {len(span.copies)} copies" for span in design.spans]
             table = few.single(design, logs.log_probability, copies, unit="spans").groups
             dose = table[table["n_in"] + table["n_out"] > 0].reset_index(drop=True)
     else:
         estimates = design.estimate(logs)
-        documents = few.shrunk(design, logs, scores) if enough else None
+        try:
+            documents = few.shrunk(design, logs, scores)
+        except ValueError as error:
+            notes.append(f"Single documents are not told with the help of scores: {error}.")
     spans = extraction_from(design, numbers, logs)
     spans["on"] = design.span_mask[numbers].mean(axis=0) if design.spans else np.zeros(0)
     places = Places.of(design)
