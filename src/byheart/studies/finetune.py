@@ -58,7 +58,7 @@ class Setting:
     n_epochs: int = 1
 
 
-_SIZES: dict[Scale, tuple[int, int]] = {"quick": (8, 1), "medium": (24, 1), "paper": (48, 4)}
+_SIZES: dict[Scale, tuple[int, int]] = {"quick": (12, 1), "medium": (24, 1), "paper": (48, 4)}
 
 
 def _groups(scale: Scale) -> dict[str, list[Setting]]:
