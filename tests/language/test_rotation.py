@@ -67,7 +67,7 @@ def simulated(seed, gaps=(0.3, 0.2, 0.1), n=1200, mine=1.0):
 
 
 def test_a_known_gap_is_found_and_intervals_hold_it():
-    found = [estimate(*simulated(seed)) for seed in range(40)]
+    found = [estimate(*simulated(seed), between_runs=0) for seed in range(40)]
     assert np.mean([one.memorized for one in found]) == pytest.approx(0.2, abs=0.004)
     assert np.mean([one.low <= 0.2 <= one.high for one in found]) >= 0.85
     of_epochs = np.array([one.epochs["memorized"] for one in found])
@@ -87,12 +87,19 @@ def test_the_parts_of_the_drop_add_up_and_nothing_is_found_where_nothing_is():
 
 def test_what_was_measured_before_makes_intervals_shorter():
     rotation, measured, rare = simulated(3)
-    paired = estimate(rotation, measured, rare).standard_error
+    paired = estimate(rotation, measured, rare, between_runs=0).standard_error
     shuffled = {0: measured[0]}  # the same losses, with a past that says nothing
     rng = np.random.default_rng(0)
     for done in (1, 2, 3):
         shuffled[done] = dict(zip(measured[done], rng.permutation(list(measured[done].values())), strict=True))
-    assert paired < estimate(rotation, shuffled).standard_error / 3
+    assert paired < estimate(rotation, shuffled, between_runs=0).standard_error / 3
+
+
+def test_what_runs_differ_by_is_added():
+    given = simulated(5)
+    one, runs = estimate(*given, between_runs=0), estimate(*given, between_runs=0.3)
+    assert runs.memorized == one.memorized
+    assert runs.standard_error == pytest.approx(np.hypot(one.standard_error, 0.3 * one.memorized))
 
 
 def test_an_epoch_without_its_beginning_is_left_out():

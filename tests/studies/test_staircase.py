@@ -67,7 +67,7 @@ def test_it_runs_small(tmp_path):
     verdicts = reproduce(small, "quick", tmp_path, n_workers=1)
     assert list(verdicts["claim"]) == list(CLAIMS)
     kept = pd.read_csv(tmp_path / "estimates.csv")
-    assert len(kept) == 4
+    assert len(kept) == 2 * 4
     assert (kept["low"] < kept["memorized"]).all()
-    assert len(pd.read_csv(tmp_path / "epochs.csv")) == 8
+    assert len(pd.read_csv(tmp_path / "epochs.csv")) == 2 * 8
     assert "4 transformers" in (tmp_path / "README.md").read_text()

@@ -123,7 +123,7 @@ def trainer(model: Any, tokenizer: Any, design: Design, setting: Setting) -> Cal
     def train(k: int) -> tuple[Any, Any]:
         import transformers
 
-        own = copy.deepcopy(model)
+        own = _float_copy(model)
         transformers.set_seed(setting.seed)
         if setting.how == "lora":
             import peft
@@ -156,6 +156,16 @@ def trainer(model: Any, tokenizer: Any, design: Design, setting: Setting) -> Cal
         return own, tokenizer
 
     return train
+
+
+def _float_copy(model: Any) -> Any:
+    """Copy a network without the mark of a quantised one, which those read from GGUF keep, in float32 or not."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    own = type(model)(config)
+    own.load_state_dict(model.state_dict())
+    return own
 
 
 def _train(
