@@ -250,7 +250,10 @@ def _single(tables: Tables) -> Finding:
     errors = (table["memorized"] / table["truth"] - 1).abs()
     within = float((errors <= 0.1).mean())
     truth = table["truth"].mean()
-    words = f"{100 * within:.0f} % of {len(table)} estimates are within 10 % of the truth, {truth:.4f} nats per token; half within {100 * errors.median():.1f} %, the furthest is off by {100 * errors.max():.0f} %"
+    words = (
+        f"{100 * within:.0f} % of {len(table)} estimates are within 10 % of the truth, {truth:.4f} nats per token;"
+        f" half within {100 * errors.median():.1f} %, the furthest is off by {100 * errors.max():.0f} %"
+    )
     return judged(words, within >= 0.9, within < 0.5)
 
 
