@@ -176,6 +176,9 @@ def estimate(
 
     Raises:
         ValueError: If no epoch has been measured on both ends.
+
+    References:
+        MacKinnon and White 1985 (HC3, errors of regressions on few data).
     """
     from scipy.stats import t  # slow to import
 
@@ -189,7 +192,7 @@ def estimate(
         weights[part] = np.concatenate([np.ones((1, n)), drawn]) / n  # the first row: as it is
     adjusted = 1 if rare is None or n < _FEWEST_RARE else 2
     degrees = 2 * n - 2 - adjusted
-    wider = np.sqrt(2 * n / degrees)  # residuals are smaller than errors
+    wider = 2 * n / degrees  # residuals are smaller than errors: as HC3, on average
     rows, gaps = [], []
     for epoch in epochs:
         sides = []
