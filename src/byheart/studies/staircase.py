@@ -219,8 +219,8 @@ def _truth(
 ) -> Float64[np.ndarray, "n_runs_less_one n_epochs"]:
     """What an exposure does: of each run, its documents left out of an epoch against the same documents in other runs.
 
-    As in the estimate, these are documents that had been in every epoch before. A run that is better than others at
-    everything counts on both sides, so that this cancels in the mean over runs.
+    As in the estimate, these are documents that had been in every epoch before. How much better a run is than others at
+    everything is told by those that it was not left out of, and taken away.
     """
     others = [run for run in range(len(rotations)) if run != without]
     n_epochs = losses.shape[1] - 1
@@ -234,9 +234,12 @@ def _truth(
         after = losses[:, epoch + 1].astype(np.float64)
         total, n = np.where(seen, after, 0).sum(axis=0), seen.sum(axis=0)
         for row, run in enumerate(others):
-            out = rotations[run].out(epoch)
-            told = out[n[out] > 0]
-            found[row, epoch] = (after[run, told] - total[told] / n[told]).mean()
+            own, out = seen[run], rotations[run].out(epoch)
+            out = out[n[out] > 0]
+            own &= n > 1
+            left_out = after[run, out] - total[out] / n[out]
+            inside = after[run, own] - (total[own] - after[run, own]) / (n[own] - 1)
+            found[row, epoch] = left_out.mean() - inside.mean()
     return found
 
 
