@@ -348,7 +348,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     right.set(xlabel="tries", ylabel="spans extracted (%)", xscale="log")
     for ax in (left, right):
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
-    n_seeds = table.groupby("how")["seed"].nunique().max()
+    n_seeds = int(table.groupby("how")["seed"].nunique().max())
     caption = (
         "Left: the mean logarithm of the probability that the model writes the 16 tokens of a span after the 8 before"
         " it, by the number of copies that it was trained on (0: off, or a probe); bars are two standard errors over"

@@ -345,6 +345,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     right.plot(numbers, grouped["truth"].mean(), "k_", ms=12, label="memorized, truth")
     right.set(xlabel="epoch", ylabel="nats per token", yscale="symlog")
     right.set_yscale("symlog", linthresh=0.1)
+    right.set_xticks(numbers)
     for ax in (left, right):
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     caption = (
