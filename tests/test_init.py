@@ -88,6 +88,11 @@ def test_editors_and_type_checkers_are_told_of_the_same_names():
         assert getattr(byheart, name) is getattr(importlib.import_module(module), name)
 
 
+def test_modules_that_the_docs_name_come_with_byheart():
+    program = "import byheart; print(byheart.datasets.__name__, byheart.language.__name__)"
+    assert printed(program) == ["byheart.datasets", "byheart.language"]
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         byheart.trian  # noqa: B018

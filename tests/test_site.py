@@ -28,7 +28,7 @@ def public(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["byheart", "byheart.language"])
 def test_every_public_name_is_in_the_reference(module):
-    names = public(module) - {"language"}  # a package, whose names are asked for by themselves
+    names = public(module) - {"datasets", "language"}  # modules, whose names are described by themselves
     folder = ROOT / "src" / module.replace(".", "/")
     modules = {path.stem for path in folder.glob("*.py")}  # whose names would be taken for the module
     assert len(names) > 15

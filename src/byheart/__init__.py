@@ -17,6 +17,7 @@ from byheart.memorization import smoothed_memorization as smoothed_memorization
 
 if _TYPE_CHECKING:
     __version__: str
+    from byheart import datasets as datasets
     from byheart import language as language
     from byheart.geometry import example_dimensionality as example_dimensionality
     from byheart.geometry import feature_dimensionality as feature_dimensionality
@@ -72,14 +73,15 @@ _NAMES = {
     "toy.sweep": "SweepError grid sweep",
     "toy.train": "train",
 }
+_MODULES = ("datasets", "language")
 _HOMES = {name: f"byheart.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> _Any:
     if name == "__version__":
         return _version("byheart")
-    if name == "language":
-        return _import_module("byheart.language")
+    if name in _MODULES:
+        return _import_module(f"byheart.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'byheart' has no attribute {name!r}")
     found = globals()[name] = getattr(_import_module(_HOMES[name]), name)
@@ -87,4 +89,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "__version__", "language"})
+    return sorted({*globals(), *_HOMES, *_MODULES, "__version__"})

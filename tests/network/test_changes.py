@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, fisher_exact
 
+from byheart.cli.targets import read_table
 from byheart.network.audit import audit
 from byheart.network.changes import _p_value_of_count, _p_value_of_others, changes
 
@@ -72,7 +73,7 @@ def test_whole_numbers_are_the_ids_that_a_file_has_as_words():
     assert changes(numbers, numbers.assign(id=numbers["id"].astype(str))[::-1]).table.empty
 
 
-def test_labels_are_compared_by_name_where_both_audits_have_names():
+def test_labels_are_compared_by_name_where_both_audits_have_names(tmp_path):
     torch = pytest.importorskip("torch")
 
     x = np.eye(6, dtype=np.float32)
@@ -89,7 +90,12 @@ def test_labels_are_compared_by_name_where_both_audits_have_names():
     assert found.relabelled == 1
     changed = found.table[found.table["change"] == "relabelled"]
     assert changed[["id", "label_before", "label_after"]].to_numpy().tolist() == [["2", "b", "a"]]
-    assert changes(two.table, three.table).relabelled == 5  # tables have no names
+    assert changes(two.table, three.table).relabelled == 5  # these tables have no names
+    for name, each in (("two", two), ("three", three)):
+        each.save(tmp_path / f"{name}.csv")
+    in_files = changes(read_table(tmp_path / "two.csv"), read_table(tmp_path / "three.csv"))
+    pd.testing.assert_frame_equal(in_files.table, found.table, rtol=1e-5)
+    assert changes(read_table(tmp_path / "two.csv"), three).relabelled == 1
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,11 @@ def test_labels_are_compared_by_name_where_both_audits_have_names():
         (BEFORE, PLAIN[:2], "accepted: .* ids in both"),
         (PLAIN, PLAIN[::-1], "2 of 4 examples with other labels, accepted: the same order, or ids"),
         (BEFORE, BEFORE.assign(id=list("wxyz")), "without one in common"),
+        (
+            BEFORE.assign(id=[1, 2, 3, 40]),
+            BEFORE.assign(id=["001", "002", "003", "40"]),
+            "numbers of before and words such as '001' of after",
+        ),
         (BEFORE, BEFORE.assign(id=list("aabc")), "after: received an id twice"),
         (PLAIN.drop(columns="flagged"), PLAIN, "before: received a table without flagged"),
         (PLAIN, PLAIN.assign(score="x"), "after: received a table without score"),

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -43,11 +44,13 @@ def test_all_columns_come_back(found, tmp_path, suffix):
 
 def test_what_a_spreadsheet_would_run_is_text_in_csv_and_as_it_was_in_parquet(found, tmp_path):
     names = np.array(found.label_names)[found.table["label"]]
-    in_csv = read_table(found.save(tmp_path / "scores.csv"))["label_name"]
+    path = found.save(tmp_path / "scores.csv")
+    in_csv = pd.read_csv(path)["label_name"]
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in in_csv)
     assert [cell.removeprefix("'") for cell in in_csv] == names.tolist()
     assert "plain, 'quoted' \"twice\"" in set(in_csv)
-    assert read_table(found.save(tmp_path / "scores.parquet"))["label_name"].tolist() == names.tolist()
+    for each in (path, found.save(tmp_path / "scores.parquet")):
+        assert read_table(each)["label_name"].tolist() == names.tolist()
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -55,6 +58,13 @@ def test_ids_come_back_as_they_were(found, tmp_path, suffix):
     ids = ["=1+1", "007", "NA", "'=a", *(f"f{k}" for k in range(116))]
     named = dataclasses.replace(found, table=found.table.assign(id=ids))
     assert read_table(named.save(tmp_path / f"scores{suffix}"))["id"].tolist() == ids
+
+
+@pytest.mark.parametrize("names", [["007", "010", "1e3", "1"], ["False", "True", "NA", "nan"]])
+def test_names_of_classes_come_back_as_words(found, tmp_path, names):
+    named = dataclasses.replace(found, label_names=[*names, "x", "y"])
+    table = read_table(named.save(tmp_path / "scores.csv"))
+    assert table["label_name"].tolist() == np.array(named.label_names)[found.table["label"]].tolist()
 
 
 def test_numbers_below_zero_stay_numbers(found, tmp_path):

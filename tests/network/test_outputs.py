@@ -78,6 +78,31 @@ def test_labels_may_be_words_and_arrays_tables():
     compare(found.table, audit_outputs(Y, logits=logits, features=features).table)
 
 
+def test_columns_that_are_named_as_the_labels_say_the_order_of_the_outputs():
+    _, logits = arrays(network())
+    words, order = np.array(["a", "b", "c"])[Y], [2, 0, 1]
+    table = pd.DataFrame(logits[:, order], columns=["c", "a", "b"])
+    found, expected = audit_outputs(words, logits=table), audit_outputs(words, logits=logits)
+    assert found.label_names == ["c", "a", "b"]
+    for name in ("loss", "margin", "score", "wrong_label"):
+        np.testing.assert_allclose(found.table[name], expected.table[name], rtol=1e-4)
+    plain = audit_outputs(words, logits=pd.DataFrame(logits, columns=["p0", "p1", "p2"]))  # these name no class
+    np.testing.assert_array_equal(plain.table["loss"], expected.table["loss"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns", "message"),
+    [
+        (np.array(["a", "b", "x"])[Y], ["a", "b", "c"], "received 'x', accepted: the outputs' columns a, b, c"),
+        (Y, [2, 0, 1], "whole numbers with outputs whose columns are 2, 0, 1, accepted: columns 0 to 2"),
+        (np.array([0, 2, 5])[Y], [0, 2, 5], "columns are 0, 2, 5, accepted: columns 0 to 2"),
+    ],
+)
+def test_columns_of_other_classes_are_refused(labels, columns, message):
+    with pytest.raises(ValueError, match=message):
+        audit_outputs(labels, logits=pd.DataFrame(arrays(network())[1], columns=columns))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 
 from byheart.datasets import digits
 from byheart.network.audit import Audit, audit
+from byheart.network.log import TrainingLog
+from byheart.network.page.summary import worst
 from byheart.network.score_table import scores_from
 from byheart.network.verdicts import VERDICTS
 from byheart.page.encoding import decode
@@ -89,6 +91,21 @@ def test_the_page_of_a_regression_shows_targets_and_no_options_of_classes(tmp_pa
     assert f"target {targets[found.listed[0]]:.4g}, answered" in page
     assert re.fullmatch(r"age: \S+, <b>: \S+, height: \S+", shown["shown"]["0"]["text"])
     assert "<b>:" not in page
+    assert (found.table["verdict"] == "ordinary").all()
+    assert "not called memorized" in page
+    assert "For example" not in page
+    logged = audit(net, (inputs, targets), log=TrainingLog.from_losses(rng.random((2, 40))))
+    assert "called memorized below. This is a ranking" in logged.save(tmp_path / "b.html").read_text()
+
+
+def test_the_page_says_how_many_of_the_flagged_are_answered_wrongly():
+    found = audit(small(), digits().take(np.arange(150)), "2", most_shown=5)
+    table = found.table.assign(flagged=np.arange(150) < 3)
+    table["prediction"] = np.where(np.arange(150) < 2, (table["label"] + 1) % 10, table["label"])
+    answer = worst(dataclasses.replace(found, table=table), found.label_names)[0]["answer"]
+    assert answer.endswith("2 of them the network answers wrongly now.")
+    right = worst(dataclasses.replace(found, table=table.assign(prediction=table["label"])), found.label_names)
+    assert "wrongly" not in right[0]["answer"]
 
 
 def test_of_several_numbers_per_example_there_is_no_column_of_targets():

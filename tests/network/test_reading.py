@@ -286,6 +286,15 @@ def test_targets_that_do_not_fit_the_loss_are_refused_in_one_line(model, targets
     assert "\n" not in str(error.value)
 
 
+def test_classes_beyond_the_outputs_are_named_where_labels_are_words():
+    words = np.array(["cat", "dog", "emu"], dtype=object)[Y.numpy()]
+    words[3] = "dgo"
+    with pytest.raises(ValueError, match=r"to 3 \(0 'cat', 1 'dgo', 2 'dog', 3 'emu'\), accepted: 0 to 2"):
+        audit(network(3), (X, words))
+    with pytest.raises(ValueError, match=r"targets from 0 to 3 \(0 'cat', 1 'dgo', .*\) and one output"):
+        audit(network(1, targets=BINARY), (X, words))
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [

@@ -149,7 +149,7 @@ def built_in(
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Return the table of an audit that ``byheart audit --table`` wrote; ids are words.
+    """Return the table of an audit that ``byheart audit --table`` wrote; ids and names of classes are words.
 
     Raises:
         ValueError: If there is no such file, or it is no such table.
@@ -159,10 +159,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if str(path).endswith(".parquet"):
             require_pyarrow()
             return pd.read_parquet(path, engine="pyarrow").set_index("example")
-        table = pd.read_csv(path, index_col="example", keep_default_na=False, na_values=[""])  # a class may be NA
-        if ID in table:  # 007 and NA are ids
-            ids = pd.read_csv(path, usecols=[ID], dtype=str, keep_default_na=False)[ID]
-            table[ID] = ids.map(as_it_was).to_numpy()
+        table = pd.read_csv(path, index_col="example", keep_default_na=False, na_values=[""])
+        of_words = [str(name) for name in table if name == ID or str(name).endswith("_name")]
+        if of_words:  # 007, NA and True are ids and classes
+            as_text = pd.read_csv(path, usecols=of_words, dtype=str, keep_default_na=False)
+            for name in of_words:
+                table[name] = as_text[name].map(as_it_was).to_numpy()
         return table
     except (OSError, ValueError, KeyError) as error:
         words = " ".join(str(error).split())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
@@ -321,13 +321,12 @@ def audit(
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size, model)
+    mean_loss = None if log is None else _mean_loss(log, inputs.n_examples)
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         finder = CopyFinder(inputs.n_examples) if copies else None
         first = first_pass(model, inputs, plan, advance, finder)
-        if log is not None and len(log) != len(first.table):
-            raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {len(first.table)}")
         if inputs.order_assumed and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
@@ -343,8 +342,8 @@ def audit(
         table.insert(0, ID, names.tolist())
     with telling(on_progress, inputs.n_examples) as advance:
         table = table.assign(**over_checkpoints(model, inputs, plan, checkpoints, advance))
-    if log is not None:
-        table["mean_loss"] = log.mean_loss
+    if mean_loss is not None:
+        table["mean_loss"] = mean_loss
 
     evidence = _evidence(plan, first, log is not None, len(checkpoints) > 0, curvature, held_out is not None)
     score_name, table, of_score = flagged(table, plan.layers, evidence, held_out)
@@ -377,6 +376,13 @@ def audit(
         shown=shown,
         carriers=_carriers(model, plan, first, kept, head_inputs) if with_carriers else None,
     )
+
+
+def _mean_loss(log: TrainingLog, n_examples: int) -> Float64[np.ndarray, " n_examples"]:
+    """The averages of a log, which is asked for before the passes take their time."""
+    if len(log) != n_examples:
+        raise ValueError(f"log: received one of {len(log)} examples, accepted: of the dataset's {n_examples}")
+    return log.mean_loss
 
 
 def _shown(

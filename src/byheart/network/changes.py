@@ -133,7 +133,8 @@ def changes(
 ) -> Changes:
     """Compare two audits, example by example.
 
-    Examples are matched by their ids where both audits have them, else by position.
+    Examples are matched by their ids where both audits have them, else by position. Labels are compared by the names of
+    the classes where both sides have them: audits, and tables as they are saved, with a column label_name.
 
     Args:
         before: An audit, or its table.
@@ -173,7 +174,8 @@ class _Side:
     name: str
     table: pd.DataFrame
     flagged: Bool[np.ndarray, " n_examples"]
-    label_names: list[str]
+    label_names: dict[int, str]
+    """Of the classes, by their numbers; empty if it does not say them."""
     ids: list[str] | None
 
     @classmethod
@@ -189,7 +191,7 @@ class _Side:
                 )
         if not np.isfinite(table["score"]).all() or not len(table):
             raise ValueError(f"{name}: received {len(table)} examples, not all with a finite score, accepted: all with")
-        label_names = given.label_names if isinstance(given, Audit) else []
+        label_names = dict(enumerate(given.label_names)) if isinstance(given, Audit) else _label_names(table)
         ids = table[ID].astype(str).tolist() if ID in table else None
         if ids is not None and len(set(ids)) < len(ids):
             raise ValueError(f"{name}: received an id twice in the column {ID}, accepted: each once")
@@ -209,19 +211,37 @@ class _Matched:
 
 
 def _labels(first: _Side, second: _Side) -> tuple[np.ndarray, np.ndarray] | None:
-    """The labels of both; by name where both have names, since a class more may have changed the numbers."""
+    """The labels of both; by name where their names are numbered otherwise, as a class more or less changes them."""
     if "label" not in first.table or "label" not in second.table:
         return None
     one, two = (side.table["label"].to_numpy() for side in (first, second))
-    if first.label_names and second.label_names and first.label_names != second.label_names:
-        one, two = (np.array(side.label_names, dtype=object)[values] for side, values in ((first, one), (second, two)))
+    if first.label_names and second.label_names and not _numbered_alike(first.label_names, second.label_names):
+        one, two = (
+            np.array([side.label_names[number] for number in values.tolist()], dtype=object)
+            for side, values in ((first, one), (second, two))
+        )
     return one, two
+
+
+def _label_names(table: pd.DataFrame) -> dict[int, str]:
+    """The names of the classes that a saved table has beside their numbers; none if some are missing or no words."""
+    if not {"label", "label_name"} <= set(table):
+        return {}
+    found = dict(zip(table["label"].tolist(), table["label_name"].tolist(), strict=True))
+    return found if all(isinstance(name, str) and name for name in found.values()) else {}
+
+
+def _numbered_alike(one: dict[int, str], two: dict[int, str]) -> bool:
+    """Whether no number has two names, and no name two numbers."""
+    both = one.items() | two.items()
+    return one == two or len(both) == len({number for number, _ in both}) == len({name for _, name in both})
 
 
 def _match(first: _Side, second: _Side) -> _Matched:
     n_before, n_after = len(first.table), len(second.table)
     by_id = first.ids is not None and second.ids is not None
     if first.ids is not None and second.ids is not None:
+        _check_ids(first, second)
         found = pd.Index(first.ids).get_indexer(pd.Index(second.ids))
         if not (found >= 0).any():
             raise ValueError(
@@ -246,6 +266,18 @@ def _match(first: _Side, second: _Side) -> _Matched:
         )
     removed = np.setdiff1d(np.arange(n_before), before)
     return _Matched(before, after, same, removed, np.flatnonzero(found < 0))
+
+
+def _check_ids(first: _Side, second: _Side) -> None:
+    """Refuse ids that a program has made numbers on one side only: 7 is no longer 007."""
+    for numbers, words in ((first, second), (second, first)):
+        if numbers.table[ID].dtype.kind in "iuf" and words.table[ID].dtype.kind not in "iuf":
+            lost = [word for word in words.ids or () if word.isdecimal() and str(int(word)) != word]
+            if lost:
+                raise ValueError(
+                    f"ids: received numbers of {numbers.name} and words such as {lost[0]!r} of {words.name}, accepted:"
+                    " words of both, as pandas.read_csv reads them with dtype={'id': str}"
+                )
 
 
 def _check_evidence(first: _Side, second: _Side) -> None:

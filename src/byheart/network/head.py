@@ -196,7 +196,7 @@ def default_layer(model: nn.Module, forward: Forward, head: str | None, notes: l
         if len(forward.layouts.seen.get(name, [])) == forward.layouts.n_calls(name)
     ]
     if not called:
-        raise ValueError("layer: received none of a model without submodules, accepted: a model with some")
+        raise ValueError("layer: received none of a model without submodules, accepted: nn.Sequential(model)")
     notes.append(f"No linear layer makes the output; the layer looked at is {called[-1]}.")
     return called[-1]
 

@@ -1,4 +1,4 @@
-"""A user's data as batches that can be gone through twice in the same order: arrays, a Dataset or a DataLoader."""
+"""A user's data as batches that can be gone through again in the same order: arrays, a Dataset or a DataLoader."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def numbered(targets: Any, label_names: Sequence[str] | None) -> np.ndarray | to
 
 
 class _Pairs:
-    """Inputs and targets, row by row; inputs are a tensor, a sparse matrix of scipy, or a dict of tensors."""
+    """Inputs and targets, by row or batch; inputs are a tensor, a sparse matrix of scipy, or a dict of tensors."""
 
     def __init__(self, inputs: Any, targets: torch.Tensor) -> None:
         self.inputs, self.targets = inputs, targets
@@ -251,6 +251,21 @@ class _Pairs:
         if scipy.sparse.issparse(self.inputs):
             return torch.as_tensor(self.inputs[[index]].toarray()[0]), self.targets[index]
         return self.inputs[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Any, torch.Tensor]:
+        """Return a batch, which is what a loader asks for: in memory of its own, since networks may write over it."""
+        import torch
+
+        if isinstance(self.inputs, dict):
+            return {name: values[indices] for name, values in self.inputs.items()}, self.targets[indices]
+        if scipy.sparse.issparse(self.inputs):
+            return torch.as_tensor(self.inputs[indices].toarray()), self.targets[indices]
+        return self.inputs[indices], self.targets[indices]
+
+
+def _as_it_is(batch: Any) -> Any:
+    """A batch that is one already; a function of a module, so that worker processes can have it."""
+    return batch
 
 
 def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, labelled: bool = True) -> Inputs:
@@ -280,8 +295,8 @@ def as_inputs(data: Any, batch_size: int = _BATCH_SIZE, model: Any = None, *, la
     elif of_outputs is not None and found.label_names != of_outputs:
         found.order_assumed = True
         found.notes.append(
-            f"The data name the classes {_listed(found.label_names)}, and the model's id2label names its outputs"
-            f" {_listed(of_outputs)}: the numbers of the data are taken for those of the outputs."
+            f"The data name the classes {listed(found.label_names)}, and the model's id2label names its outputs"
+            f" {listed(of_outputs)}: the numbers of the data are taken for those of the outputs."
         )
     return found
 
@@ -316,7 +331,7 @@ def _inputs(data: Any, batch_size: int, of_outputs: Sequence[str] | None) -> Inp
         names = _feature_names(data[0])
         data, words = _pairs(data[0], data[1], of_outputs)
         assumed = words is not None and of_outputs is None
-        loader = _not_empty(DataLoader(data, batch_size), data)
+        loader = _not_empty(DataLoader(data, batch_size, collate_fn=_as_it_is), data)
         notes = [_of_words(words)] if words is not None and assumed else []
         return Inputs(loader, notes, words or label_names, order_assumed=assumed, feature_names=names)
     is_dataset = hasattr(data, "__len__") and (hasattr(data, "__getitem__") or isinstance(data, IterableDataset))
@@ -378,10 +393,11 @@ def _feature_names(inputs: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _of_words(names: Sequence[str]) -> str:
-    return f"Labels are words: the network's outputs are taken to be in the order {_listed(names)}."
+    return f"Labels are words: the network's outputs are taken to be in the order {listed(names)}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first ten classes in words, with their numbers."""
     return ", ".join(f"{number} {name!r}" for number, name in enumerate(names[:10])) + (", ..." if names[10:] else "")
 
 

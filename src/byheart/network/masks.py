@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Given = Callable[[Any], Any] | Any | Literal[False] | None
 _GIVEN = "Which positions count is what mask= says."
+_UNUSED = "mask= changes nothing: no layer that is looked at has positions."
 _IGNORED = -100  # the target of positions that have none, as in torch's cross-entropy
 
 
@@ -85,6 +86,8 @@ def find_mask(
     if given is None and not sequences and not several:
         return Mask(lambda *_: None), notes
     mask = _mask(given, batch, n_examples, model, layouts, fewer)
+    if not sequences and not several:
+        return Mask(lambda *_: None), [_UNUSED] if given is not False else []
     if mask.note:
         notes.append(mask.note)
     elif any(len(axes[name]) == 3 for name in sequences):

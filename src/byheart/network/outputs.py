@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64
 
 from byheart.arrays import as_labels, finite_array
@@ -45,7 +46,8 @@ def audit_outputs(
     outputs, and scores of a last layer are left out.
 
     Args:
-        labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,).
+        labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,). Of a
+            table of outputs whose columns are named as the words, the columns say the order.
         probabilities: Of the classes, as the classifier gives them that was trained on these examples and labels, of
             shape (n_examples, n_classes); (n_examples,) are of class 1 of two. Probabilities of models that did not see
             an example, such as of a cross-validation, say nothing of what was memorized.
@@ -61,7 +63,7 @@ def audit_outputs(
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do
-            not sum to 1, or the arrays are of different numbers of examples.
+            not sum to 1, the arrays are of different numbers of examples, or columns name other classes than labels do.
         ModuleNotFoundError: If PyTorch is missing.
     """
     require_torch()
@@ -71,6 +73,7 @@ def audit_outputs(
     outputs = finite_array(logits, "logits") if probabilities is None else _logs(probabilities)
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(f"logits: received shape {outputs.shape}, accepted: (n_examples, n_classes), two or more")
+    labels = _in_order_of_columns(labels, logits if probabilities is None else probabilities)
     read = outputs if features is None else finite_array(features, "features")
     n_labels = len(as_labels(labels, "labels")[0])
     if read.ndim != 2 or not len(read) == len(outputs) == n_labels:
@@ -108,6 +111,28 @@ def audit_outputs(
         notes=notes,
         provenance=found.provenance | {"model": "arrays", "parameters": "unknown", "layer": layer},
     )
+
+
+def _in_order_of_columns(labels: Any, outputs: Any) -> Any:
+    """Labels numbered by the columns of a table of outputs, where these are named as classes; else as they are."""
+    columns = list(getattr(outputs, "column_names", getattr(outputs, "columns", ())))
+    numbers, words = as_labels(labels, "labels")
+    if words is None:
+        whole = all(isinstance(name, (int, np.integer)) for name in columns)
+        if columns and whole and columns != list(range(len(columns))):
+            raise ValueError(
+                f"labels: received whole numbers with outputs whose columns are {', '.join(map(str, columns[:10]))},"
+                f" accepted: columns 0 to {len(columns) - 1} in this order, and labels that are their places"
+            )
+        return labels
+    used = [words[number] for number in np.unique(numbers)]
+    if not set(used) & set(columns):  # columns such as p0 name no class
+        return labels
+    unknown = [word for word in used if word not in columns]
+    if unknown:
+        named = ", ".join(map(str, columns))
+        raise ValueError(f"labels: received {unknown[0]!r}, accepted: the outputs' columns {named}")
+    return pd.Categorical(np.array(words, dtype=object)[numbers], categories=columns)
 
 
 def _logs(probabilities: Any) -> Float64[np.ndarray, "n_examples n_classes"]:

@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from byheart.network.calling import call, copied_inputs, described
 from byheart.network.huggingface import loss_of_config
+from byheart.network.inputs import listed
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,7 @@ class Reading:
         n_classes: Number of classes, of a classification.
         one_output: Whether there is one output for two classes.
         notes: What was assumed.
+        classes: Their names, where the data say them, for messages.
     """
 
     loss: Loss
@@ -56,6 +58,7 @@ class Reading:
     n_classes: int | None = None
     one_output: bool = False
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def logits(self, outputs: Any, indices: Int64[np.ndarray, " n_examples"]) -> Any:
         """Return a batch's outputs with probabilities as logits, of two classes where there is one output.
@@ -113,8 +116,8 @@ class Reading:
             and not 0 <= int(targets.min()) <= int(targets.max()) < self.n_classes
         ):
             raise ValueError(
-                f"dataset: received targets from {targets.min()} to {targets.max()}, accepted: 0 to"
-                f" {self.n_classes - 1}"
+                f"dataset: received targets from {targets.min()} to {targets.max()}{_named(self.classes)}, accepted: 0"
+                f" to {self.n_classes - 1}"
             )
         return targets
 
@@ -149,7 +152,7 @@ def read_model(model: Any, inputs: Inputs, batch: Batch, output: Any, loss: Loss
     said, notes = (None, ()) if loss is not None else loss_of_config(model, batch.targets, output)
     again = lambda: call(model, copied_inputs(batch.inputs))  # noqa: E731
     found = read(inputs, batch, output, loss or said, lambda: last_operation(again))
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
+    return dataclasses.replace(found, notes=(*found.notes, *notes), classes=tuple(inputs.label_names or ()))
 
 
 def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_operation: Callable[[], str]) -> Reading:
@@ -201,6 +204,10 @@ def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_oper
     return Reading(default)
 
 
+def _named(classes: Sequence[str] | None) -> str:
+    return f" ({listed(classes)})" if classes else ""
+
+
 def _of_one_output(
     inputs: Inputs, y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_operation: Callable[[], str]
 ) -> Reading:
@@ -210,8 +217,8 @@ def _of_one_output(
     if not (loss in _BINARY or _two_values(y, inputs)):
         if whole and not callable(loss):
             raise ValueError(
-                f"dataset: received targets from {y.min()} to {y.max()} and one output, accepted: 0 and 1 (two"
-                " classes), or loss='mse' for numbers"
+                f"dataset: received targets from {y.min()} to {y.max()}{_named(inputs.label_names)} and one output,"
+                " accepted: 0 and 1 (two classes), or loss='mse' for numbers"
             )
         if loss in ("cross_entropy", "nll"):
             raise ValueError(f"loss: received {loss!r} with one output, accepted: targets of 0 and 1, or 'mse'")

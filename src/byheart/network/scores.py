@@ -29,6 +29,7 @@ there are rows.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,8 @@ RIDGE = 0.01  # times the mean eigenvalue of the moments that it is added to
 MOST_CLASS_BYTES = 2**29  # moments by class take n_classes * min(n_hidden, n_rows)^2 * 8 bytes
 MOST_BYTES = 2**30  # of rows that wait or of their moment: min(n_hidden, n_rows) * n_hidden * 8 bytes
 _LEAST = float(np.finfo(np.float64).eps)  # of 1 - leverage
+_NEARLY_ONE = 0.9  # leverage whose difference from 1 is computed in float64
+_STRIP = 64  # rows of a triangular matrix that are multiplied at once
 _CROWDED = 0.5  # dimensions in use for each vector from which on D* and what is left out tell little
 
 
@@ -236,6 +239,9 @@ class LayerScores:
                 " layer says without an example tells little then; a log of losses or a held-out run tells more."
             )
         self._by_class = {label: _inverse_root(m, width) for label, m in self.moments.by_class.items() if m.any()}
+        self._length = max([math.sqrt(np.trace(m) / width) for m in self.moments.by_class.values()], default=1.0)
+        # in the precision of the network's own numbers, at half the time
+        self._rounded = {label: (r * self._length).astype(np.float32) for label, r in self._by_class.items()}
 
     def __call__(
         self,
@@ -243,19 +249,23 @@ class LayerScores:
         labels: Int64[np.ndarray, " n_examples"] | None,
     ) -> dict[str, Float64[np.ndarray, " n_examples"]]:
         """Return the scores of a batch, by name."""
+        import torch
+
         n_examples, n_positions, n_hidden = rows.shape
         flat = rows.astype(np.float64).reshape(-1, n_hidden)
         coordinates = self.moments.span.coordinates(flat)
+        n_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(n_threads) as pool:  # of products that have one thread each (``passes.looking_at``)
+            of_all = pool.submit(_squared_lengths, self._factor, coordinates, lower=False)
+            maximal = pool.submit(self._maximal, flat)
+            found = {}
+            if labels is not None and self._by_class:
+                found = self._of_classes(coordinates, np.repeat(labels, n_positions), n_threads, pool)
         squares = np.square(flat).sum(axis=1)
-        safe = np.where(squares > 0, squares, 1)
-        against_all = _squared_lengths(self._factor, coordinates, lower=False) / safe  # sum over j of (h^ . h_j)^2
-        found = {
-            "example_dimensionality": np.where(squares > 0, squares / np.where(squares > 0, against_all, 1), 0),
-            "maximal_dimensionality": self._maximal(flat),
-        }
-        if labels is not None and self._by_class:
-            found |= self._of_classes(coordinates, np.repeat(labels, n_positions))
-        return {name: values.reshape(n_examples, n_positions).sum(axis=1) for name, values in found.items()}
+        against_all = of_all.result() / np.where(squares > 0, squares, 1)  # sum over j of (h^ . h_j)^2
+        found["example_dimensionality"] = np.where(squares > 0, squares / np.where(squares > 0, against_all, 1), 0)
+        found["maximal_dimensionality"] = maximal.result()
+        return {name: found[name].reshape(n_examples, n_positions).sum(axis=1) for name in sorted(found)}
 
     def _maximal(self, rows: Float64[np.ndarray, "n_rows n_hidden"]) -> Float64[np.ndarray, " n_rows"]:
         if self._triangle is None:
@@ -264,14 +274,27 @@ class LayerScores:
         return _squared_lengths(self._triangle, rows, lower=False)
 
     def _of_classes(
-        self, rows: Float64[np.ndarray, "n_rows n_coordinates"], labels: Int64[np.ndarray, " n_rows"]
+        self,
+        rows: Float64[np.ndarray, "n_rows n_coordinates"],
+        labels: Int64[np.ndarray, " n_rows"],
+        n_threads: int,
+        pool: ThreadPoolExecutor,
     ) -> dict[str, Float64[np.ndarray, " n_rows"]]:
-        own, lowest = np.any(rows, axis=1).astype(np.float64), np.full(len(rows), np.inf)
-        for label, root in self._by_class.items():
-            leverages = _squared_lengths(root, rows)
-            is_own = labels == label
-            own[is_own] = leverages[is_own]
-            lowest = np.where(is_own, lowest, np.minimum(lowest, leverages))
+        own = np.any(rows, axis=1).astype(np.float64)
+        rounded = (rows / self._length).astype(np.float32)
+
+        def lowest_of(share: list[int]) -> Float64[np.ndarray, " n_rows"]:
+            lowest = np.full(len(rows), np.inf)
+            for label in share:
+                leverages = _squared_lengths(self._rounded[label], rounded)
+                lowest = np.minimum(lowest, np.where(labels == label, np.inf, leverages))
+                precise = (labels == label) & (leverages > _NEARLY_ONE)
+                own[labels == label] = leverages[labels == label]
+                own[precise] = _squared_lengths(self._by_class[label], rows[precise])
+            return lowest
+
+        known = list(self._by_class)
+        lowest = np.minimum.reduce(list(pool.map(lowest_of, [known[i::n_threads] for i in range(n_threads)])))
         without = own / np.maximum(1 - own, _LEAST)
         ratio = np.log(np.maximum(without, 1e-300)) - np.log(np.maximum(lowest, 1e-300))
         return {"class_dimensionality": own, "other_class": ratio}
@@ -384,11 +407,15 @@ def _inverse_root(
 
 
 def _squared_lengths(
-    root: Float64[np.ndarray, "n_coordinates n_coordinates"],
-    rows: Float64[np.ndarray, "n_rows n_coordinates"],
+    root: Float[np.ndarray, "n_coordinates n_coordinates"],
+    rows: Float[np.ndarray, "n_rows n_coordinates"],
     lower: bool = True,
 ) -> Float64[np.ndarray, " n_rows"]:
-    """Return |R h|^2 of each row h, with R triangular, which takes half of a full product."""
-    whitened = scipy.linalg.blas.dtrmm(1.0, root, rows.T, lower=int(lower))
-    found: Float64[np.ndarray, " n_rows"] = np.einsum("ij,ij->j", whitened, whitened)
+    """Return |R h|^2 of each row h, with R triangular: in strips, which leave out most of its zeros."""
+    found = np.zeros(len(rows))
+    for start in range(0, len(root), _STRIP):
+        strip = slice(start, start + _STRIP)
+        used = slice(None, start + _STRIP) if lower else slice(start, None)
+        whitened = rows[:, used] @ root[strip, used].T
+        found += np.einsum("ij,ij->i", whitened, whitened)
     return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["suspected wrong label", "memorized", "not learned", "copy", "ordinary"]
 VERDICTS: dict[Verdict, str] = {
-    "suspected wrong label": "the evidence points to another class than its label: look whether the label is right",
+    "suspected wrong label": "by the evidence one of the labels most likely wrong: look whether it is right",
     "memorized": "the network answers it only because it was trained on it",
     "not learned": "the network does not answer as its label says, although it was trained on it",
     "copy": "the same input, or one that is nearly the same, is in the data more than once",
@@ -73,30 +73,26 @@ def _tail(scores: pd.Series[float]) -> pd.Series[float]:
 def judge(table: pd.DataFrame, layers: Sequence[str], evidence: Collection[Evidence]) -> pd.Series[str]:
     """Return the verdict on every example, a category.
 
-    A wrong label is suspected of the two in a hundred examples with the largest ``wrong_label``, if something says
-    another class: the network's answer, ``ridge_leave_one_out``, ``other_class``, the label of a copy, or a mean loss
-    above log 2, with which the label had less than half of the probability over training. The last is all that is left
-    where a network has fitted everything. Not learned are those that are answered wrongly, memorized those of the
-    others that are flagged; of a regression only with a log or a held-out run, since a large loss alone may be of what
-    was never learned.
+    A wrong label is suspected of the two in a hundred examples with the largest ``wrong_label``; without a log of
+    losses, which ranks them by how the network learned them, only if something says another class: the network's
+    answer, ``ridge_leave_one_out``, ``other_class``, or the label of a copy. Not learned are those that are answered
+    wrongly, memorized those of the others that are flagged; of a regression only with a log or a held-out run, since a
+    large loss alone may be of what was never learned.
     """
     found = pd.Series("ordinary", table.index, dtype=object)
     found[table["copies"] > 0] = "copy"
     if "classes" in evidence:
         wrong = table["prediction"] != table["label"]
         found[wrong] = "not learned"
-    if "classes" in evidence:
         found[table["flagged"] & ~wrong] = "memorized"
     elif frozenset(evidence) & {"log", "held_out"}:  # else a large loss may be of what was never learned
         found[table["flagged"]] = "memorized"
     if "classes" in evidence:
-        says_other = wrong | (_label_of_copy(table) != table["label"])
+        says_other = wrong | (_label_of_copy(table) != table["label"]) | ("log" in evidence)
         if "head" in evidence:
             says_other |= table["ridge_leave_one_out"] > 0
         if "class_moments" in evidence:
             says_other |= SCORES["other_class"].values(table, layers) > 0
-        if "log" in evidence:
-            says_other |= table["mean_loss"] > np.log(2)
         first = table["wrong_label"].rank(ascending=False, method="first") <= max(1, SUSPECTED_SHARE * len(table))
         found[first & says_other] = "suspected wrong label"
     return pd.Series(pd.Categorical(found, categories=get_args(Verdict)), table.index)

@@ -60,6 +60,12 @@ def words_of(audit: Audit) -> list[str]:
             f"About {expected:,.0f} are memorized ({low:,.0f} to {high:,.0f} if the probabilities are right). The"
             f" {flagged:,} of which this is more likely than not are called memorized below."
         )
+    elif not _are_judged(audit):
+        those = "most likely one is" if flagged == 1 else f"{flagged:,} most likely ones are"
+        second = (
+            f"The {those} shown first below, and not called memorized: a large error now may be of what was never"
+            " learned. A log of losses tells, or networks that are trained without some of the examples."
+        )
     else:
         those = "most likely one is" if flagged == 1 else f"{flagged:,} most likely ones are"
         second = (
@@ -69,10 +75,15 @@ def words_of(audit: Audit) -> list[str]:
     return [first, second]
 
 
+def _are_judged(audit: Audit) -> bool:
+    """Whether what is flagged is called memorized (``verdicts.judge``): of numbers only with a log or held-out run."""
+    return bool(audit.evidence & {"classes", "log", "held_out"})
+
+
 def concrete_example(audit: Audit, label_names: Sequence[str]) -> dict[str, Any] | None:
     """Return one memorized example with what shows that it is, for a reader who has not met the word."""
     table = audit.table
-    chosen = table[table["flagged"]].sort_values("score", ascending=False)
+    chosen = table[table["flagged"] & _are_judged(audit)].sort_values("score", ascending=False)
     if "classes" in audit.evidence:  # what the network misses is a poor example of what it knows by heart
         chosen = chosen[chosen["prediction"] == chosen["label"]]
         missed = chosen["ridge_leave_one_out"] > 0 if "head" in audit.evidence else pd.Series(True, chosen.index)
@@ -130,10 +141,14 @@ def worst(audit: Audit, label_names: Sequence[str]) -> list[dict[str, Any]]:
     both = int((flagged & (table["verdict"] == "suspected wrong label")).sum())
     of_them = "It" if both == flagged.sum() == 1 else f"{both:,} of them"
     also = f" {of_them} may have a wrong label." if both else ""
+    if "classes" in audit.evidence and (missed := int((flagged & (table["prediction"] != table["label"])).sum())):
+        of_them = "It" if missed == flagged.sum() == 1 else f"{missed:,} of them"
+        also += f" {of_them} the network answers wrongly now."
+    first = "the most memorized first" if _are_judged(audit) else "the most likely memorized first"
     memorized = {
         "question": "What did it memorize?",
         "heading": "Most memorized",
-        "answer": f"{_counted(int(flagged.sum()), 'example')}, the most memorized first.{also}"
+        "answer": f"{_counted(int(flagged.sum()), 'example')}, {first}.{also}"
         if flagged.any()
         else "Of no example it is more likely than not.",
         "examples": _first(audit, flagged, "score", label_names),

@@ -7,8 +7,6 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 from __future__ import annotations
 
 import math
-import os
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +35,6 @@ serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)
 # Becomes part of its only caller before anything is compiled: whatever is nested is optimised once per level.
 inlined = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True, inline="always")
-# Only loops over prange: looking for more takes the compiler seconds.
-_ONLY_PRANGE = {"comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False}
-_ONLY_PRANGE |= {"stencil": False, "fusion": False, "prange": True}
-parallel = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, parallel=_ONLY_PRANGE)
 # For loops over nonzeros: vectorised sums would gather, which is slower than one entry after the other.
 in_order = numba.njit(**_OPTIONS, fastmath={"contract", "nsz"})
 
@@ -71,45 +65,3 @@ def threads(n_threads: int | None) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
-
-
-class _Turn:
-    """Who may run loops over prange: numba ends the process where its threads do not bear what is asked of them."""
-
-    def __init__(self) -> None:
-        self.lock, self.forked_from_openmp = threading.Lock(), False
-        os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self.lock = threading.Lock()  # whoever held it is not here
-        self.forked_from_openmp |= _threading_layer() == "omp"
-
-
-def _threading_layer() -> str | None:
-    """Name of what numba's threads are, or None as long as there are none."""
-    try:
-        return str(numba.threading_layer())
-    except ValueError:
-        return None
-
-
-_TURN = _Turn()
-
-
-@contextmanager
-def in_turn() -> Iterator[None]:
-    """Run loops over prange, one caller after the other where numba's threads bear only one.
-
-    Raises:
-        RuntimeError: In a process that was forked from one in which numba had started OpenMP's threads.
-    """
-    if _TURN.forked_from_openmp:
-        raise RuntimeError(
-            "training: received in a process forked from one that has trained on OpenMP's threads, accepted: processes"
-            ' that are started anew (multiprocessing.set_start_method("spawn")), or NUMBA_THREADING_LAYER=workqueue'
-        )
-    if _threading_layer() in ("omp", "tbb"):
-        yield
-        return
-    with _TURN.lock:
-        yield

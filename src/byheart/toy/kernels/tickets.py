@@ -168,5 +168,6 @@ class Team:
         yield size
         seconds = perf_counter() - began
         if seconds >= _SECONDS_THAT_TELL:
-            self.speeds[size] = n_units / seconds
+            if self.n_pieces > 0:  # the first piece also waits for its memory
+                self.speeds[size] = n_units / seconds
             self.n_pieces += 1
