@@ -353,7 +353,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
         "Left: the mean logarithm of the probability that the model writes the 16 tokens of a span after the 8 before"
         " it, by the number of copies that it was trained on (0: off, or a probe); bars are two standard errors over"
         " spans either way. Right: the share of spans that come out with probability 1/2 within so many tries."
-        f" SmolLM2-135M, {n_seeds} fine-tuned model{'s' * (n_seeds > 1)} of each kind."
+        f" {2 * n_seeds} fine-tuned models from SmolLM2-135M, {n_seeds} of each kind."
     )
     return {"finetune": Captioned(figure, caption)}
 
