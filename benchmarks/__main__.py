@@ -13,11 +13,12 @@ from benchmarks.child import ChildError
 from benchmarks.config import BenchConfig
 from benchmarks.measure import benchmark
 from benchmarks.results import Results
-from benchmarks.table import page
+from benchmarks.table import MARK, page, write_page
 from byheart.cli.console import complain
 from byheart.cli.options import parse
+from byheart.own import check_marked
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 from byheart.toy.kernels import DivergedError
 from byheart.toy.sweep import SweepError
 
@@ -36,13 +37,14 @@ class Command:
         """Measure, unless only the tables are wanted; write and print the page."""
         if not self.tables_only:
             self.config.check_installed()
+            check_marked(self.out / "README.md", MARK)
             prepare_directory(self.out)
             with bar("benchmark") as advance:
                 for results in benchmark(self.config, advance):
                     results.save(self.out / "results.json")
-                    (self.out / "README.md").write_text(page(results))
+                    write_page(self.out / "README.md", page(results))
         text = page(Results.load(self.out / "results.json"))
-        (self.out / "README.md").write_text(text)
+        write_page(self.out / "README.md", text)
         print(text, end="")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from benchmarks.agreement import LEARNING_RATE
 from benchmarks.contenders import Byheart
 from benchmarks.problem import Contender, Problem
 from benchmarks.results import Measurement, Size
-from benchmarks.table import table
+from benchmarks.table import MARK, table, write_page
+from byheart.own import write_json
 from byheart.toy.data import sample_examples
 from byheart.toy.kernels import AdamW, choose, reference
 from byheart.toy.model import initial_weights
@@ -165,12 +165,12 @@ def main() -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     hours, how = long_run(makers["byheart"], options.full_run)
-    text = page(found, limits, hours, how, made_by["device"])
+    text = f"{MARK}\n" + page(found, limits, hours, how, made_by["device"])
     record = {"made_by": made_by, "ceilings": limits, "measurements": [dataclasses.asdict(m) for m in found]}
     record["long_run"] = {"hours": hours, "how": how}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "gpu.md").write_text(text)
+    write_json(options.out / "gpu.json", record)
+    write_page(options.out / "gpu.md", text)
     print(text)
     return 0
 

@@ -23,6 +23,7 @@ from byheart.language.model import ModelConfig, Transformer, draw
 from byheart.language.stacked import Stack, adamw
 from byheart.language.texts import corpus
 from byheart.language.tokens import tokenize
+from byheart.own import write_table
 from byheart.provenance import provenance
 
 _RATE = 1e-3
@@ -116,7 +117,7 @@ def main() -> None:
             }
         )
     table = pd.DataFrame(rows)
-    table.to_csv(given.out, index=False, float_format="%.4g")
+    write_table(given.out, table, float_format="%.4g")
     print(table.to_string(index=False))
 
 

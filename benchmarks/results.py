@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from byheart.own import write_json
+
 
 @dataclass(frozen=True)
 class Size:
@@ -136,8 +138,8 @@ class Results:
         return [name for name in names if name in present]
 
     def save(self, path: Path) -> None:
-        """Write the results as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        """Write the results as JSON, in place of others."""
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Results:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.results import Measurement, Results, Size
 from benchmarks.targets import dense, fastest_peer, over, over_fastest_peer, share, skipping_gain, targets
+from byheart.own import check_marked
+from byheart.storage import write_atomically
 
+MARK = "<!-- made by python -m benchmarks -->"
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 _HOW = """\
@@ -30,9 +34,20 @@ memory is kept, that includes what was freed; where byheart's code is compiled f
 that."""
 
 
+def write_page(path: Path, text: str) -> None:
+    """Write a page that begins with the mark that says who made it.
+
+    Raises:
+        ValueError: If there is a file without the mark.
+        OSError: If it cannot be written.
+    """
+    check_marked(path, MARK)
+    write_atomically(path, text.encode())
+
+
 def page(results: Results) -> str:
     """Return everything as one Markdown page."""
-    parts = [f"# Benchmark\n\n{_machine(results)}\n\n{_how(results)}"]
+    parts = [f"{MARK}\n# Benchmark\n\n{_machine(results)}\n\n{_how(results)}"]
     if results.measurements:
         parts += ["## Targets\n\n" + _targets(results)]
     if results.sizes():

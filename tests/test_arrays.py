@@ -166,3 +166,14 @@ def test_dimensionalities_and_estimates_take_them_all(kind):
     )
     found = neighbour_disagreement(SAME[kind], ["u", "v", "u", "v"], 2)
     np.testing.assert_array_equal(found, neighbour_disagreement(X, np.array([0, 1, 0, 1]), 2))
+
+
+@pytest.mark.parametrize("value", ["1e-400", "-1e400"])
+def test_long_doubles_beyond_float64_are_refused_with_their_place(value):
+    numbers = np.array([[1, 0], [np.inf, 2]], dtype=np.longdouble)
+    assert as_array(numbers, "x").tolist() == [[1, 0], [np.inf, 2]]
+    numbers[1, 1] = np.longdouble(value)
+    with pytest.raises(ValueError, match=r"x: received .*400 at \[1, 1\], accepted: numbers that a float64 can hold"):
+        as_array(numbers, "x")
+    with pytest.raises(ValueError, match="a float64 can hold"):
+        as_array(numbers.astype(np.clongdouble), "x")

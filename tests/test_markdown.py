@@ -23,3 +23,9 @@ def test_text_above_the_mark_is_a_persons_and_is_kept(tmp_path):
     page.write_text("# Words of mine\n\n<!-- mark -->\nold\n", encoding="utf-8")
     markdown.write_below("<!-- mark -->", ["new", "er"], page, "# Title")
     assert page.read_text(encoding="utf-8") == "# Words of mine\n\n<!-- mark -->\n\nnew\n\ner\n"
+
+
+def test_words_of_unknown_origin_stay_text_in_one_line():
+    assert markdown.escape("AMD EPYC, 2 cores") == "AMD EPYC, 2 cores"
+    assert markdown.escape("a\n\n# b | [x](y) <script> *c* \\") == r"a \# b \| \[x\](y) &lt;script> \*c\* \\"
+    assert markdown.table(("a",), [("one\ntwo\r\nthree",)]).splitlines()[2:] == ["| one two three |"]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import byheart
 from byheart.records import Record, Records, read, read_header, write
 
 ARRAYS = st.dictionaries(
@@ -26,7 +27,7 @@ TEXTS = st.dictionaries(st.text("xyz", min_size=1, max_size=4), st.text(max_size
 def test_a_record_is_read_as_it_was_written(tmp_path_factory, arrays, header):
     path = write(tmp_path_factory.mktemp("records") / "one.safetensors", Record(arrays, header))
     found = read(path)
-    assert {name: text for name, text in found.header.items() if not name.endswith("_digest")} == header
+    assert {name: text for name, text in found.header.items() if not name.endswith(("_digest", "format"))} == header
     assert set(found.arrays) == set(arrays)
     for name, array in arrays.items():
         assert found.arrays[name].dtype == array.dtype
@@ -94,6 +95,21 @@ def test_an_edited_array_or_header_is_refused(tmp_path):
     path.write_bytes(content[:50])
     with pytest.raises(ValueError, match="accepted: a whole file"):
         records.read("k")
+
+
+def test_a_result_of_another_version_is_taken_with_a_warning_and_one_of_a_newer_format_refused(tmp_path, monkeypatch):
+    records = Records(tmp_path)
+    for version, key in ((byheart.__version__, "now"), ("0.0.1", "then")):
+        records.write(key, Record({}, {"provenance": json.dumps({"byheart": version})}))
+    records.check("now")
+    with pytest.warns(UserWarning, match=f"results of byheart 0.0.1, .* this is {byheart.__version__}"):
+        records.check("then")
+    monkeypatch.setattr("byheart.records.FORMAT", "2")
+    path = records.write("newer", Record({}, {}))
+    monkeypatch.undo()
+    for reading in (read_header, read):
+        with pytest.raises(ValueError, match=r"newer\.safetensors of format 2, accepted: format 1"):
+            reading(path)
 
 
 def test_what_a_record_depends_on_stands_in_its_file(tmp_path):

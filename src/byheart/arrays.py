@@ -28,7 +28,8 @@ def as_array(values: Any, name: str) -> np.ndarray:
         name: What the caller calls them, for messages.
 
     Raises:
-        ValueError: If these are no numbers, some are missing or masked, or rows differ in shape.
+        ValueError: If these are no numbers, some are missing or masked, a float64 cannot hold one, or rows differ in
+            shape.
     """
     array = _of_any(values, name)
     if array.dtype.kind in _WORDS:
@@ -37,10 +38,23 @@ def as_array(values: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in _NUMBERS:
         raise ValueError(f"{name}: received {array.dtype}, accepted: {_ACCEPTED}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
+        array = _narrowed(array, np.float64, name)
     if array.dtype.kind == "c" and array.dtype.itemsize > 16:
-        array = array.astype(np.complex128)
+        array = _narrowed(array, np.complex128, name)
     return _plain(array)
+
+
+def _narrowed(array: np.ndarray, dtype: type, name: str) -> np.ndarray:
+    """Numbers of more than 64 bits as such of 64; those that would become infinite or zero are refused."""
+    with np.errstate(over="ignore", under="ignore"):
+        result: np.ndarray = array.astype(dtype)
+    lost = (np.isinf(result) & ~np.isinf(array)) | ((result == 0) & (array != 0))
+    if lost.any():
+        place = np.argwhere(lost)[0].tolist()
+        raise ValueError(
+            f"{name}: received {array[tuple(place)]!s} at {place}, accepted: numbers that a float64 can hold"
+        )
+    return result
 
 
 def finite_array(values: Any, name: str) -> np.ndarray:

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from byheart.records import Identity, Record, Records, prepare_directory
+from byheart.records import Identity, Record, Records
+from byheart.storage import prepare_directory
 
 _SECONDS_PER_REPORT = 0.2
 _BATCHES_PER_WORKER = 32  # of thousands of tiny jobs, several travel together

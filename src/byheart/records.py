@@ -1,26 +1,34 @@
 """One result = one file: arrays, a header of texts, and digests of both, in the safetensors format.
 
-A file appears whole or not at all: it is written under a temporary name, flushed to disk and renamed. The digests show
-a damaged or edited file. What a header holds is for its owner to decide; most of its texts are JSON.
+A file appears whole or not at all (``byheart.storage``). The digests show a damaged or edited file. What a header holds
+is for its owner to decide; most of its texts are JSON. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from byheart import storage
+from byheart.storage import Place
 
 SUFFIX = ".safetensors"
+FORMAT = "1"
+"""Of the files; those without a number are of format 1 too."""
+_HEADER_BYTES = 16_384  # enough for most headers
+_LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
 Identity = Mapping[str, Any]
 """What a result depends on beyond its key, by name, as JSON values."""
 
@@ -34,21 +42,29 @@ class Record:
 
 
 class Records:
-    """The results that a directory holds, each a file named after its key."""
+    """The results that a directory or an object store holds, each a file named after its key.
+
+    Args:
+        directory: A directory, or a URL such as "s3://bucket/runs".
+
+    Raises:
+        ValueError: If it is a URL of no object store.
+        ModuleNotFoundError: If the package of the object store is missing; the message says how to install it.
+    """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = storage.place(directory)
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str) -> Place:
         """Return the file of a result, whether it is there or not."""
-        return self.directory / f"{key}{SUFFIX}"
+        return storage.join(self.directory, f"{key}{SUFFIX}")
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).exists()
+        return storage.exists(self.path(key))
 
     def keys(self) -> list[str]:
         """Return the keys of all results, sorted."""
-        return sorted(path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"*{SUFFIX}"))
+        return [name.removesuffix(SUFFIX) for name in storage.names(self.directory, SUFFIX)]
 
     def check(self, key: str, identity: Identity = MappingProxyType({})) -> None:
         """Check that the header of a result which is there is whole, and that it is the result that is asked for.
@@ -59,18 +75,20 @@ class Records:
 
         Raises:
             ValueError: If the file is damaged or was edited, or it was made from something else.
+
+        Warns:
+            UserWarning: If another version of byheart made it; it counts as the result all the same.
         """
-        kept, asked = (
-            json.loads(read_header(self.path(key)).get("identity", "{}")),
-            json.loads(json.dumps(dict(identity))),
-        )
+        header = read_header(self.path(key))
+        warn_of_version(made_by(header), self.directory)
+        kept, asked = json.loads(header.get("identity", "{}")), json.loads(json.dumps(dict(identity)))
         if differing := [name for name in {**asked, **kept} if asked.get(name) != kept.get(name)]:
             raise ValueError(
                 f"store: received {self.path(key)} of other {', '.join(differing)}, accepted: an empty directory, or"
                 " one of the same call"
             )
 
-    def write(self, key: str, record: Record, identity: Identity = MappingProxyType({})) -> Path:
+    def write(self, key: str, record: Record, identity: Identity = MappingProxyType({})) -> Place:
         """Keep a result, and return its file.
 
         Raises:
@@ -102,42 +120,28 @@ class Records:
         return self.read(key)
 
 
-def prepare_directory(directory: str | Path) -> Path:
-    """Make a directory and check that results can be written to it, before any time is spent on them.
+def write(path: str | Path, record: Record, what: str = "file") -> Place:
+    """Write a record to a file whose directory is made if missing, and return its place.
 
     Raises:
-        OSError: If it cannot be made or written to.
-    """
-    directory = Path(directory)
-    probe = directory / f".probe-{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, bytes(65_536))
-    except OSError as error:
-        raise OSError(f"out: received {directory} ({error.strerror}), accepted: a writable directory") from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-    return directory
-
-
-def write(path: str | Path, record: Record, what: str = "file") -> Path:
-    """Write a record to a file whose directory is made if missing, and return its path.
-
-    Raises:
+        ValueError: If there is something that is no record of this kind; it stays as it is.
         OSError: If it cannot be written or the disk is full; nothing is left behind.
     """
-    path = Path(path)
-    header = {**record.header, "arrays_digest": _digest_arrays(record.arrays)}
+    target = storage.place(path)
+    header = {**record.header, "format": FORMAT, "arrays_digest": _digest_arrays(record.arrays)}
     header["header_digest"] = _digest_header(header)
     contiguous = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = save(contiguous, metadata=header)
     try:
-        return write_atomically(path, content)
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        if storage.exists(target):
+            _check_same_kind(target, header, what)
+        return storage.write_atomically(target, content)
     except OSError as error:
         raise OSError(
-            f"{what}: received {path} ({error.strerror}), accepted: a writable place with room for {len(content)} bytes"
+            f"{what}: received {path} ({error.strerror or error}), accepted: a writable place with room for"
+            f" {len(content)} bytes"
         ) from error
 
 
@@ -145,21 +149,74 @@ def read_header(path: str | Path, what: str = "file") -> dict[str, str]:
     """Return the texts of a record without reading its arrays.
 
     Args:
-        path: File of the record.
+        path: File of the record, or URL of an object.
         what: What the file is called in messages.
 
     Raises:
-        ValueError: If the file is missing or no record, is truncated, or its header was edited.
+        ValueError: If the file is missing or no record, is truncated, its header was edited, or its format is newer.
     """
-    path = Path(path)
+    path = storage.place(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise not_whole(path, str(error), what) from error
-    if header.get("header_digest") != _digest_header(header):
-        raise not_whole(path, "its header does not match its digest", what)
-    return header
+        start, size = storage.read_start(path, _HEADER_BYTES)
+    except OSError as error:
+        raise not_whole(path, error.strerror or str(error), what) from error
+    return header_in(start, size, path, what)
+
+
+def read_headers(directory: str | Path, what: str = "file") -> Iterator[tuple[Place, dict[str, str] | ValueError]]:
+    """Yield the place of every record in a directory or object store with its texts, or with why it cannot be used.
+
+    Raises:
+        OSError: If an object store cannot be listed.
+    """
+    where = storage.place(directory)
+    found = storage.names(where, SUFFIX)
+    for name, start in zip(found, storage.read_starts(where, found, _HEADER_BYTES), strict=True):
+        path = storage.join(where, name)
+        if isinstance(start, OSError):
+            yield path, not_whole(path, start.strerror or str(start), what)
+            continue
+        try:
+            yield path, header_in(*start, path, what)
+        except ValueError as error:
+            yield path, error
+
+
+def header_in(start: bytes, size: int, path: Place, what: str) -> dict[str, str]:
+    """Return the texts of a record.
+
+    Args:
+        start: First bytes of the file, all of it or enough for most headers; the rest is read if they are not.
+        size: Bytes of the file.
+        path: The file.
+        what: What it is called in messages.
+
+    Raises:
+        ValueError: If it is no whole record.
+    """
+    stop = 8 + int.from_bytes(start[:8], "little")
+    if len(start) < 8 or stop > min(size, _LARGEST_HEADER):
+        raise not_whole(path, f"{size} bytes, too few for its header", what)
+    try:
+        if len(start) < stop:
+            start, size = storage.read_start(path, stop)
+        content = json.loads(start[8:stop])
+        header = content.pop("__metadata__", {})
+        length = stop + max((array["data_offsets"][1] for array in content.values()), default=0)
+        if header.get("header_digest") != _digest_header(header):
+            raise not_whole(path, "its header does not match its digest", what)
+    except OSError as error:
+        raise not_whole(path, error.strerror or str(error), what) from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        if str(path) in str(error):
+            raise
+        raise not_whole(path, "its header cannot be read", what) from error
+    if length != size:
+        raise not_whole(path, f"{size} bytes, its header says {length}", what)
+    if header.get("format", FORMAT) != FORMAT:
+        accepted = f"format {FORMAT}; a newer byheart reads it"
+        raise ValueError(f"{what}: received {path} of format {header['format']}, accepted: {accepted}")
+    return dict(header)
 
 
 def read(path: str | Path, what: str = "file") -> Record:
@@ -168,17 +225,62 @@ def read(path: str | Path, what: str = "file") -> Record:
     Raises:
         ValueError: If the file is missing or no record, is truncated, or was edited.
     """
-    path = Path(path)
-    header = read_header(path, what)
-    arrays = load_file(path)
-    if _digest_arrays(arrays) != header["arrays_digest"]:
+    path = storage.place(path)
+    try:
+        content = storage.read_bytes(path)
+    except OSError as error:
+        raise not_whole(path, error.strerror or str(error), what) from error
+    header = header_in(content, len(content), path, what)
+    try:
+        arrays = load(content)
+        digest_of_arrays = _digest_arrays(arrays)
+    except (SafetensorError, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise not_whole(path, " ".join(str(error).split()), what) from error
+    if digest_of_arrays != header.get("arrays_digest"):
         raise not_whole(path, "its arrays do not match their digest", what)
     return Record(arrays, header)
 
 
-def not_whole(path: Path, why: str, what: str) -> ValueError:
+def made_by(header: Mapping[str, str]) -> dict[str, Any]:
+    """Return what made a record, by name, as far as its header says; nothing if it does not."""
+    try:
+        found = json.loads(header.get("provenance", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def warn_of_version(made_by: Mapping[str, Any], directory: Place) -> None:
+    """Warn, once for each version, of results that another version of byheart made; they are taken as they are."""
+    now, then = _version(), made_by.get("byheart", "")
+    if then and then != now:
+        warnings.warn(
+            f"{directory}: has results of byheart {then}, which are taken as they are; this is {now}", stacklevel=1
+        )
+
+
+@functools.cache
+def _version() -> str:
+    return metadata.version("byheart")
+
+
+def not_whole(path: Place, why: str, what: str) -> ValueError:
     """Return the error for a file that is not what it should be."""
     return ValueError(f"{what}: received {path} ({why}), accepted: a whole {what} as byheart wrote it")
+
+
+def _check_same_kind(path: Place, header: Mapping[str, str], what: str) -> None:
+    """Refuse to replace what is no record with the same texts, such as another kind of result or a foreign file."""
+    own = {*header} - {"format", "identity"}
+    try:
+        known = {*read_header(path, what)} - {"format", "identity"} == own
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            f"{what}: received {path}, which is there and no whole {what} as byheart writes it, accepted: a free name,"
+            " or that of one; byheart store check finds damaged ones"
+        )
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -188,29 +290,6 @@ def digest(*arrays: np.ndarray) -> str:
         result.update(f"{array.shape}{array.dtype.str}".encode())
         result.update(np.ascontiguousarray(array).data)
     return result.hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file that appears whole or not at all, and return its path.
-
-    Raises:
-        OSError: If it cannot be written or the disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return path
 
 
 def _digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,5 +1,7 @@
 """Training, sweeping and reporting as a person does it."""
 
+import warnings
+
 import numpy as np
 
 from byheart.toy.config import TrainConfig
@@ -45,10 +47,14 @@ def test_a_failed_run_is_reported_with_its_config_and_the_rest_is_kept(run, tmp_
 
 def test_a_text_file_in_the_place_of_a_run_is_named(run, tmp_path):
     (tmp_path / "0123456789abcdef.safetensors").write_text("not a run")
-    status, _, err = run("report", tmp_path, "--out", tmp_path / "report.html")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        status, _, err = run("report", tmp_path, "--out", tmp_path / "report.html")
     assert status == 2
-    assert "0123456789abcdef.safetensors" in err
-    assert err.count("\n") == 1
+    left_out, nothing = err.splitlines()
+    assert left_out.startswith("byheart: left out: run file: received")
+    assert "0123456789abcdef.safetensors" in left_out
+    assert "with no run files" in nothing
     assert not (tmp_path / "report.html").exists()
 
 

@@ -75,3 +75,23 @@ def test_a_page_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         write_page(path, "page/page.html", **PLAIN | {"title": "Another"})
     assert {found: found.read_bytes() for found in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", WITH_TEXT)
+def test_characters_that_reorder_others_are_shown_as_words(tmp_path, name):
+    reordering = "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+    text = f"cat {reordering} dog \\u202e"
+    changed = json.loads(json.dumps(WITH_TEXT[name]).replace(json.dumps(HOSTILE)[1:-1], json.dumps(text)[1:-1]))
+    page = written(tmp_path, **{name: changed})
+    assert not set(reordering) & set(page)
+    data = re.search(r'id="data">(.*?)</script>', page)
+    assert not set(reordering) & set(json.dumps(json.loads(data[1]), ensure_ascii=False))
+    if name == "data":
+        words = ["LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"]
+        assert list(json.loads(data[1]).values()) == [f"cat {''.join(f'⟨{word}⟩' for word in words)} dog \\u202e"]
+
+
+def test_text_of_any_direction_and_length_stays_in_its_place():
+    style = asset("page/page.css")
+    assert "unicode-bidi: isolate" in style
+    assert "select, button { max-width: 100%; }" in style

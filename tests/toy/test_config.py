@@ -263,3 +263,15 @@ def test_snapshot_steps_on_a_log_scale_begin_at_the_start_and_end_at_the_end():
     np.testing.assert_allclose(ratios, ratios.mean(), rtol=1e-2)
     for n_steps, count in ((1, 1), (1, 50), (7, 50), (100, 2)):
         TrainConfig(n_examples=5, n_steps=n_steps, snapshot_steps=log_spaced_steps(n_steps, count))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_number_that_a_float64_cannot_hold_is_refused(value):
+    with pytest.raises(ValueError, match="learning_rate: received .*, accepted: a number that a float64 can hold"):
+        TrainConfig(n_examples=3, learning_rate=value)
+
+
+def test_minus_zero_is_zero():
+    one, other = (TrainConfig(n_examples=3, weight_decay=value, sparsity=value) for value in (0.0, -0.0))
+    assert one == other
+    assert one.run_id() == other.run_id()

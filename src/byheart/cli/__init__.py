@@ -12,12 +12,14 @@ import inspect
 import io
 import os
 import sys
+import warnings
 from importlib.abc import InspectLoader
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import byheart
-from byheart.cli.console import complain
+from byheart.cli.console import CheckError, complain
 from byheart.cli.options import Parser, parse
 
 
@@ -40,6 +42,7 @@ _COMMANDS = {
     "counterfactual": ("language", "CounterfactualCommand"),
     "recite": ("text", "ReciteCommand"),
     "copied": ("text", "CopiedCommand"),
+    "store": ("store", "StoreCommand"),
 }
 
 
@@ -48,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    usual = warnings.showwarning
+    warnings.showwarning = _say_in_one_line
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's own backend may not be there
     try:
         _parse(sys.argv[1:] if arguments is None else arguments).run()
@@ -68,12 +73,23 @@ def main(arguments: list[str] | None = None) -> int:
         if not _is_said(error):
             raise
         return 1
+    finally:
+        warnings.showwarning = usual
     return 0
+
+
+def _say_in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *where: object, **more: object
+) -> None:
+    """Print what byheart warns of as one line, and leave the warnings of others to Python."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(byheart.__file__).parent):
+        complain(f"byheart: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def _is_said(error: Exception) -> bool:
     """Say that a run or a check failed, if that is what the error means."""
-    from byheart.cli.network import CheckError
     from byheart.jobs import JobsError
     from byheart.network.counterfactual import CounterfactualError
     from byheart.toy.config import brief

@@ -10,6 +10,10 @@ _WIDE = 200  # columns of a table that is not printed in a terminal
 _STYLES = {"reproduced": "green", "differs": "red", "inconclusive": "yellow"}
 
 
+class CheckError(Exception):
+    """What a check looks for was found."""
+
+
 def print_table(columns: Iterable[Any], rows: Iterable[Iterable[Any]], **settings: Any) -> None:
     """Print a table, with four digits of every float, and verdicts in their colours.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from byheart.cli.console import print_table
 from byheart.language.counterfactual import CounterfactualConfig, counterfactual, report
 from byheart.language.ensemble import EnsembleConfig
+from byheart.own import check_page
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     from byheart.language.counterfactual import Found
@@ -77,6 +78,7 @@ class CounterfactualCommand:
         )
         texts = self._texts(n_documents if self.documents is None else self.documents)
         spans = None if self.spans is None else spans_from_json(self.spans)
+        check_page(self.out / "report.html")
         prepare_directory(self.out)
         with bar("models") as advance:
             found = counterfactual(

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byheart.cli.console import print_table
+from byheart.cli.console import CheckError, print_table
 from byheart.cli.fail_on import FailOn
 from byheart.cli.targets import BUILT_IN, built_in, checked_spec, loaded, read_table
 from byheart.network.audit import audit
 from byheart.network.changes import changes
-from byheart.network.export import SUFFIXES, harmless, require_pyarrow
+from byheart.network.export import KNOWN_BY, SUFFIXES, require_pyarrow
 from byheart.network.listed import SORTED_BY
 from byheart.network.verdicts import WHAT_NOW, Verdict, reasons
+from byheart.own import check_page, check_table, write_table
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 _MOST_PRINTED = 20  # examples of each kind of change
 _MOST_LISTED, _MOST_ASKED = 5, 100  # examples of each verdict
-
-
-class CheckError(Exception):
-    """What ``--fail-on`` names was found."""
 
 
 @dataclass
@@ -99,6 +96,9 @@ class AuditCommand:
         if self.table is not None and self.table.suffix == ".parquet":
             require_pyarrow()
         self._check_targets(self.target)
+        check_page(self.out)
+        if self.table is not None:
+            check_table(self.table, KNOWN_BY)
         for path in filter(None, (self.out, self.table)):
             prepare_directory(path.parent)
         found = self._audited(self.target[0], fail_on)
@@ -177,7 +177,7 @@ class AuditCommand:
         if len(shown) < len(found.table):
             print(f"{len(found.table) - len(shown):,} more; --table writes all")
         if self.table is not None:
-            harmless(found.table).to_csv(self.table, index=False, float_format="%.7g", quoting=csv.QUOTE_NONNUMERIC)
+            write_table(self.table, found.table, float_format="%.7g", quoting=csv.QUOTE_NONNUMERIC)
             print(f"wrote {self.table}")
         is_calibrated = "probability_before" in found.table
         if not is_calibrated:

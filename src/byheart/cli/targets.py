@@ -18,11 +18,12 @@ import pandas as pd
 from byheart.datasets import Labelled, digits, fashion_mnist, mnist_5k
 from byheart.network.audit import audit
 from byheart.network.counterfactual import counterfactual
-from byheart.network.export import as_it_was, require_pyarrow
+from byheart.network.export import require_pyarrow
 from byheart.network.fit import Fit
 from byheart.network.ids import ID
 from byheart.network.inputs import require_torch
 from byheart.network.log import TrainingLog
+from byheart.own import as_it_was
 
 BUILT_IN: Mapping[str, Callable[[], Labelled]] = {
     "mnist": mnist_5k,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from byheart.cli.console import print_table
+from byheart.own import check_page, write_table
 from byheart.progress import bar
-from byheart.records import prepare_directory
+from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
     from byheart.language.copied import Copied
@@ -51,6 +52,8 @@ class ReciteCommand:
         read = {Path(text).name: book(text, folder=self.folder)[: self.characters] for text in texts}
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
+        check_page(self.out / "report.html")
+        prepare_directory(self.out)
         with bar("texts") as advance:
             found = recite(
                 reciter(name),
@@ -59,11 +62,10 @@ class ReciteCommand:
                 seed=self.seed,
                 on_progress=lambda done, total: advance(done, total, ""),
             )
-        prepare_directory(self.out)
         table = pd.DataFrame([one.row() for one in found])
-        table.to_csv(self.out / "recite.csv", index=False)
+        write_table(self.out / "recite.csv", table)
         for one in found:
-            one.windows.to_csv(self.out / f"windows-{one.text}.csv", index=False)
+            write_table(self.out / f"windows-{one.text}.csv", one.windows)
         print("\n".join([*(one.headline() for one in found), *found[0].notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)
@@ -115,7 +117,7 @@ class CopiedCommand:
         print("\n".join([found.headline(), *found.notes]))
         _print_longest(found)
         for name, table in (("copies", found.copies), ("places", found.places)):
-            table.to_csv(self.out / f"{name}.csv", index=False)
+            write_table(self.out / f"{name}.csv", table)
         print(f"wrote {self.out / 'copies.csv'} and {self.out / 'places.csv'}")
 
 

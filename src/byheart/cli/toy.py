@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from byheart.cli.console import print_table
 from byheart.cli.options import options
 from byheart.progress import Advance, bar
+from byheart.records import Records
 from byheart.toy.config import TrainConfig
 from byheart.toy.kernels import KERNELS, KernelName
 
@@ -29,8 +30,8 @@ class TrainCommand:
     """Train one model and keep it as one file."""
 
     config: TrainConfig
-    out: Path = Path("runs")
-    """Directory of the run file."""
+    out: str = "runs"
+    """Directory of the run file, or URL of an object store such as s3://bucket/runs."""
     kernel: KernelName | None = field(default=None, metadata=_KERNEL)
     n_threads: int | None = None
     """Most threads that the kernel "cpu" may use; default all cores, and fewer where more do not pay."""
@@ -41,7 +42,8 @@ class TrainCommand:
 
         _refuse_batches([self.config.n_examples], [self.config.batch_size])
         total = self.config.n_steps * self.config.n_inits
-        known = (self.out / f"{self.config.run_id()}.safetensors").exists()
+        store = Records(self.out)
+        known = self.config.run_id() in store
         with bar("train") as advance:
             run = train(
                 self.config,
@@ -52,7 +54,7 @@ class TrainCommand:
             )
         shown = {name: "not measured" if value is None else f"{value:.6g}" for name, value in run.metrics.items()}
         print_table(("metric", "value"), shown.items())
-        print(f"{'was there already' if known else 'kept'} as {self.out / run.id}.safetensors")
+        print(f"{'was there already' if known else 'kept'} as {store.path(run.id)}")
 
 
 def _refuse_batches(sizes: Sequence[int | str], batches: Sequence[int]) -> None:
@@ -89,8 +91,8 @@ class SweepCommand:
     kernel: KernelName | None = field(default=None, metadata=_KERNEL)
     n_threads: int | None = None
     """Most threads of a large run, which has all cores to itself; default all cores."""
-    out: Path = Path("runs")
-    """Directory of the run files."""
+    out: str = "runs"
+    """Directory of the run files, or URL of an object store such as s3://bucket/runs."""
 
     def run(self) -> None:
         """Train the grid, and print a table of all its runs."""
@@ -129,8 +131,8 @@ def follow(advance: Advance) -> OnProgress:
 class ReportCommand:
     """Write one self-contained interactive HTML page about a directory of runs, or of language models."""
 
-    runs: Path = field(metadata={"positional": "RUNS"})
-    """Directory of run files, or what byheart counterfactual wrote."""
+    runs: str = field(metadata={"positional": "RUNS"})
+    """Directory of run files, or URL of an object store with them, or what byheart counterfactual wrote."""
     out: Path = Path("report.html")
     """The page."""
 
@@ -138,11 +140,10 @@ class ReportCommand:
         """Write the page."""
         from byheart.language.counterfactual import DESIGN, report
         from byheart.toy.page import write_report
-        from byheart.toy.runs import open_runs
 
-        if (self.runs / DESIGN).is_file():
+        if (Path(self.runs) / DESIGN).is_file():
             print(f"wrote {report(self.runs, self.out)}")
             return
 
         page = write_report(self.runs, self.out)
-        print(f"wrote {page}, {len(open_runs(self.runs))} runs")
+        print(f"wrote {page}")

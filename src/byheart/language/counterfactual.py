@@ -24,7 +24,7 @@ from byheart.language.extraction import extraction
 from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
 from byheart.language.texts import Texts
 from byheart.language.tokens import tokenize, trained
-from byheart.records import write_atomically
+from byheart.own import as_they_were, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,16 +172,16 @@ def counterfactual(
     estimates.save(out / "estimates.safetensors")
     extracted = extraction(design, ensemble.logs)
     for table in _TABLES:
-        getattr(estimates, table).to_csv(out / f"{table}.csv", index=False, float_format="%.6g")
-    extracted.to_csv(out / "extraction.csv", index=False, float_format="%.6g")
-    near.to_csv(out / "near-copies.csv", index=False)
+        write_table(out / f"{table}.csv", getattr(estimates, table), float_format="%.6g")
+    write_table(out / "extraction.csv", extracted, float_format="%.6g")
+    write_table(out / "near-copies.csv", near)
     about = {
         "name": os.fsencode(name or out.resolve().name).decode(errors="backslashreplace"),
         "notes": notes,
         "settings": dataclasses.asdict(config) | dataclasses.asdict(ensemble.config),
         "provenance": ensemble.provenance,
     }
-    write_atomically(out / "about.json", json.dumps(about, indent=1, default=str).encode())
+    write_json(out / "about.json", about)
     return Found(ensemble, estimates, extracted, near, notes)
 
 
@@ -207,7 +207,7 @@ def report(directory: str | Path, path: str | Path) -> Path:
         title=f"What {design.n_models} small language models know by heart of {about['name']}",
         notes=about["notes"],
         settings=about["settings"] | about["provenance"][0],
-        extraction=pd.read_csv(directory / "extraction.csv"),
+        extraction=as_they_were(pd.read_csv(directory / "extraction.csv")),
     )
 
 

@@ -279,7 +279,8 @@ class Design:
             "pairs": self.pairs,
         }
         record = Record(arrays, {name: json.dumps(value) for name, value in header.items()})
-        return records.write(path, record, _WHAT)
+        records.write(path, record, _WHAT)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Design:

@@ -29,7 +29,8 @@ from byheart.language.logs import Logs
 from byheart.language.rows import in_batches
 from byheart.language.scores import document_scores
 from byheart.progress import bar_for_a_person
-from byheart.records import Record, Records, digest, prepare_directory
+from byheart.records import Record, Records, digest
+from byheart.storage import prepare_directory
 
 _TEXT_SCORES = ["ngram_surprisal", "unigram_surprisal", "n_tokens"]
 _TRIED = 8  # documents that a tokenizer is tried on

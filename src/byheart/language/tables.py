@@ -25,7 +25,8 @@ def write_tables(path: str | Path, tables: Mapping[str, pd.DataFrame], header: M
                 words[key] = table[column].tolist()
     columns = {name: list(table) for name, table in tables.items()}
     kept = {"columns": columns, "words": words, "header": dict(header)}
-    return records.write(path, Record(arrays, {name: json.dumps(value) for name, value in kept.items()}), what)
+    records.write(path, Record(arrays, {name: json.dumps(value) for name, value in kept.items()}), what)
+    return Path(path)
 
 
 def read_tables(path: str | Path, what: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:

@@ -203,7 +203,8 @@ class Audit:
                 f" {' or '.join(SUFFIXES)} (option verdict), or {SUFFIX}"
             )
         if path.suffix == SUFFIX:
-            return write(path, to_record(self), "audit")
+            write(path, to_record(self), "audit")
+            return path
         if path.suffix in SUFFIXES:
             return write_table(self, path, **options)
         from byheart.network.page import write_page

@@ -6,19 +6,20 @@ import csv
 import importlib.util
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from byheart.network.verdicts import VERDICTS, reasons
-from byheart.records import prepare_directory, write_atomically
+from byheart.own import check_table, harmless
+from byheart.storage import prepare_directory, write_atomically
 
 if TYPE_CHECKING:
     from byheart.network.audit import Audit
 
 SUFFIXES = (".csv", ".parquet")
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # what a spreadsheet runs begins so, or is marked as text
+KNOWN_BY = ("example", "verdict", "reason", "score", "flagged")  # columns that every table has
 
 
 def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
@@ -33,7 +34,7 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
         verdict: Of the examples that are written; None for all.
 
     Raises:
-        ValueError: If there is no such verdict.
+        ValueError: If there is no such verdict, or a file that is no such table is in the way.
         ModuleNotFoundError: If pyarrow is missing, which writes Parquet; the message says how to install it.
         OSError: If the file cannot be written.
     """
@@ -42,6 +43,7 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
     table = _with_words(audit)
     if verdict is not None:
         table = table[table["verdict"] == verdict]
+    check_table(path, KNOWN_BY)
     prepare_directory(path.parent)
     buffer = io.BytesIO()
     if path.suffix == ".csv":
@@ -51,21 +53,8 @@ def write_table(audit: Audit, path: Path, verdict: str | None = None) -> Path:
     else:
         require_pyarrow()
         table.rename_axis("example").reset_index().to_parquet(buffer, engine="pyarrow", index=False)
-    return write_atomically(path, buffer.getvalue())
-
-
-def harmless(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of which a spreadsheet runs no cell: texts that begin as formulas have an apostrophe in front.
-
-    So have those that begin with an apostrophe, so that each can be read as it was.
-    """
-    words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    return table.assign(**{str(name): table[name].map(_harmless) for name in words})
-
-
-def as_it_was(cell: str) -> str:
-    """Return a cell without the apostrophe that ``harmless`` put in front."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULAS) else cell
+    write_atomically(path, buffer.getvalue())
+    return path
 
 
 def require_pyarrow() -> None:
@@ -92,7 +81,3 @@ def _with_words(audit: Audit) -> pd.DataFrame:
 def _plain(words: str) -> str:
     """Words that every encoding of Unicode can hold."""
     return words.encode("utf-8", errors="backslashreplace").decode("utf-8")
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell

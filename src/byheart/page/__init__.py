@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from byheart.page.encoding import to_script_json
-from byheart.records import write_atomically
+from byheart.own import check_page
+from byheart.page.encoding import shown, to_script_json
+from byheart.storage import write_atomically
 
 if TYPE_CHECKING:
     import jinja2
@@ -27,7 +28,7 @@ def write_page(
     """Write a page, and return its path; the same arguments give the same bytes.
 
     Args:
-        path: File to write, replaced if it exists; its directory is made if missing.
+        path: File to write, replaced if it is a page of byheart's; its directory is made if missing.
         template: Template of the page as a path in the package, e.g. "toy/page/page.html".
         style: Style of the page, on top of the one that all pages share.
         scripts: Scripts in the order in which they run, after all elements of the page.
@@ -35,8 +36,10 @@ def write_page(
         contents: Other values that the template and the shell show, by name.
 
     Raises:
+        ValueError: If a file that byheart did not write is in the way.
         OSError: If the page cannot be written; nothing is left behind.
     """
+    check_page(path)
     page = render(
         template,
         **contents,
@@ -46,7 +49,8 @@ def write_page(
         data_text=Markup(to_script_json(data)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
+    write_atomically(path, shown(page).encode("utf-8", errors="backslashreplace"))
+    return path
 
 
 def render(template: str, **contents: Any) -> str:

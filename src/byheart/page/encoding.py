@@ -15,6 +15,12 @@ from jaxtyping import Float64
 
 _INT16_MAX = 32_767
 
+_NAMES = {
+    **dict(zip(range(0x202A, 0x202F), ("LRE", "RLE", "PDF", "LRO", "RLO"), strict=True)),
+    **dict(zip(range(0x2066, 0x206A), ("LRI", "RLI", "FSI", "PDI"), strict=True)),
+}
+_REORDERING = {chr(code): f"\u27e8{name}\u27e9" for code, name in _NAMES.items()}
+
 Encoded = dict[str, Any]
 
 
@@ -49,4 +55,14 @@ def decode(encoded: Encoded) -> Float64[np.ndarray, " size"]:
 
 def to_script_json(value: object) -> str:
     """Return JSON that may stand inside a ``<script>`` element: no text in it can close the element."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if r"\u20" in text:
+        text = json.dumps(json.loads(shown(json.dumps(json.loads(text), ensure_ascii=False))), separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def shown(text: str) -> str:
+    """Return a text in which characters that reorder others around them are visible words."""
+    for character, word in _REORDERING.items():
+        text = text.replace(character, word)
+    return text

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from byheart import markdown
+from byheart.own import MADE_BELOW, as_they_were
 from byheart.toy.config import TrainConfig
 
-MARK = "<!-- below: made by byheart reproduce -->"
+MARK = f"{MADE_BELOW} reproduce -->"
 HOW_JUDGED = """How verdicts are computed: where the source has a number and a tolerance, a claim is *reproduced* if our
 mean, two standard errors either way, lies within it, and *differs* if it lies outside. What each dataset either shows
 or not is *reproduced* if all show it, *differs* if none does. Any other claim *differs* if what would refute it is
@@ -24,6 +25,7 @@ HOW_BUMPS_ARE_JUDGED = """The height of a bump is the difference of mean log tes
 of the lowest ones on either side, in standard errors; its loss is a geometric mean. Noise alone has bumps of more than
 3 standard errors in 2 to 6 % of rows with four seeds, in 8 to 16 % with two."""
 _ALWAYS = {"n_features", "sparsity", "n_hidden", "n_steps", "learning_rate", "weight_decay"}
+_MEASURED = ("n_runs", "wall_hours", "n_threads")
 _LABELS = {"reproduced": "**reproduced**", "differs": "**differs**", "inconclusive": "inconclusive"}
 
 
@@ -36,7 +38,10 @@ def write_summary(directory: Path) -> pd.DataFrame:
     Raises:
         ValueError: If there is none.
     """
-    found = {path.parent.name: pd.read_csv(path, dtype=str) for path in sorted(directory.glob("*/verdicts.csv"))}
+    found = {
+        path.parent.name: as_they_were(pd.read_csv(path, dtype=str))
+        for path in sorted(directory.glob("*/verdicts.csv"))
+    }
     if not found:
         raise ValueError(f"directory: received {directory} without STUDY/verdicts.csv, accepted: one with results")
     verdicts = pd.concat(found, names=["study"]).reset_index("study")
@@ -144,9 +149,10 @@ def _brief(value: object) -> str:
 def cost_in_words(cost: pd.DataFrame) -> str:
     """Return what runs cost, from the table that ``study.cost`` makes."""
     trained_by = "kernel" if "kernel" in cost else "torch"
+    words = cost.assign(**{str(name): cost[name].map(markdown.escape) for name in cost if name not in _MEASURED})
     rows = (
         f"{row.n_runs} runs, {row.wall_hours:.2f} h of {row.n_threads} thread(s) of {row.device}"
         f" (byheart {row.byheart}, revision {row.git_revision}, {trained_by} {getattr(row, trained_by)})"
-        for row in cost.itertuples()
+        for row in words.itertuples()
     )
     return "Cost: " + "; ".join(rows) + "."

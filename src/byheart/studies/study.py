@@ -16,7 +16,8 @@ import pandas as pd
 
 from byheart import claims
 from byheart.claims import Claim
-from byheart.studies.readme import cost_in_words, made_from, setup_of, write_readme
+from byheart.own import as_they_were, check_marked, write_figure, write_table
+from byheart.studies.readme import MARK, cost_in_words, made_from, setup_of, write_readme
 from byheart.toy.config import TrainConfig
 from byheart.toy.model import Reduction
 from byheart.toy.runs import Runs
@@ -149,7 +150,8 @@ def reproduce(
         The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
 
     Raises:
-        ValueError: If no study has this name, it does not take an option, or ``max_examples`` leaves nothing to run.
+        ValueError: If no study has this name, it does not take an option, ``max_examples`` leaves nothing to run, or a
+            file that byheart did not write is in the way.
         ModuleNotFoundError, FileNotFoundError: If what the study needs is not installed; the message says how to get
             it.
         SweepError: If runs failed; the others are kept, and the same call tries again.
@@ -175,6 +177,7 @@ def reproduce(
         raise ValueError(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
+    check_marked(Path(out) / "README.md", MARK)
     found, made_by = study.train(groups, Path(out) / "runs", n_workers=n_workers, on_progress=on_progress)
     command = f"byheart reproduce {study.name} --scale {scale}"
     command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
@@ -204,7 +207,7 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     names = sorted(tables, key=lambda name: {"runs": 0, "cost": 1}.get(name, 2))
     for name in names:
-        tables[name].to_csv(out / f"{name}.csv", index=False, float_format="%.7g" if name == "runs" else "%.6g")
+        write_table(out / f"{name}.csv", tables[name], float_format="%.7g" if name == "runs" else "%.6g")
     return _write_what_follows(study, command, names, out, figure_format)
 
 
@@ -249,12 +252,12 @@ def _write_what_follows(
 
     tables = read_tables(out / f"{name}.csv" for name in names)
     verdicts = judge(study, tables)
-    verdicts.to_csv(out / "verdicts.csv", index=False)
+    write_table(out / "verdicts.csv", verdicts)
     with style():
         figures = study.figures(tables)
         for name, shown in figures.items():
             for suffix in dict.fromkeys(("png", figure_format)):
-                shown.figure.savefig(out / f"{name}.{suffix}")
+                write_figure(out / f"{name}.{suffix}", shown.figure)
     captions = {name: shown.caption for name, shown in figures.items()}
     words = f"{study.setup(tables)}\n\n{cost_in_words(tables['cost'])}"
     write_readme(study.name, study.question, command, words, verdicts, captions, names, out / "README.md")
@@ -263,7 +266,7 @@ def _write_what_follows(
 
 def read_tables(paths: Iterable[Path]) -> dict[str, pd.DataFrame]:
     """Read the tables of a study, by the names of their files."""
-    return {path.stem: pd.read_csv(path, converters={"repeats": ast.literal_eval}) for path in paths}
+    return {path.stem: as_they_were(pd.read_csv(path, converters={"repeats": ast.literal_eval})) for path in paths}
 
 
 def judge(study: Study, tables: Tables) -> pd.DataFrame:

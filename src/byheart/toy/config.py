@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -86,14 +85,14 @@ class TrainConfig:
     """Seed, at least 0, of the dataset, the test set and the initial weights (three independent streams)."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), np.generic):
-                object.__setattr__(self, field.name, value.item())
+        for name in self.__dataclass_fields__:
+            if isinstance(value := getattr(self, name), np.generic):
+                object.__setattr__(self, name, value.item())
         for name in ("n_features", "n_hidden", "n_steps", "n_inits", "batch_size"):
             self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer >= 1")
         for name in ("sparsity", "learning_rate", "weight_decay", "beta1", "beta2", "eps"):
             self._require(name, isinstance(getattr(self, name), numbers.Real), "a number")
-            object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 are the same run
+            object.__setattr__(self, name, self._as_float(name))
         for name in ("repeats", "snapshot_steps"):
             self._require(name, isinstance(getattr(self, name), (tuple, list)), "a tuple of integers")
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -160,6 +159,17 @@ class TrainConfig:
         if not holds:
             raise ValueError(f"{name}: received {getattr(self, name)!r}, accepted: {accepted}")
 
+    def _as_float(self, name: str) -> float:
+        """A number such that those which are equal make the same run: 1 is 1.0, and -0.0 is 0.0."""
+        value = getattr(self, name)
+        try:
+            found = float(value) + 0.0
+        except OverflowError:
+            found = math.inf
+        lost = (found == 0 and value != 0) or (math.isinf(found) and value != found)
+        self._require(name, not lost, "a number that a float64 can hold")
+        return found
+
     @property
     def variant(self) -> Variant:
         """What of the model differs from the paper's; only the kernel "torch" can train what does."""
@@ -167,7 +177,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # thousands are listed: no deep copies
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> TrainConfig:
@@ -176,7 +186,7 @@ class TrainConfig:
         Raises:
             ValueError: If a field is unknown, missing or outside its range.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = cls.__dataclass_fields__.keys()
         if unknown := set(fields) - known:
             raise ValueError(f"config: received unknown fields {sorted(unknown)}, accepted: {sorted(known)}")
         if "n_examples" not in fields:
@@ -189,8 +199,8 @@ class TrainConfig:
 
         Fields at their default are left out of it, so that a field added later does not change the ids of old runs.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        chosen = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+        fields = self.__dataclass_fields__
+        chosen = {name: value for name, value in self.to_dict().items() if value != fields[name].default}
         text = json.dumps(chosen, sort_keys=True) + data_digest
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

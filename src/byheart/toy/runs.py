@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -15,9 +16,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int64
 
-from byheart import records
+from byheart import records, storage
 from byheart.records import SUFFIX, Record
+from byheart.storage import Place
 from byheart.toy.config import TrainConfig, brief
+from byheart.toy.saved import check_arrays, check_numbers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,20 +85,21 @@ class Run:
         }
         return Record(arrays, header)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write the run to ``directory`` (made if missing) and return its path.
+    def save(self, directory: str | Path) -> Place:
+        """Write the run to ``directory`` (made if missing), or the URL of an object store, and return its place.
 
         Raises:
+            ValueError: If a file of this name is there and is no run.
             OSError: If the directory cannot be written or the disk is full; nothing is left behind.
         """
-        return records.write(Path(directory) / (self.id + SUFFIX), self.to_record(), _WHAT)
+        return records.write(storage.join(storage.place(directory), self.id + SUFFIX), self.to_record(), _WHAT)
 
 
 @dataclass(frozen=True)
 class Header:
     """What a run's file says without its arrays being read."""
 
-    path: Path
+    path: Place
     config: TrainConfig
     metrics: dict[str, float | None]
     provenance: dict[str, Any]
@@ -104,7 +108,7 @@ class Header:
     @property
     def id(self) -> str:
         """The run's id, which is also its file's name."""
-        return self.path.name.removesuffix(SUFFIX)
+        return storage.name_of(self.path).removesuffix(SUFFIX)
 
 
 class Runs:
@@ -240,15 +244,28 @@ def summed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def open_runs(directory: str | Path) -> Runs:
-    """Read the headers of all runs in a directory.
+    """Read the headers of all runs in a directory, or below a URL such as "s3://bucket/runs".
 
     Raises:
-        ValueError: If there is no such directory, or a run file in it is damaged or was edited.
+        ValueError: If there is no such directory.
+        OSError: If an object store cannot be listed.
+
+    Warns:
+        UserWarning: For every file that is no whole run, which is left out: it is damaged, was edited, is of a newer
+            format or something else, such as a pipe.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
+    where = storage.place(directory)
+    if isinstance(where, Path) and not where.is_dir():
         raise ValueError(f"runs: received {directory}, accepted: a directory of {SUFFIX} run files")
-    return Runs([read_header(path) for path in sorted(directory.glob(f"*{SUFFIX}"))])
+    headers = []
+    for path, found in records.read_headers(where, _WHAT):
+        try:
+            if isinstance(found, ValueError):
+                raise found
+            headers.append(_as_header(path, found))
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=1)
+    return Runs(headers)
 
 
 def read_header(path: str | Path) -> Header:
@@ -257,25 +274,32 @@ def read_header(path: str | Path) -> Header:
     Raises:
         ValueError: If the file is not a run, is truncated, or was edited.
     """
-    path = Path(path)
-    header = records.read_header(path, _WHAT)
-    if "config" not in header:
-        raise records.not_whole(path, "it is no run", _WHAT)
-    config = TrainConfig.from_dict(json.loads(header["config"]))
-    found = Header(path, config, json.loads(header["metrics"]), json.loads(header["provenance"]), header["data_digest"])
-    if found.id != config.run_id(found.data_digest):
-        raise records.not_whole(path, f"its config belongs to {config.run_id(found.data_digest)}{SUFFIX}", _WHAT)
-    return found
+    path = storage.place(path)
+    return _as_header(path, records.read_header(path, _WHAT))
 
 
 def load_run(path: str | Path) -> Run:
     """Load one run with its arrays.
 
     Raises:
-        ValueError: If the file is not a run, is truncated, or was edited.
+        ValueError: If the file is not a run, is truncated, was edited, or its arrays do not fit its config.
     """
-    header = read_header(path)
-    arrays = records.read(header.path, _WHAT).arrays
+    path = storage.place(path)
+    return as_run(path, records.read(path, _WHAT))
+
+
+def as_run(path: Place, record: Record) -> Run:
+    """Return the run that a record holds.
+
+    Raises:
+        ValueError: If it is none, or its arrays do not fit its config.
+    """
+    header = _as_header(path, record.header)
+    arrays = record.arrays
+    try:
+        check_arrays(header.config, arrays)
+    except ValueError as error:
+        raise records.not_whole(path, str(error), _WHAT) from error
     return Run(
         config=header.config,
         W=arrays["W"],
@@ -288,6 +312,27 @@ def load_run(path: str | Path) -> Run:
         provenance=header.provenance,
         data_digest=header.data_digest,
     )
+
+
+def _as_header(path: Place, header: Mapping[str, str]) -> Header:
+    """Return what a record's texts say of a run.
+
+    Raises:
+        ValueError: If they are not those of a run, or of another one than the file is named after.
+    """
+    if "config" not in header:
+        raise records.not_whole(path, "it is no run", _WHAT)
+    try:
+        config = TrainConfig.from_dict(json.loads(header["config"]))
+        metrics, provenance = json.loads(header["metrics"]), json.loads(header["provenance"])
+        check_numbers(metrics, provenance)
+        run_id = config.run_id(header["data_digest"])
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        raise records.not_whole(path, f"its header is none of a run: {' '.join(str(error).split())}", _WHAT) from error
+    found = Header(path, config, metrics, provenance, header["data_digest"])
+    if found.id != run_id:
+        raise records.not_whole(path, f"its config belongs to {run_id}{SUFFIX}", _WHAT)
+    return found
 
 
 def _finite_or_inf(config: TrainConfig) -> float:

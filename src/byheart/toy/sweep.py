@@ -22,6 +22,7 @@ from byheart.toy.config import TrainConfig, brief
 from byheart.toy.kernels import KERNELS, choose, kernel_for
 from byheart.toy.memory import check_memory
 from byheart.toy.runs import Runs, read_header
+from byheart.toy.saved import check_kernel
 from byheart.toy.train import check_threads, train
 
 # From here on, (example, feature) pairs per step keep several cores busy.
@@ -104,7 +105,7 @@ def sweep(
 
     Args:
         configs: What to train; ``grid`` makes them.
-        out: Directory of the run files, made if missing.
+        out: Directory of the run files, made if missing, or URL of an object store such as "s3://bucket/runs".
         n_workers: Number of cores to use, at least 1; default all.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         kernel: As of ``train``; with "gpu" one model at a time (``kernels.gpu.Batch`` trains many at once).
@@ -122,7 +123,8 @@ def sweep(
     by_id = {config.run_id(): config for config in configs}
     missing = {run_id: config for run_id, config in by_id.items() if run_id not in store}
     for run_id in by_id.keys() - missing.keys():
-        read_header(store.path(run_id))
+        kept = read_header(store.path(run_id))
+        check_kernel(kept.provenance, kernel, kernel_for(kept.config.variant, None), kept.path)
     for name, variant in {(kernel_for(config.variant, kernel), config.variant) for config in missing.values()}:
         choose(name, variant)  # a kernel that cannot run here fails once, not once per run
         check_threads(n_threads, name)

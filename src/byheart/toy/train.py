@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from byheart.provenance import processor, provenance
-from byheart.records import SUFFIX, digest, prepare_directory
+from byheart.records import SUFFIX, digest, warn_of_version
+from byheart.storage import exists, join, prepare_directory
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, Training, choose, kernel_for
@@ -22,6 +23,7 @@ from byheart.toy.memory import check_memory
 from byheart.toy.model import hidden_vectors, initial_weights, loss_scale
 from byheart.toy.pace import Pace
 from byheart.toy.runs import Run, load_run
+from byheart.toy.saved import check_kernel
 from byheart.toy.solutions import pentagon, polygon
 
 # Independent random streams of a seed.
@@ -53,18 +55,19 @@ def train(
         kernel: One of ``byheart.toy.kernels.KERNELS``; default "cpu", or "torch" for variants of the model.
         n_threads: Most threads that the kernel "cpu" may use, at least 1, and never more than there are cores; default
             all. It uses fewer where more do not pay; the run has the same bits whatever their number.
-        out: Directory in which the run is kept; if it is there already, from whatever kernel, it is loaded and not
-            trained again.
+        out: Directory or URL of an object store in which the run is kept; if it is there already, it is loaded and not
+            trained again, with a warning if another kernel or version of byheart made it.
         on_progress: Called several times a second with the steps done so far (of n_steps * n_inits) and the last
             train loss measured.
 
     Raises:
         ValueError: If the config and the arrays do not fit each other, an array is not finite, or threads are asked for
-            that there cannot be, or the run takes more bytes than there is memory.
+            that there cannot be, the run takes more bytes than there is memory, or a kernel is asked for by name and
+            the run in ``out`` is of another one.
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``.
     """
-    kernel = kernel_for(config.variant, kernel)
+    asked, kernel = kernel, kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
     check_threads(n_threads, kernel)
     own = None if examples is None else _own_examples(examples, config, "examples")
@@ -75,9 +78,13 @@ def train(
         raise ValueError('n_examples: received "inf" with own examples, accepted: their number')
     data_digest = _data_digest(own, own_test, initial)
     if out is not None:
-        path = prepare_directory(out) / (config.run_id(data_digest) + SUFFIX)
-        if path.exists():
-            return load_run(path)
+        directory = prepare_directory(out)
+        path = join(directory, config.run_id(data_digest) + SUFFIX)
+        if exists(path):
+            kept = load_run(path)
+            check_kernel(kept.provenance, asked, kernel, path)
+            warn_of_version(kept.provenance, directory)
+            return kept
 
     check_memory(config)
     test = own_test if own_test is not None or own is not None else draw_test_examples(config)

@@ -16,10 +16,11 @@ import pandas as pd
 
 from byheart import jobs
 from byheart.jobs import JobsError
+from byheart.own import check_marked, write_table
 from byheart.records import Records
 from byheart.studies.leaderboard.cost import cost_of_audit
 from byheart.studies.leaderboard.detectors import detection_job, shares_of
-from byheart.studies.leaderboard.page import write_page
+from byheart.studies.leaderboard.page import MARK, write_page
 from byheart.studies.leaderboard.scores import HELD_OUT_SEED, audit_job, truth
 from byheart.studies.leaderboard.tables import tables_of
 from byheart.studies.leaderboard.tasks import TASKS
@@ -64,6 +65,7 @@ def leaderboard(
     if unknown:
         raise ValueError(f"tasks: received {unknown[0]!r}, accepted: {', '.join(TASKS)}")
     chosen = [task for task in TASKS.values() if not tasks or task.name in tasks]
+    check_marked(out / "README.md", MARK)
     found: dict[str, dict[str, pd.DataFrame]] = {}
     made_by: list[dict[str, Any]] = []
     base: np.ndarray | None = None
@@ -73,9 +75,10 @@ def leaderboard(
             if on_progress is not None:
                 on_progress(first * n_models + done, len(chosen) * n_models, name)
 
-        records = Records(out / "runs" / task.name)
-        models = truth(task, n_models, records.directory / "models", n_workers=n_workers, on_progress=advance)
-        held_out = truth(task, 1, records.directory / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers)
+        runs = out / "runs" / task.name
+        records = Records(runs)
+        models = truth(task, n_models, runs / "models", n_workers=n_workers, on_progress=advance)
+        held_out = truth(task, 1, runs / "held-out", seed=HELD_OUT_SEED, n_workers=n_workers)
         mem = models.memorization.mem
         audits = [audit_job(task, seed) for seed in range(n_seeds)]
         detections = [detection_job(task, mem, seed) for seed in range(n_seeds) if task.name in WITH_DETECTORS]
@@ -87,7 +90,7 @@ def leaderboard(
         if detected:
             found[task.name]["detectors"] = pd.concat([shares_of(record) for record in detected])
         base = mem if task.name == _BASE else base
-        stores = (Records(records.directory / name) for name in ("models", "held-out"))
+        stores = (Records(runs / name) for name in ("models", "held-out"))
         trained = [store.read(key) for store in stores for key in store.keys()[:n_models]]
         made_by += [json.loads(record.header["provenance"]) for record in trained + audited + detected]
         _write(found, {"provenance": cost(made_by)}, out)
@@ -105,6 +108,6 @@ def _write(
         for name in dict.fromkeys(name for own in found.values() for name in own)
     } | more
     for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
+        write_table(out / f"{name}.csv", table, float_format="%.5g")
     write_page(tables, out / "README.md")
     return tables

@@ -9,9 +9,10 @@ import pandas as pd
 
 from byheart.markdown import table, table_of, write_below
 from byheart.network.score_table import SCORES, Score
+from byheart.own import MADE_BELOW
 from byheart.studies.readme import cost_in_words
 
-MARK = "<!-- below: made by byheart leaderboard -->"
+MARK = f"{MADE_BELOW} leaderboard -->"
 _COMBINED = {  # what is made of several scores: from what, and the part of the measured seconds beyond training
     "score, checkpoint": ("one checkpoint", "audit"),
     "score, log": ("log and one D*", "dimensionality"),

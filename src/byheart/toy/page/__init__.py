@@ -9,8 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from byheart.own import check_page
 from byheart.page import asset, write_page
 from byheart.records import SUFFIX
+from byheart.storage import name_of, place
 from byheart.toy.page.contents import collect, provenance_of, shared_config
 from byheart.toy.reference import paper_reference
 from byheart.toy.runs import open_runs
@@ -27,20 +29,23 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     The same runs give the same bytes.
 
     Args:
-        directory: Directory of run files.
-        out: The page to write, replaced if it exists.
+        directory: Directory of run files, or URL of an object store; damaged ones are left out with a warning.
+        out: The page to write, replaced if it is one of byheart's.
 
     Raises:
-        ValueError: If there is no such directory, it holds no runs, or a run file in it is damaged.
+        ValueError: If there is no such directory, it holds no runs, or a file that is no page is in the way of ``out``.
         OSError: If ``out`` cannot be written.
     """
     import plotly.offline
 
-    directory = Path(directory)
+    check_page(out)
     runs = open_runs(directory)
+    where = place(directory)
     if not len(runs):
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
     data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
+    if not data["runs"]:
+        raise ValueError(f"runs: received {directory} without a whole run file, accepted: at least one")
     paper = None
     if data["x"]["name"] == "n_examples" and any(run["paper_setup"] for run in data["runs"]):
         paper = json.loads(paper_reference().to_json(orient="records"))  # null: T infinite, off scale, not given
@@ -52,7 +57,7 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
         scripts=[library, *map(asset, _SCRIPTS)],
         data={"report": data, "paper": paper},
         kind="byheart report",
-        title=directory.resolve().name,
+        title=name_of(where.resolve() if isinstance(where, Path) else where),
         axes=_axes(data) + [(name, [shared[name]]) for name in _MAIN_SETUP if name in shared],
         tables={"Configuration all runs share": shared, f"Where the numbers come from: {origin['cost']}": origin},
         number=_as_number,

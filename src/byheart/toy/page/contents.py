@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.page.encoding import Encoded, encode, quantise
 from byheart.toy.config import TrainConfig, is_paper_setup
 from byheart.toy.model import encoder, loss_scale
-from byheart.toy.runs import Header, Run, Runs
+from byheart.toy.runs import Header, Run, Runs, load_run
 
 # Vectors drawn per set of a run, and per snapshot: the first allowance whose bytes fit.
 _VECTORS = (1_500, 1_000, 500, 250, 100)
@@ -56,7 +57,11 @@ def collect(runs: Runs) -> dict[str, Any]:
     n_vectors, n_snapshot_vectors = allowances(runs.headers)
     collected = []
     for i in order:
-        run = runs[runs.headers[i].id]
+        try:
+            run = load_run(runs.headers[i].path)
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=1)
+            continue
         drawn = collect_run(run, n_vectors, n_snapshot_vectors)
         value = getattr(run.config, x)
         drawn["x"] = None if value == "inf" else value
