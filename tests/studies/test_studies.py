@@ -36,6 +36,8 @@ ASKED_FOR = {
     "wrong-labels",
     "text-memorization",
     "text-double-descent",
+    "staircase",
+    "finetune",
 }
 
 

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 
 from byheart.language.design import Design
 from byheart.language.differences import Places
-from byheart.language.logs import as_logs
+from byheart.language.logs import Logs, as_logs
 
 _LEVEL = 0.95
 _ROUNDING = 1e-12  # relative error of the ratio of two logarithms
@@ -71,21 +71,28 @@ def extraction(design: Design, logs: Any, probability: float = 0.5) -> pd.DataFr
     Raises:
         ValueError: If the log-probabilities are not the design's models', or the probability is not between 0 and 1.
     """
-    found, places = as_logs(logs, design), Places.of(design)
-    sums, recited = places.sums(found.log_probability), places.recited(found)
-    per_model = places.per_span(np.where(places.valid, sums, np.nan))
+    return extraction_from(design, np.arange(design.n_models), as_logs(logs, design), probability)
+
+
+def extraction_from(
+    design: Design, models: Int64[np.ndarray, " n_models"], logs: Logs, probability: float = 0.5
+) -> pd.DataFrame:
+    """Return what ``extraction`` does, from some of the design's models, by number; what they do not tell is NaN."""
+    places, bits = Places.of(design), design.span_mask[models]
+    sums, recited, valid = places.sums(logs.log_probability), places.recited(logs), places.valid[models]
+    per_model = places.per_span(np.where(valid, sums, np.nan))
     columns: dict[str, Any] = {
         "text": [span.text for span in design.spans],
         "kind": [span.kind for span in design.spans],
         "n_copies": np.array([len(span.copies) for span in design.spans], dtype=np.int64),
     }
-    for side, rows in (("on", design.span_mask), ("off", ~design.span_mask)):
+    for side, rows in (("on", bits), ("off", ~bits)):
         of_models = [values[on & np.isfinite(values)] for values, on in zip(per_model.T, rows.T, strict=True)]
         for suffix, of in (("", np.median), ("_low", np.min), ("_high", np.max)):
             told = [of(values) if len(values) else np.nan for values in of_models]
             columns[f"log_p_{side}{suffix}"] = np.array(told, dtype=np.float64)
         columns[f"tries_{side}"] = tries(np.exp(columns[f"log_p_{side}"]), probability)
-        columns[f"recited_{side}"] = places.shares(recited, rows[:, places.span_of] & places.valid)
+        columns[f"recited_{side}"] = places.shares(recited, rows[:, places.span_of] & valid)
     columns["log10_factor"] = (columns["log_p_on"] - columns["log_p_off"]) / np.log(10)
     return pd.DataFrame(columns)
 

@@ -7,12 +7,14 @@ from byheart.studies import (
     appendix,
     discrepancy,
     double_descent,
+    finetune,
     generalisation_scale,
     middle_regime,
     mnist,
     phase_map,
     polygons,
     repeats,
+    staircase,
     text_double_descent,
     text_memorization,
     two_views,
@@ -41,5 +43,7 @@ STUDIES = {
         wrong_labels.STUDY,
         text_memorization.STUDY,
         text_double_descent.STUDY,
+        staircase.STUDY,
+        finetune.STUDY,
     )
 }
