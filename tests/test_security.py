@@ -19,7 +19,12 @@ SOURCES = sorted(Path(byheart.__file__).parent.rglob("*.py"))
 # What runs code that stands in a file or a text, by the last names of the call.
 RUNS_CODE = {"eval", "exec", "compile", "pickle.load", "pickle.loads", "Unpickler", "marshal.loads", "yaml.load",
              "joblib.load", "dill.loads", "cloudpickle.loads", "torch.load", "os.system", "read_pickle"}  # fmt: skip
-OWN = {("jobs.py", "pickle.loads(pickle.dumps(error))")}  # of what was pickled one call before, in the same process
+# What the process itself has pickled, for itself or for workers that it started or named.
+OWN = {
+    ("workers.py", "pickle.loads(pickle.dumps(error))"),
+    ("workers.py", "pickle.loads(content)"),
+    ("cluster.py", "pickle.loads(content)"),
+}
 
 
 def called(tree: ast.AST):

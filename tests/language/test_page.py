@@ -15,6 +15,7 @@ from byheart.language.extraction import extraction
 from byheart.language.logs import Logs
 from byheart.language.page import write_page
 from byheart.language.page.figures import Axes, Series, draw, ticks
+from byheart.page.encoding import shown
 
 NASTY = (
     "</script><script>alert(1)</script> <img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x07\x1b[31m \u202e\u2028 "
@@ -125,7 +126,7 @@ def test_nothing_of_the_corpus_becomes_markup(tmp_path):
     assert "<img" not in page
     assert "{{ 7" in page
     data = embedded(page)
-    assert {row["name"][:300] for row in data["documents"]} >= {NASTY[:300], "</script>"}
+    assert {row["name"][:300] for row in data["documents"]} >= {shown(NASTY)[:300], "</script>"}
     assert data["spans"][0]["text"] == NASTY[:300] + "…"
 
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import byheart
-from byheart.toy.kernels.compile import serial, told
+from byheart.toy.kernels.compile import told
 
 _NOWHERE_TO_KEEP_THEM = """
 from numba.core.caching import CacheImpl
@@ -36,7 +37,7 @@ def test_kernels_that_cannot_be_kept_are_compiled_all_the_same():
 
 def test_it_is_told_when_the_compiler_begins_and_only_then():
     calls: list[None] = []
-    compiled = serial(lambda x: x + 1)
+    compiled = numba.njit(lambda x: x + 1)
     with told(lambda: calls.append(None)):
         assert compiled(1) == 2
         assert (n_calls := len(calls)) > 0
