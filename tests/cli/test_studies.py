@@ -80,11 +80,14 @@ def test_reproduce_all_runs_every_study_that_has_so_small_sets_and_gathers_the_v
         assert name in out
     page = (tmp_path / "README.md").read_text()
     assert "[polygons](polygons/README.md)" in page
+    mine = f"# Mine\n\n{page[page.index('<!--') :]}"
+    (tmp_path / "README.md").write_text(mine)
+    assert run("verdicts", tmp_path)[0] == 0
+    assert (tmp_path / "README.md").read_text() == mine
     (tmp_path / "README.md").write_text("# Mine\n")
-    status, out, _ = run("verdicts", tmp_path)
-    assert status == 0
-    assert (tmp_path / "README.md").read_text().startswith("# Mine\n")
-    assert page.split("-->")[1] == (tmp_path / "README.md").read_text().split("-->")[1]
+    status, _, err = run("verdicts", tmp_path)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
 def test_reproduce_all_says_at_once_what_it_leaves_out(run, tmp_path, monkeypatch):

@@ -53,7 +53,6 @@ class ReciteCommand:
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
-        prepare_directory(self.out)
         with bar("texts") as advance:
             found = recite(
                 reciter(name),
@@ -62,6 +61,7 @@ class ReciteCommand:
                 seed=self.seed,
                 on_progress=lambda done, total: advance(done, total, ""),
             )
+        prepare_directory(self.out)
         table = pd.DataFrame([one.row() for one in found])
         write_table(self.out / "recite.csv", table)
         for one in found:

@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -173,9 +174,10 @@ def _train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, dict[Setting, Finetune]], list[dict[str, Any]]]:
-    """Fine-tune, one after the other: a network of this size keeps all cores busy."""
+    """Fine-tune here, one after the other, whatever the executor: the model that is asked before is this process's."""
     import torch
 
     from byheart.language.reciters import reciter

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def _train(
     directory: Path,
     *,
     n_workers: int | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, dict[Setting, np.ndarray]], list[dict[str, Any]]]:
     """Train all runs, and return their losses: run x epochs done x verse."""
@@ -95,6 +97,7 @@ def _train(
         [job for own in todo.values() for job in own],
         records,
         n_workers=n_workers,
+        executor=executor,
         on_progress=None if on_progress is None else report,
     )
     if failures:
