@@ -92,6 +92,25 @@ def test_a_place_among_temporary_files_that_others_can_write_to_is_not_taken(tmp
     assert done.stdout == "0.0 2.0 0\n"
 
 
+_BITS = """
+from byheart.toy.config import TrainConfig
+from byheart.toy.train import train
+for n_examples, n_hidden in ((5, 2), (5, 12), (300, 3)):
+    run = train(TrainConfig(n_examples=n_examples, n_features=300, n_hidden=n_hidden, n_steps=200, sparsity=0.9))
+    print(run.W.tobytes().hex(), run.b.tobytes().hex(), run.metrics)
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_has_the_bits_of_those_that_load_what_it_kept(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, loaded = (
+        subprocess.run([sys.executable, "-c", _BITS], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert compiled.stdout == loaded.stdout
+
+
 _THREADS_AND_FORKS = """
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor

@@ -60,7 +60,9 @@ def _are_kept() -> bool:
     return False
 
 
-_OPTIONS = {"nogil": True, "cache": _are_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
+# Whatever is called becomes part of its caller: of two copies, one of them compiled alone and rounding otherwise, the
+# process that compiles would run another one than those that load what it kept.
+_OPTIONS = {"forceinline": True, "nogil": True, "cache": _are_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
 serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 # Called by compiled code alone: what Python would call is left out, which compiles sooner.
 inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)
