@@ -52,6 +52,8 @@ def main() -> None:
             "\n".join(pin for pin in (ROOT / "constraints.txt").read_text().split() if pin.startswith("torch=="))
         )
         for extra in PROJECT["optional-dependencies"]:
+            if extra == "dev":  # a contributor's, which is installed with constraints.txt
+                continue
             wanted = f"{wheel}[{extra}]"
             run(python, "-m", "pip", "install", "--quiet", "--dry-run", "-c", folder / "torch.txt", wanted)
             print(f"extra {extra}: resolves")
