@@ -374,3 +374,9 @@ def test_signs_are_numbers_with_a_note():
     for targets, loss in ((signs, "mse"), (signs * 2, None), (torch.ones(20), "mse")):
         notes = audit(nn.Sequential(nn.Linear(3, 1)), (x, targets), loss=loss).notes
         assert not any(note.startswith("Targets are -1") for note in notes)
+
+
+def test_a_loss_that_asks_the_outputs_for_logits_is_told_that_it_has_them():
+    model, data = nn.Sequential(nn.Linear(3, 2)), (np.eye(3, dtype=np.float32), np.array([0, 1, 0]))
+    with pytest.raises(ValueError, match=r"^loss: received .* no attribute 'logits'.*, accepted: .* the logits"):
+        audit(model, data, loss=lambda out, y: nn.functional.cross_entropy(out.logits, y, reduction="none"))

@@ -372,7 +372,13 @@ def losses_read(batch: Batch, reading: Reading, outputs: Any) -> torch.Tensor:
     targets = reading.numbers(batch.targets, batch.indices)
     device = getattr(logits, "device", targets.device)
     if callable(reading.loss):
-        losses = tensor_of(reading.loss(outputs, batch.targets.to(device)), "loss", detached=False)
+        try:
+            losses = tensor_of(reading.loss(outputs, batch.targets.to(device)), "loss", detached=False)
+        except AttributeError as error:
+            raise ValueError(
+                f"loss: received a function that raises AttributeError: {error}, accepted: one of the tensor of outputs"
+                " (the logits, where the model returns an object or dict with these) and of the targets"
+            ) from error
     else:
         losses = losses_of(logits, targets.to(device), reading.loss)
     if losses.shape != (len(batch),):
