@@ -45,3 +45,25 @@ def test_what_is_close_to_one_is_subtracted_before_it_is_rounded():
     assert rates.one_less_beta1 == np.float32(0.1)
     assert rates.root_bias2 == pytest.approx(1 / np.sqrt(0.001), rel=2 * _ULP)
     assert rates.keep_W == np.float32(1 - 1e-5)
+
+
+def test_moments_that_decay_become_zero_and_never_subnormal():
+    rates = rates_of_step(1e-3, 10_000, constants(AdamW(beta2=0.9, weight_decay=0)))
+    p, first, second = (np.full(8, x, np.float32) for x in (0.5, 1e-30, 1e-30))
+    smallest = np.finfo(np.float32).smallest_normal
+    for _ in range(500):  # times 0.9 each: 1e-53 in the end, which no float32 is
+        adamw(p, np.zeros(8, np.float32), first, second, np.float32(1), rates.keep_W, rates.penalty_W, rates)
+        for moments in (first, second):
+            assert ((moments == 0) | (moments >= smallest)).all()
+    assert not first.any()
+    assert not second.any()
+    np.testing.assert_array_equal(p, np.float32(0.5))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_in_the_moments(value):
+    rates = rates_of_step(1e-3, 0, constants(AdamW()))
+    p, first, second = (np.ones(8, np.float32) for _ in range(3))
+    adamw(p, np.full(8, value, np.float32), first, second, np.float32(1), rates.keep_W, rates.penalty_W, rates)
+    assert not np.isfinite(first).any()
+    assert not np.isfinite(second).any()

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from byheart.toy.kernels import AdamW
-from byheart.toy.kernels.compile import serial
+from byheart.toy.kernels.compile import inner, serial
+
+_ZERO, _SMALLEST_NORMAL = np.float32(0), np.finfo(np.float32).smallest_normal
 
 
 class Rates(NamedTuple):
@@ -65,6 +67,12 @@ def adamw(p, gradient, first, second, scale, keep, penalty, rates):
     """Update p and its moments from scale * gradient; ``keep`` and ``penalty`` are those of the rates for W or b."""
     for j in range(p.shape[0]):
         g = gradient[j] * scale + penalty * p[j]
-        first[j] += rates.one_less_beta1 * (g - first[j])
-        second[j] += rates.one_less_beta2 * (g * g - second[j])
+        first[j] = _normal(first[j] + rates.one_less_beta1 * (g - first[j]))
+        second[j] = _normal(second[j] + rates.one_less_beta2 * (g * g - second[j]))
         p[j] = p[j] * keep - rates.step_size * (first[j] / (np.sqrt(second[j]) * rates.root_bias2 + rates.eps))
+
+
+@inner
+def _normal(x):
+    """Return x, or 0 if it is subnormal: moments that decay would stay so, and such numbers take many times longer."""
+    return _ZERO if abs(x) < _SMALLEST_NORMAL else x
