@@ -5,6 +5,7 @@ from __future__ import annotations
 from byheart.studies import (
     analytic,
     appendix,
+    as_published,
     discrepancy,
     double_descent,
     finetune,
@@ -36,6 +37,7 @@ STUDIES = {
         polygons.STUDY,
         middle_regime.STUDY,
         discrepancy.STUDY,
+        as_published.STUDY,
         variants.STUDY,
         two_views.STUDY,
         analytic.STUDY,

@@ -336,7 +336,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     }
 
 
-def _measured(run: Run) -> dict[str, object]:
+def measured(run: Run) -> dict[str, object]:
     """What is kept of a run's vectors, beside its metrics."""
     lengths, features = np.linalg.norm(run.hidden, axis=1), np.sort(feature_dimensionality(run.W))[::-1]
     planar = run.hidden.shape[1] == 2 and len(run.hidden) >= 3
@@ -354,8 +354,8 @@ def _measured(run: Run) -> dict[str, object]:
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     every = groups[_EVERY_T]
-    measured = pd.DataFrame([_measured(run) for runs in groups.values() for run in runs])
-    table = table_of(groups).merge(measured, on="id")
+    vectors = pd.DataFrame([measured(run) for runs in groups.values() for run in runs])
+    table = table_of(groups).merge(vectors, on="id")
     sizes = sorted(set(table["n_examples"]))
     wanted = (5, 30, 200, 2_000, 20_000) if at_paper_setup(table) else (5, 10, 30, 300, 3_000)
     shown = [size for size in wanted if size in sizes] or sizes[:5]
