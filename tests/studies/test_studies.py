@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +30,7 @@ ASKED_FOR = {
     "polygons",
     "middle-regime",
     "discrepancy",
+    "as-published",
     "variants",
     "two-views",
     "analytic",
@@ -103,6 +105,37 @@ def test_a_study_leaves_its_tables_and_figures_and_a_persons_words(tmp_path):
     assert text.startswith("# A person's words\n")
     assert "old" not in text.split(MARK)[1]
     assert "byheart reproduce double-descent --scale quick --max-examples 5" in text
+
+
+def test_runs_whose_files_are_gone_are_added_to_as_if_all_had_run_at_once(tmp_path):
+    study = shortened(STUDIES["double-descent"])
+    with ThreadPoolExecutor(1) as pool:
+        reproduce(study, "quick", tmp_path / "whole", max_examples=6, executor=pool)
+        for largest in (4, 5, 6, 6):  # the last adds nothing
+            reproduce(study, "quick", tmp_path / "parts", max_examples=largest, add=largest > 4, executor=pool)
+            shutil.rmtree(tmp_path / "parts" / "runs")
+    whole, parts = (read_tables((tmp_path / name).glob("*.csv")) for name in ("whole", "parts"))
+    assert set(whole) == set(parts)
+    assert len(parts["runs"]) == parts["cost"]["n_runs"].sum() == 8
+    for name in ("by-size", "dimensionalities", "vectors", "verdicts"):
+        pd.testing.assert_frame_equal(parts[name], whole[name], rtol=1e-4)
+    pd.testing.assert_frame_equal(
+        parts["runs"].drop(columns="wall_seconds"), whole["runs"].drop(columns="wall_seconds"), check_like=True
+    )
+    assert "--max-examples 6" in (tmp_path / "parts" / "README.md").read_text()
+    assert "--add" not in (tmp_path / "parts" / "README.md").read_text()
+
+
+def test_runs_are_added_only_to_tables_that_the_command_would_make_too(tmp_path):
+    study = shortened(STUDIES["double-descent"])
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ValueError, match="without a README.md of results, accepted: what reproduce left"):
+            reproduce(study, "quick", tmp_path, add=True, executor=pool)
+        reproduce(study, "quick", tmp_path, max_examples=4, executor=pool)
+        with pytest.raises(ValueError, match="with 2 runs that are none of this command, accepted: the scale and"):
+            reproduce(study, "quick", tmp_path, max_examples=3, add=True, executor=pool)
+        with pytest.raises(ValueError, match="add: received polygons, accepted: a study of which tables can be added"):
+            reproduce("polygons", "quick", tmp_path, add=True, executor=pool)
 
 
 def test_a_name_that_no_study_has_is_an_error(tmp_path):

