@@ -32,7 +32,7 @@ _N_BYTES, _N_OUTPUT = 10_000_000, 10_000
 def main() -> None:
     """Measure and print."""
     for what, seconds in (*_commands(), *_in_this_process(), ("copied: 10 MB of files, 10,000 characters", _copied())):
-        print(f"{what:55} {seconds:8.4f}", flush=True)
+        print(f"{what:55} {seconds:8.5f}", flush=True)
 
 
 def _commands() -> Iterator[tuple[str, float]]:
@@ -63,12 +63,24 @@ def _in_this_process() -> Iterator[tuple[str, float]]:
 
         yield "a run of T = 5, n = 1,000, 100 steps, file included", _least(run)
     large = bh.TrainConfig(n_examples=10_000, n_features=10_000, n_steps=1_000)
+    for when, n_steps in (("from random weights", 10), ("after 5,000 steps", 5_000)):
+        yield f"a step, T = 5, n = 10,000, m = 2, {when}", _of_few(n_steps)
     rng = np.random.default_rng(0)
     examples, (W, b) = sample_examples(10_000, 10_000, 0.999, rng), initial_weights(2, 10_000, "xavier_normal", rng)
     training = cpu.start(W, b, examples, AdamW(weight_decay=large.weight_decay), large.reduction, skipping=False)
     rates = learning_rates(large)
     yield "a step, T = n = 10,000, m = 2, dense", _least(lambda: training.advance(rates[:1]))
     yield "a look at the loss, T = n = 10,000, m = 2", _least(lambda: cpu.example_losses(W, b, examples))
+
+
+def _of_few(n_before: int, n_steps: int = 200) -> float:
+    """A step with few examples, after so many."""
+    config, rng = bh.TrainConfig(n_examples=5, n_features=10_000, n_steps=50_000), np.random.default_rng(0)
+    examples, (W, b) = sample_examples(5, 10_000, 0.999, rng), initial_weights(2, 10_000, "xavier_normal", rng)
+    training = cpu.start(W, b, examples, AdamW(weight_decay=config.weight_decay), config.reduction)
+    rates = learning_rates(config)
+    training.advance(rates[:n_before])
+    return _least(lambda: training.advance(rates[training.step : training.step + n_steps])) / n_steps
 
 
 def _copied() -> float:
