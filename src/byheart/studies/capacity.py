@@ -183,7 +183,8 @@ _CLAIMS = (
     ),
     Claim(
         "grows-with-n",
-        f"Capacity is proportional to n (m = {_M_OF_SIZES}, ten features an example; exponent within {_EXPONENT:g} of 1)",
+        "Capacity is proportional to n, at ten features an example"
+        f" (m = {_M_OF_SIZES}; exponent within {_EXPONENT:g} of 1)",
         f"{_MORRIS}: so many bits a parameter",
         "1",
         functools.partial(_proportional, "n_features", _SIZES),
