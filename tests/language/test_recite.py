@@ -1,6 +1,7 @@
 """Recitation by a tiny model made on the spot, which has learned one text by heart and never saw another."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from byheart.cli import main
@@ -103,7 +104,21 @@ def test_the_command_writes_tables_and_a_page(folder, texts, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "wrong prefix" in page
     assert 'class="p3 run"' in page
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"recite.csv", "windows-mine.txt.csv", "report.html"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "recite.csv",
+        "windows-mine.txt.csv",
+        "tokens.parquet",
+        "report.html",
+    }
+    tokens, (row,) = (
+        pd.read_parquet(tmp_path / "out" / "tokens.parquet"),
+        pd.read_csv(tmp_path / "out" / "recite.csv").itertuples(),
+    )
+    assert tokens["log_probability"].mean() == pytest.approx(-row.loss)
+    assert tokens["first"].mean() == pytest.approx(row.accuracy)
+    assert (
+        "".join(texts["learned"][a:b] for a, b in zip(tokens["start"], tokens["stop"], strict=True)) == texts["learned"]
+    )
     assert "recites" in capsys.readouterr().out
 
 

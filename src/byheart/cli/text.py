@@ -33,11 +33,12 @@ class ReciteCommand:
     seed: int = 0
     """Seed of the controls and the bootstrap."""
     out: Path = Path("recite")
-    """Directory of the table recite.csv, the windows of each text and the page report.html."""
+    """Directory of the table recite.csv, the windows of each text, tokens.parquet and the page report.html."""
 
     def run(self) -> None:
         """Read the texts with the model, print the headlines, and write tables and the page."""
         from byheart.language.books import book
+        from byheart.language.exchange import write_parquet
         from byheart.language.page.recited import write_recited_page
         from byheart.language.recite import recite
         from byheart.language.reciters import reciter
@@ -66,6 +67,7 @@ class ReciteCommand:
         write_table(self.out / "recite.csv", table)
         for one in found:
             write_table(self.out / f"windows-{one.text}.csv", one.windows)
+        write_parquet(self.out / "tokens.parquet", (one.tokens() for one in found))
         print("\n".join([*(one.headline() for one in found), *found[0].notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)

@@ -231,7 +231,7 @@ def write_parquet(path: str | Path, tables: Iterator[pd.DataFrame]) -> Path:
 
     prepare_directory(Path(path).parent)
     buffer, first = io.BytesIO(), next(tables)
-    check_table(path, list(first))
+    check_table(path, [str(column) for column in first])
     schema = pyarrow.Schema.from_pandas(first, preserve_index=False).remove_metadata()
     with pyarrow.parquet.ParquetWriter(buffer, schema) as writer:
         for table in (first, *tables):

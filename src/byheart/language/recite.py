@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from byheart.language.controls_of_texts import invented, twin
 from byheart.language.documents import Documents
+from byheart.language.exchange import token_places
 from byheart.language.extras import require
 from byheart.language.reciters import Reciter
 from byheart.language.scores_of_texts import ngram_log_probability
@@ -69,6 +70,12 @@ class Recitation:
             return 0, 0
         start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])].tolist()
         return start, stop
+
+    def tokens(self) -> pd.DataFrame:
+        """Return a row per token: text, model, token, start, stop (characters), id, log_probability (nats), first."""
+        places = token_places(self.documents).rename(columns={"document": "text"}).drop(columns="position")
+        places.insert(1, "model", self.model)
+        return places.assign(log_probability=self.log_probability, first=self.first)
 
     def row(self) -> dict[str, Any]:
         """Return the text's row of the table text x model."""
