@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,24 @@ def write_json(path: str | Path, values: dict[str, Any]) -> Path:
 
     _check(path, known, "a file of that name that byheart wrote")
     write_atomically(path, (json.dumps(values, indent=1, default=str) + "\n").encode())
+    return Path(path)
+
+
+def write_lines(path: str | Path, lines: Iterable[str], known: Callable[[str], bool], accepted: str) -> Path:
+    """Write lines of text, whole or not at all.
+
+    Args:
+        path: Of the file; one whose first line is known is replaced.
+        lines: Without their ends.
+        known: Whether a file that begins with this line may be replaced.
+        accepted: What such a file is, for the message.
+
+    Raises:
+        ValueError: If there is something else.
+        OSError: If it cannot be written.
+    """
+    _check(path, lambda start: known(start.decode(errors="replace").partition("\n")[0]), accepted)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     return Path(path)
 
 

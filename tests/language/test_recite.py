@@ -1,9 +1,11 @@
 """Recitation by a tiny model made on the spot, which has learned one text by heart and never saw another."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from byheart.cli import main
+from byheart.language import reciters
 from byheart.language.controls_of_texts import invented, twin
 from byheart.language.recite import CONTROLS, LENGTH, interval, recite
 from byheart.language.reciters import reciter
@@ -83,6 +85,21 @@ def test_the_numbers_are_those_of_one_pass_each(found, folder):
         assert window.greedy_64 == (window.edit_distance == 0)
 
 
+def test_windows_of_several_batches_keep_their_order_and_each_has_another_s_prefix(folder, texts, monkeypatch):
+    model = reciter(folder)
+    rows = np.array(model.tokenizer(texts["learned"])["input_ids"][: 7 * 30]).reshape(7, 30)
+    together = model.continue_after(rows[:, :20], rows[:, 20:])
+    monkeypatch.setattr(reciters, "_TOGETHER", 3)
+    apart = model.continue_after(rows[:, :20], rows[:, 20:])
+    assert np.allclose(apart.log_probability, together.log_probability, atol=1e-4)
+    assert np.array_equal(apart.written, together.written)
+    pairs = {(a, b): model.read(np.concatenate([rows[a : a + 1, :20], rows[b : b + 1, 20:]], axis=1), 10)[0][0]
+             for a in range(7) for b in range(7) if a != b}  # fmt: skip
+    for after in (together, apart):
+        for b in range(7):
+            assert any(np.allclose(after.after_other[b], pairs[a, b], atol=1e-4) for a in range(7) if a != b)
+
+
 @pytest.mark.slow
 def test_none_of_a_thousand_windows_is_recited_falsely(folder):
     (one,) = recite(reciter(folder), {"unseen": invented(240_000, seed=7)}, n_windows=1_000)
@@ -99,11 +116,26 @@ def test_the_headline_has_every_control(found):
 def test_the_command_writes_tables_and_a_page(folder, texts, tmp_path, capsys):
     path = tmp_path / "mine.txt"
     path.write_text(texts["learned"], encoding="utf-8")
-    assert main(["recite", str(folder), str(path), "--windows", "3", "--out", str(tmp_path / "out")]) == 0
+    assert main(["recite", str(folder), str(path), "--windows", "3", "--out", str(tmp_path / "out"), "--readme"]) == 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "wrong prefix" in page
     assert 'class="p3 run"' in page
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"recite.csv", "windows-mine.txt.csv", "report.html"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "recite.csv",
+        "windows.csv",
+        "tokens.parquet",
+        "report.html",
+        "README.md",
+    }
+    tokens, (row,) = (
+        pd.read_parquet(tmp_path / "out" / "tokens.parquet"),
+        pd.read_csv(tmp_path / "out" / "recite.csv").itertuples(),
+    )
+    assert tokens["log_probability"].mean() == pytest.approx(-row.loss, rel=1e-4)
+    assert tokens["first"].mean() == pytest.approx(row.accuracy, rel=1e-4)
+    assert (
+        "".join(texts["learned"][a:b] for a, b in zip(tokens["start"], tokens["stop"], strict=True)) == texts["learned"]
+    )
     assert "recites" in capsys.readouterr().out
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from rapidfuzz import fuzz
 
 from byheart.language import spans as spans_module
 from byheart.language.design import Design, Place, Span
-from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans, spans_from_json
+from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
 from byheart.language.tokens import tokenize, trained
 
 
@@ -284,20 +283,3 @@ def test_near_copies_are_joined_and_spans_that_share_them_become_one():
     (one,) = join_near_copies(WORDS, both, near_copies(WORDS, both, 0.9))
     assert sorted(one.copies) == sorted(place for span in both for place in span.copies)
     assert join_near_copies(WORDS, spans, near_copies(WORDS, spans, 0.9).iloc[:0]) == spans
-
-
-def test_spans_from_json(tmp_path):
-    path = tmp_path / "spans.json"
-    path.write_text(json.dumps(["God", {"document": "x", "start": 0, "stop": 2}]))
-    assert spans_from_json(path) == ["God", ("x", 0, 2)]
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(["God"]).encode())
-    assert spans_from_json(path) == ["God"]
-    whole = {"document": "x", "start": 0, "stop": 2}
-    wrong = [{}, [], [3], [None], [["x", 0, 2]], *([{**whole, **other}] for other in ({"stop": "2"}, {"stop": True}))]
-    wrong += [[{"document": "x"}], [{**whole, "end": 3}], [{**whole, "start": 0.0}]]
-    for content in ("{", "[" * 100_000, "[" + "1" * 5_000 + "]", "\xff", *map(json.dumps, wrong)):
-        path.write_text(content, encoding="latin-1")
-        with pytest.raises(ValueError, match="accepted: a JSON list"):
-            spans_from_json(path)
-    with pytest.raises(FileNotFoundError, match="accepted: a JSON file"):
-        spans_from_json(tmp_path / "missing.json")

@@ -41,6 +41,7 @@ _COMMANDS = {
     "audit": ("network", "AuditCommand"),
     "leaderboard": ("studies", "LeaderboardCommand"),
     "counterfactual": ("language", "CounterfactualCommand"),
+    "export": ("language", "ExportCommand"),
     "recite": ("text", "ReciteCommand"),
     "copied": ("text", "CopiedCommand"),
     "store": ("store", "StoreCommand"),

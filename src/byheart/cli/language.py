@@ -1,4 +1,4 @@
-"""The command of language models: what documents and spans they memorized."""
+"""The commands of language models: what documents and spans they memorized, and that as files for other tools."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ class CounterfactualCommand:
     """kjv, shakespeare or factbook, or text files of your own (.jsonl: a document a line, in the field "text")."""
     training: EnsembleConfig
     spans: Path | None = None
-    """JSON list of the passages to measure: strings, or {"document", "start", "stop"} in characters; default all
-    passages that occur more than once."""
+    """List of the passages to measure, .json, .jsonl or .csv: texts, or columns "text", "secret" or "canary", or
+    "document", "start" and "stop" in characters; default all passages that occur more than once."""
+    column: str | None = None
+    """Column of the passages in such a list, where names leave it open."""
+    skip_absent: bool = False
+    """Leave out passages of the list that stand in no text, such as canaries that were held out."""
     models: int | None = None
     """Number of models, even, at least 8 (default: 32; quick: 16)."""
     scale: Literal["quick", "full"] = "full"
@@ -64,7 +68,7 @@ class CounterfactualCommand:
 
     def run(self) -> None:
         """Train, estimate, and write tables and the page."""
-        from byheart.language.spans import spans_from_json
+        from byheart.language.exchange import read_spans
 
         n_documents, models, canaries = _SIZES[self.scale]
         config = CounterfactualConfig(
@@ -77,7 +81,11 @@ class CounterfactualCommand:
             self.seed,
         )
         texts = self._texts(n_documents if self.documents is None else self.documents)
-        spans = None if self.spans is None else spans_from_json(self.spans)
+        if self.spans is None and (self.column is not None or self.skip_absent):
+            raise ValueError("--column, --skip-absent: received without --spans, accepted: with a list of spans")
+        spans = None
+        if self.spans is not None:
+            spans = read_spans(self.spans, texts, column=self.column, skip_absent=self.skip_absent)
         check_page(self.out / "report.html")
         prepare_directory(self.out)
         with self.where.executor() as executor, bar("models") as advance:
@@ -111,6 +119,34 @@ class CounterfactualCommand:
         if self.split != "paragraphs" or self.encoding is not None:
             raise ValueError(f"split, encoding: received with {built_in[0]}, accepted: with text files")
         return corpus(built_in[0], n_documents, self.seed, folder=self.folder)
+
+
+@dataclass
+class ExportCommand:
+    """Write the spans and the log-probability of every token of what byheart counterfactual left, for other tools."""
+
+    directory: Path = field(metadata={"positional": "DIRECTORY"})
+    """What byheart counterfactual wrote."""
+    prefix: int = 200
+    """Characters before a span that are written with it, at most."""
+    out: Path = Path("exported")
+    """Directory of spans.jsonl, garak.tsv and tokens.parquet."""
+
+    def run(self) -> None:
+        """Read the models' answers, and write the files."""
+        from byheart.language.counterfactual import opened
+        from byheart.language.exchange import write_garak, write_spans, write_tokens
+
+        if self.prefix < 1:
+            raise ValueError(f"--prefix: received {self.prefix}, accepted: an integer >= 1")
+        found = opened(self.directory)
+        design = found.design
+        print(f"wrote {write_tokens(self.out / 'tokens.parquet', design, found.logs)}")
+        if not design.spans:
+            print("no spans were measured: no spans.jsonl and no garak.tsv")
+            return
+        print(f"wrote {write_spans(self.out / 'spans.jsonl', design, n_characters=self.prefix)}")
+        print(f"wrote {write_garak(self.out / 'garak.tsv', design, n_characters=self.prefix)}")
 
 
 def _print(found: Found) -> None:

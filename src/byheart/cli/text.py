@@ -33,13 +33,18 @@ class ReciteCommand:
     seed: int = 0
     """Seed of the controls and the bootstrap."""
     out: Path = Path("recite")
-    """Directory of the table recite.csv, the windows of each text and the page report.html."""
+    """Directory of recite.csv and windows.csv, where rows of other texts and models stay, and of tokens.parquet and
+    the page report.html, of this call."""
+    readme: bool = False
+    """Write README.md there too: the table of all texts and models that recite.csv holds."""
 
     def run(self) -> None:
         """Read the texts with the model, print the headlines, and write tables and the page."""
         from byheart.language.books import book
+        from byheart.language.exchange import write_parquet
         from byheart.language.page.recited import write_recited_page
         from byheart.language.recite import recite
+        from byheart.language.recite_results import check_results, keep, write_readme
         from byheart.language.reciters import reciter
 
         if len(self.model_and_texts) < 2:
@@ -53,6 +58,7 @@ class ReciteCommand:
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
+        check_results(self.out, self.readme)
         with bar("texts") as advance:
             found = recite(
                 reciter(name),
@@ -63,9 +69,10 @@ class ReciteCommand:
             )
         prepare_directory(self.out)
         table = pd.DataFrame([one.row() for one in found])
-        write_table(self.out / "recite.csv", table)
-        for one in found:
-            write_table(self.out / f"windows-{one.text}.csv", one.windows)
+        keep(self.out, found)
+        if self.readme:
+            write_readme(self.out)
+        write_parquet(self.out / "tokens.parquet", (one.tokens() for one in found))
         print("\n".join([*(one.headline() for one in found), *found[0].notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)

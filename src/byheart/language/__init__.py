@@ -16,6 +16,10 @@ from byheart.language.ensemble import Ensemble as Ensemble
 from byheart.language.ensemble import EnsembleConfig as EnsembleConfig
 from byheart.language.ensemble import train as train
 from byheart.language.estimates import Estimates as Estimates
+from byheart.language.exchange import read_spans as read_spans
+from byheart.language.exchange import write_garak as write_garak
+from byheart.language.exchange import write_spans as write_spans
+from byheart.language.exchange import write_tokens as write_tokens
 from byheart.language.extraction import extraction as extraction
 from byheart.language.finetune import Finetune as Finetune
 from byheart.language.finetune import audit_finetune as audit_finetune

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from byheart.language.canaries import planted, planted_spans
 from byheart.language.design import Design, Role, Span
 from byheart.language.documents import Documents
-from byheart.language.ensemble import Ensemble, EnsembleConfig, train
+from byheart.language.ensemble import Ensemble, EnsembleConfig, kept, train
 from byheart.language.estimates import Estimates
 from byheart.language.extraction import extraction
 from byheart.language.spans import given_spans, join_near_copies, near_copies, repeated_spans
@@ -183,6 +183,20 @@ def counterfactual(
     }
     write_json(out / "about.json", about)
     return Found(ensemble, estimates, extracted, near, notes)
+
+
+def opened(directory: str | Path) -> Ensemble:
+    """Return the models that ``counterfactual`` left in a directory, with their design and what they say.
+
+    Raises:
+        ValueError: If the directory is none of these, or a file is missing or damaged.
+    """
+    directory = Path(directory)
+    if not (directory / DESIGN).is_file():
+        raise ValueError(f"directory: received {directory}, accepted: one that byheart counterfactual wrote")
+    settings = json.loads((directory / "about.json").read_text())["settings"]
+    own = {field.name: settings[field.name] for field in dataclasses.fields(EnsembleConfig)}
+    return kept(Design.load(directory / DESIGN), EnsembleConfig(**own), directory / "models")
 
 
 def report(directory: str | Path, path: str | Path) -> Path:

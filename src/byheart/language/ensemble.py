@@ -179,14 +179,27 @@ def train_all(
     )
     if failures:
         raise JobsError(failures)
-    found = {}
-    for name, (design, config) in given.items():
-        made = [records.read(job.key) for job in todo[name]]
-        arrays = {own: np.concatenate([record.arrays[own] for record in made]) for own in _PER_TOKEN}
-        logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
-        made_by = tuple(json.loads(record.header["provenance"]) for record in made)
-        found[name] = Ensemble(design, config, logs, arrays, made_by, Path(store), name)
-    return found
+    return {name: _read(name, *given[name], store, own) for name, own in todo.items()}
+
+
+def kept(design: Design, config: EnsembleConfig, store: str | Path) -> Ensemble:
+    """Return the models that ``train`` left in a directory; nothing is trained.
+
+    Raises:
+        ValueError: If one is missing or damaged, or they are of another design or other settings.
+    """
+    todo, records = _jobs("", design, config), Records(store)
+    for job in todo:
+        records.check(job.key, job.identity)
+    return _read("", design, config, store, todo)
+
+
+def _read(name: str, design: Design, config: EnsembleConfig, store: str | Path, todo: list[Job]) -> Ensemble:
+    made = [Records(store).read(job.key) for job in todo]
+    arrays = {own: np.concatenate([record.arrays[own] for record in made]) for own in _PER_TOKEN}
+    logs = Logs(arrays.pop("log_probability"), arrays.pop("correct"))
+    made_by = tuple(json.loads(record.header["provenance"]) for record in made)
+    return Ensemble(design, config, logs, arrays, made_by, Path(store), name)
 
 
 def _jobs(name: str, design: Design, config: EnsembleConfig) -> list[Job]:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from byheart.language.controls_of_texts import invented, twin
 from byheart.language.documents import Documents
+from byheart.language.exchange import token_places
 from byheart.language.extras import require
 from byheart.language.reciters import Reciter
 from byheart.language.scores_of_texts import ngram_log_probability
@@ -48,7 +49,7 @@ class Recitation:
             greedy_16 and so on, edit_distance (of the greedy continuation of 64 tokens: tokens to change over tokens),
             and for each control its log_p, as in "log_p wrong prefix"; missing where the text gives no such window.
         notes: What was assumed, in sentences.
-        seconds: Processor time.
+        seconds: Processor time; that of text never published, which texts share, counts for the first of them.
     """
 
     text: str
@@ -70,6 +71,12 @@ class Recitation:
         start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])].tolist()
         return start, stop
 
+    def tokens(self) -> pd.DataFrame:
+        """Return a row per token: text, model, token, start, stop (characters), id, log_probability (nats), first."""
+        places = token_places(self.documents).rename(columns={"document": "text"}).drop(columns="position")
+        places.insert(1, "model", self.model)
+        return places.assign(log_probability=self.log_probability, first=self.first)
+
     def row(self) -> dict[str, Any]:
         """Return the text's row of the table text x model."""
         windows, (start, stop) = self.windows, self.longest()
@@ -79,6 +86,7 @@ class Recitation:
             "text": self.text,
             "model": self.model,
             "n_tokens": len(self.first),
+            "n_characters": len(self.documents.texts[0]),
             "n_windows": len(windows),
             "loss": -float(self.log_probability.mean()),
             "accuracy": float(self.first.mean()),
@@ -167,15 +175,15 @@ def recite(
     dtype, device = reciter.model.dtype, reciter.model.device
     if device.type == "cpu" and dtype.itemsize < 4:
         raise ValueError(f"model: received {dtype} on a CPU, accepted: float32 (`model.float()`)")
-    found = []
+    found, unpublished = [], _Unpublished(reciter, seed)
     for name, text in texts.items():
-        found.append(_recite(reciter, name, text, n_windows, seed))
+        found.append(_recite(reciter, name, text, n_windows, seed, unpublished))
         if on_progress is not None:
             on_progress(len(found), len(texts))
     return found
 
 
-def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int) -> Recitation:
+def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, unpublished: _Unpublished) -> Recitation:
     began = time.process_time()
     if not text.strip():
         raise ValueError(f"text: received {name}, which is empty, accepted: a text with words")
@@ -186,19 +194,19 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int) -
         raise ValueError(f"text: received {name} of {len(tokens)} tokens, accepted: at least {longest + 2 * LENGTH}")
     starts = np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
     columns: dict[str, Any] = {"start": starts, "stop": starts + LENGTH}
-    continued = _cut(tokens, starts, 0)
-    for size in PREFIXES:
-        rows = _cut(tokens, starts, size)
-        logs, first, written = reciter.read(rows, LENGTH, generate=size == longest)
+    for size in PREFIXES[:-1]:
+        logs, first = reciter.read(_cut(tokens, starts, size), LENGTH)
         columns[f"log_p_{size}"], columns[f"greedy_{size}"] = logs.sum(axis=1), first.all(axis=1)
-        if written is not None:
-            columns["edit_distance"] = _edits(written, continued)
-    swapped = np.concatenate([np.roll(_cut(tokens, starts, longest)[:, :longest], n // 2, axis=0), continued], axis=1)
-    columns["log_p wrong prefix"] = reciter.read(swapped, LENGTH)[0].sum(axis=1)
+    rows = _cut(tokens, starts, longest)
+    after = reciter.continue_after(rows[:, :longest], rows[:, longest:])
+    columns[f"log_p_{longest}"], columns[f"greedy_{longest}"] = (
+        after.log_probability.sum(axis=1),
+        after.first.all(axis=1),
+    )
+    columns["edit_distance"] = _edits(after.written, rows[:, longest:])
+    columns["log_p wrong prefix"] = after.after_other.sum(axis=1)
     columns["log_p twin"] = _of_twin(reciter, documents, starts, seed)
-    made = _tokens(reciter, invented(8 * n * (LENGTH + longest), seed))
-    rows = made[: n * (longest + LENGTH)].reshape(n, -1)
-    columns["log_p never published"] = reciter.read(rows, LENGTH)[0].sum(axis=1)
+    columns["log_p never published"] = unpublished.log_p(n)
     columns["log_p n-gram"] = _of_ngram(documents, starts)
     log_probability, first_guess = _whole(reciter, tokens)
     notes = (
@@ -222,8 +230,23 @@ def _edits(written: np.ndarray, right: np.ndarray) -> list[float]:
     return [Levenshtein.distance(a.tolist(), b.tolist()) / LENGTH for a, b in zip(written, right, strict=True)]
 
 
-def _tokens(reciter: Reciter, text: str) -> np.ndarray:
-    return np.array(reciter.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+class _Unpublished:
+    """Windows of text that nobody published, the same for all texts: each is read once."""
+
+    def __init__(self, reciter: Reciter, seed: int) -> None:
+        self._reciter, self._seed = reciter, seed
+        self._found = np.zeros(0)
+
+    def log_p(self, n_windows: int) -> Float64[np.ndarray, " n_windows"]:
+        """Return the log-probability of the continuation in each of the first windows."""
+        size = max(PREFIXES) + LENGTH
+        if n_windows > len(self._found):
+            text = invented(8 * n_windows * size, self._seed)
+            tokens = self._reciter.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows = np.array(tokens[: n_windows * size], dtype=np.int64).reshape(n_windows, size)
+            new = self._reciter.read(rows[len(self._found) :], LENGTH)[0].sum(axis=1)
+            self._found = np.concatenate([self._found, new])
+        return self._found[:n_windows]
 
 
 def _of_twin(reciter: Reciter, documents: Documents, starts: np.ndarray, seed: int) -> Float64[np.ndarray, " n"]:
@@ -257,7 +280,7 @@ def _whole(reciter: Reciter, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray
     while done < len(tokens):
         start = max(0, done - _OVERLAP)
         stop = min(len(tokens), start + block)
-        (new,), (right,), _ = reciter.read(tokens[None, start:stop], stop - done)
+        (new,), (right,) = reciter.read(tokens[None, start:stop], stop - done)
         logs[done:stop], first[done:stop] = new, right
         done = stop
     return logs, first

