@@ -31,6 +31,7 @@ ASKED_FOR = {
     "middle-regime",
     "discrepancy",
     "as-published",
+    "capacity",
     "variants",
     "two-views",
     "analytic",

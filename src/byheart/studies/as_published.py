@@ -137,8 +137,8 @@ def _agreement(quantity: str, tables: Tables) -> Finding:
     """Judge a quantity at T up to 30 for the chosen number of initialisations; all numbers in words."""
     own = tables["values"].query("quantity == @quantity and n_examples <= 30")
     n_inits = _chosen(tables)
-    if own.query("n_inits == @n_inits").empty:
-        return not_run("T up to 30, two datasets")
+    if own.query("n_inits == @n_inits")["n_examples"].nunique() < 3:
+        return not_run("three T up to 30, two datasets")
     words = []
     for n, rows in own.groupby("n_inits"):
         counts = rows["verdict"].value_counts()
