@@ -32,22 +32,25 @@ from byheart.provenance import provenance
 from byheart.records import Records, digest
 
 _MOST_SECONDS = 5.0  # that a process may live on
-_MARK = "BYHEART_KILLS"  # a variable that all processes of a command inherit
+MARK = "BYHEART_KILLS"  # a variable that all processes of a command inherit
 _WHAT_VARIES = ("provenance", "header_digest")  # of a header: time and date
 _N_RESULTS = 12  # of a command
 _SHARE_IN_FLIGHT = 0.75  # of kills that wait until a result is being computed
-# Each prints something once a result is being computed.
-_COMMANDS = {
-    "sweep": """
+_SWEEP = """
 import sys
 from byheart.toy.config import TrainConfig
 from byheart.toy.sweep import grid, sweep
 
-base = TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps=6_000)
-configs = grid(base, {"n_examples": [3, 5, 8]}, range(4))
+base = TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps={n_steps})
+configs = grid(base, {{"n_examples": [3, 5, 8]}}, range(4))
 begun = lambda progress: print("begun", flush=True) if progress.work_done else None
-sweep(configs, sys.argv[1], n_workers=2, on_progress=begun)
-""",
+sweep(configs, sys.argv[1], n_workers=int(sys.argv[2]), kernel={kernel!r}, on_progress=begun)
+"""
+# Each prints something once a result is being computed. To load the compiled kernel takes most of the life of a sweep;
+# the reference kernel, in NumPy, needs no loading, so that many more of its kills can be afforded.
+_COMMANDS = {
+    "sweep": _SWEEP.format(n_steps=6_000, kernel="cpu"),
+    "sweep-by-reference": _SWEEP.format(n_steps=1_000, kernel="reference"),
     "counterfactual": """
 import sys
 import time
@@ -63,7 +66,7 @@ def fit(indices, seed):
     means = np.stack([inputs[indices][labels[indices] == k].mean(0) for k in (0, 1)])
     return ((inputs @ (means[1] - means[0])) * (2 * labels - 1)).astype(float) + seed
 
-counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_workers=2)
+counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_workers=int(sys.argv[2]))
 """,
 }
 
@@ -72,8 +75,10 @@ counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_wor
 class KillsCommand:
     """Kill commands that run jobs at random moments, start them again, and compare their stores."""
 
+    commands: tuple[str, ...] = tuple(_COMMANDS)
+    """Which commands: sweep, sweep-by-reference, counterfactual; the table keeps what it has of others."""
     n: int = 500
-    """Kills of each command, at least 1; those that the table has count."""
+    """Kills of each command, at least 1; those that the table has of the same revision count."""
     seed: int = 0
     """Of the moments, and of what is killed: the command, its workers one by one, or all at once."""
     out: Path = Path("results/reliability/kills.csv")
@@ -83,18 +88,28 @@ class KillsCommand:
         """Kill, write the table after every store, and return whether all went well."""
         if self.n < 1:
             raise ValueError(f"n: received {self.n}, accepted: an integer >= 1")
+        if unknown := set(self.commands) - set(_COMMANDS):
+            raise ValueError(f"commands: received {', '.join(sorted(unknown))}, accepted: {', '.join(_COMMANDS)}")
         revision = str(provenance()["git_revision"])
+        rows = _read(self.out)
+        for name in self.commands:
+            if name not in rows or rows[name].git_revision != revision:
+                rows[name] = Found(name, git_revision=revision)
+        self._write(rows)  # so that what is in the way is found before any time is spent
         with contextlib.ExitStack() as stack:
             trials = [
-                Trial(found, self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-                for found in _read(self.out, revision)
+                Trial(rows[name], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                for name in self.commands
             ]
             while (trial := min(trials, key=lambda trial: trial.found.n_kills)).found.n_kills < self.n:
                 trial.add_store()
-                table = pd.DataFrame([dataclasses.asdict(trial.found) for trial in trials])
-                write_table(self.out, table.assign(git_revision=revision))
+                self._write(rows)
         print(self.out.read_text(), end="")
-        return all(trial.found.is_well for trial in trials)
+        return all(found.is_well for found in rows.values())
+
+    def _write(self, rows: dict[str, Found]) -> None:
+        table = pd.DataFrame([dataclasses.asdict(rows[name]) for name in _COMMANDS if name in rows])
+        write_table(self.out, table)
 
 
 @dataclass
@@ -126,6 +141,8 @@ class Found:
     """Semaphores and the like, more than before; those of other programs that came meanwhile count too."""
     n_temporary: int = 0
     """Temporary files and folders outside the stores, in the end."""
+    git_revision: str = ""
+    """Of byheart."""
 
     @property
     def is_well(self) -> bool:
@@ -134,14 +151,10 @@ class Found:
         return not any((*own, self.n_shared_memory, self.n_temporary))
 
 
-def _read(table: Path, revision: str) -> list[Found]:
-    """What the table has of each command at this revision."""
+def _read(table: Path) -> dict[str, Found]:
+    """What a table has, by command."""
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    fields = [field.name for field in dataclasses.fields(Found)]
-    kept = {
-        row["command"]: Found(*(row[name] for name in fields)) for row in rows if row.get("git_revision") == revision
-    }
-    return [kept.get(name, Found(name)) for name in _COMMANDS]
+    return {row["command"]: Found(**{str(name): value for name, value in row.items()}) for row in rows}
 
 
 class Trial:
@@ -160,7 +173,7 @@ class Trial:
         if status := process.wait():
             raise RuntimeError(f"{found.command}: ended with status {status} though nothing was killed")
         self.seconds_per_result = (time.monotonic() - began - self.seconds_to_begin) / _N_RESULTS
-        self.expected, self.n_shared = _contents(directory / "whole"), _n_shared_memory()
+        self.expected, self.n_shared = contents(directory / "whole"), _n_shared_memory()
         assert len(self.expected) == _N_RESULTS
 
     def add_store(self) -> None:
@@ -169,13 +182,13 @@ class Trial:
         rng = random.Random(f"{found.command} {self.seed} {found.n_stores}")
         for _ in range(rng.randint(3, 8)):
             self._start_and_kill(store, rng)
-        before = _files(store)
+        before = files(store)
         self._finish(store)
-        found.n_lost += len(before.items() - _files(store).items())
-        contents = _contents(store)
+        found.n_lost += len(before.items() - files(store).items())
+        there = contents(store)
         found.n_stores += 1
-        found.n_results += len(contents)
-        found.n_different += sum(contents.get(key) != self.expected[key] for key in self.expected)
+        found.n_results += len(there)
+        found.n_different += sum(there.get(key) != self.expected[key] for key in self.expected)
         found.n_stray_files += sum(
             path.name.removesuffix(".safetensors") not in self.expected for path in store.iterdir()
         )
@@ -184,42 +197,42 @@ class Trial:
 
     def _start_and_kill(self, store: Path, rng: random.Random) -> None:
         """Start the command and kill it, some of its workers first, or all its processes at once."""
-        before, process = _files(store), self._start(store)
+        before, process = files(store), self._start(store, rng.choice([1, 2]))
         if rng.random() < _SHARE_IN_FLIGHT:
             while not self._is_begun and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, self.seconds_per_result * (_N_RESULTS - len(before))))
         else:
             time.sleep(rng.uniform(0, self.seconds_to_begin))
-        what = rng.choice(["command", "worker and command", "workers and command", "all"])
-        there = _processes(store)
+        what = rng.choice(["command", "worker and command", "workers and command", "workers and command", "all"])
+        there = processes(store)
         workers = [pid for pid in there if pid != process.pid]
         n_workers = {"worker and command": 1, "workers and command": 2}.get(what, 0)
         for worker in rng.sample(workers, min(n_workers, len(workers))):
             if process.poll() is None:
                 self._count(store)
-            _kill(worker)
+            kill(worker)
             time.sleep(rng.uniform(0, 0.3))
         if process.poll() is None:
             self._count(store)
         for pid in there if what == "all" else ():
-            _kill(pid)
+            kill(pid)
         process.kill()
         process.wait()
         end = time.monotonic() + _MOST_SECONDS
-        while (left := _processes(store)) and time.monotonic() < end:
+        while (left := processes(store)) and time.monotonic() < end:
             time.sleep(0.05)
         self.found.n_stray_processes += len(left)
         for pid in left:
-            _kill(pid)
-        self.found.n_lost += len(before.items() - _files(store).items())
+            kill(pid)
+        self.found.n_lost += len(before.items() - files(store).items())
 
     def _count(self, store: Path) -> None:
         """Count a kill that is about to come, and what it hits."""
         self.found.n_kills += 1
         if not self._is_begun:
             self.found.n_starting += 1
-        elif len(_files(store)) < _N_RESULTS:
+        elif len(files(store)) < _N_RESULTS:
             self.found.n_in_flight += 1
         else:
             self.found.n_ending += 1
@@ -229,9 +242,9 @@ class Trial:
         """Whether the command that was started last computes a result, or has."""
         return self.said.stat().st_size > 0
 
-    def _start(self, store: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _COMMANDS[self.found.command], str(store)]
-        environment = os.environ | {_MARK: str(store), "TMPDIR": str(self.temporary)}
+    def _start(self, store: Path, n_workers: int = 2) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _COMMANDS[self.found.command], str(store), str(n_workers)]
+        environment = os.environ | {MARK: str(store), "TMPDIR": str(self.temporary)}
         with self.said.open("wb") as said:
             return subprocess.Popen(
                 command, env=environment, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True
@@ -242,14 +255,15 @@ class Trial:
             raise RuntimeError(f"{self.found.command}: ended with status {status} though nothing was killed")
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Kill a process, if it has not ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def _processes(store: Path) -> list[int]:
-    """All processes that a command on this store has started, itself included."""
-    mark, found = f"{_MARK}={store}\0".encode(), []
+def processes(store: Path | str) -> list[int]:
+    """All processes that a command with this mark has started, itself included."""
+    mark, found = f"{MARK}={store}\0".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in path.read_bytes():
@@ -259,11 +273,12 @@ def _processes(store: Path) -> list[int]:
     return found
 
 
-def _files(store: Path) -> dict[str, bytes]:
+def files(store: Path) -> dict[str, bytes]:
+    """The bytes of every result in a directory."""
     return {path.name: path.read_bytes() for path in store.glob("*.safetensors")}
 
 
-def _contents(store: Path) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+def contents(store: Path | str) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
     """Digest of the arrays, and the header, of every result in a store; a damaged one is an error."""
     records, found = Records(store), {}
     keys = records.keys()
