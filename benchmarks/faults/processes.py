@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks.faults.scene import Found, Scene
 from benchmarks.kills import kill
@@ -36,7 +38,8 @@ def worker_killed(scene: Scene, found: Found) -> None:
         if workers := command.workers():
             kill(scene.random.choice(workers))
         note()
-        found.n_other_answers += not command.answer().is_done
+        answer = command.answer()
+        found.count(answer, answer.is_done)
         found.n_old_processes += command.count_old_processes()
 
 
@@ -48,7 +51,8 @@ def dask_worker_killed(scene: Scene, found: Found) -> None:
         scene.until_some_are_there(store, command)
         scene.random.choice(servers.workers).kill()
         note()
-        found.n_other_answers += not command.answer().is_done
+        answer = command.answer()
+        found.count(answer, answer.is_done)
 
 
 def dask_worker_cut_off(scene: Scene, found: Found) -> None:
@@ -62,7 +66,8 @@ def dask_worker_cut_off(scene: Scene, found: Found) -> None:
         note()
         time.sleep(_SECONDS_CUT_OFF)
         worker.send_signal(signal.SIGCONT)
-        found.n_other_answers += not command.answer().is_done
+        answer = command.answer()
+        found.count(answer, answer.is_done)
 
 
 def scheduler_killed(scene: Scene, found: Found) -> None:
@@ -75,26 +80,24 @@ def scheduler_killed(scene: Scene, found: Found) -> None:
         answer = command.answer()
         note()
         is_said = "scheduler is gone" in answer.words and "Traceback" not in answer.words
-        found.n_other_answers += answer.status != 1 or not is_said
+        found.count(answer, answer.status == 1 and is_said)
         found.n_old_processes += command.count_old_processes()
 
 
 def at_once(scene: Scene, found: Found, n_commands: int, in_bucket: bool) -> None:
     """Start the same sweep several times at once on one store."""
-    if in_bucket:
-        with s3() as (bucket, _):
-            _at_once(scene, found, n_commands, f"{bucket}/{scene.place().name}")
-    else:
-        _at_once(scene, found, n_commands, scene.place())
+    with s3() if in_bucket else contextlib.nullcontext(("", None)) as (bucket, _):
+        place = scene.place()
+        _at_once(scene, found, n_commands, f"{bucket}/{place.name}" if in_bucket else place)
 
 
-def _at_once(scene: Scene, found: Found, n_commands: int, store: object) -> None:
-    place = store if isinstance(store, str) else scene.directory / str(store)
-    with scene.compared(found, place) as note:
-        commands = [scene.sweep(place) for _ in range(n_commands)]
-        scene.until_some_are_there(place, commands[0])
+def _at_once(scene: Scene, found: Found, n_commands: int, store: Path | str) -> None:
+    with scene.compared(found, store) as note:
+        commands = [scene.sweep(store) for _ in range(n_commands)]
+        scene.until_some_are_there(store, commands[0])
         note()
-        found.n_other_answers += sum(not command.answer().is_done for command in commands)
+        for answer in [command.answer() for command in commands]:
+            found.count(answer, answer.is_done)
         found.n_old_processes += sum(command.count_old_processes() for command in commands)
 
 

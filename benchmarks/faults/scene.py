@@ -18,8 +18,8 @@ from benchmarks.servers import wait_for
 from byheart.records import Records
 
 N_RESULTS = 12
-SWEEP = ("sweep", "--n-examples", "3", "5", "8", "--n-features", "200", "--sparsity", "0.9", "--n-test", "10")
-SWEEP += ("--n-steps", "20000", "--n-seeds", "4")
+_SIZES = ("--n-features", "200", "--sparsity", "0.9", "--n-test", "10", "--n-steps", "20000")
+SWEEP = ("sweep", "--n-examples", "3", "5", "8", *_SIZES, "--n-seeds", "4")
 TWO_WORKERS = ("--n-workers", "2")
 _MOST_SECONDS_ALIVE = 5.0  # of a process whose command is gone
 _MOST_SECONDS = 100.0  # until a command that should end counts as hanging
@@ -47,6 +47,14 @@ class Found:
     """Commands with another status or other words than promised, or that hung."""
     skipped: str = ""
     """Why the fault could not be made on the machine."""
+    git_revision: str = ""
+    """Of byheart."""
+
+    def count(self, answer: Answer, is_as_promised: bool) -> None:
+        """Count how a command ended, and show it if that is not as promised."""
+        if not is_as_promised:
+            self.n_other_answers += 1
+            print(f"{self.fault}, {self.tried}: status {answer.status}\n{answer.words}", flush=True)
 
     @property
     def is_well(self) -> bool:
@@ -150,7 +158,8 @@ class Scene:
         before: Contents = {}
         found.n_tried += 1
         yield lambda: before.update(contents(store))
-        found.n_other_answers += not self.sweep(store, *options).answer().is_done
+        answer = self.sweep(store, *options).answer()
+        found.count(answer, answer.is_done)
         after = contents(store)
         found.n_lost += len(before.items() - after.items())
         found.n_different += sum(after.get(key) != self.expected[key] for key in self.expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def _disk_full(scene: Scene, found: Found, *options: str) -> None:
         command = scene.sweep(store, *options)
         scene.until_some_are_there(store, command)
         filler = _fill(store)
-        _count(found, command, command.answer().names_a_run)
+        _count(found, command, answer := command.answer(), answer.names_a_run)
         note()
         filler.unlink()
 
@@ -55,10 +56,11 @@ def disk_full_of_one_run(scene: Scene, found: Found) -> None:
         command = Command(*words, "--n-steps", "300000", directory=scene.directory)
         wait_for(lambda: _has_loaded(command, "llvmlite"))
         filler = _fill(store)
-        _count(found, command, command.answer().names_a_run)
+        _count(found, command, answer := command.answer(), answer.names_a_run)
         found.n_stray_files += len(list(store.iterdir())) - 1
         filler.unlink()
-        found.n_other_answers += not Command(*words, "--n-steps", "1000", directory=scene.directory).answer().is_done
+        answer = Command(*words, "--n-steps", "1000", directory=scene.directory).answer()
+        found.count(answer, answer.is_done)
 
 
 def _has_loaded(command: Command, library: str) -> bool:
@@ -72,7 +74,7 @@ def read_only_at_the_start(scene: Scene, found: Found) -> None:
     with small_disk(store, _BYTES), scene.compared(found, store):
         remount(store, "ro")
         command = scene.sweep(store)
-        _count(found, command, command.answer().is_one_line(2, "accepted: a writable directory"))
+        _count(found, command, answer := command.answer(), answer.is_one_line(2, "accepted: a writable directory"))
         remount(store, "rw")
 
 
@@ -85,13 +87,11 @@ def read_only_in_mid_run(scene: Scene, found: Found) -> None:
         wait_for(lambda: _is_made(functools.partial(remount, store, "ro")))  # not while a file is open for writing
         answer = command.answer()
         note()
-        _count(found, command, answer.names_a_run)
+        _count(found, command, answer, answer.names_a_run)
         remount(store, "rw")
 
 
 def _is_made(change: Callable[[], None]) -> bool:
-    import subprocess
-
     try:
         change()
     except subprocess.CalledProcessError:
@@ -107,7 +107,7 @@ def directory_moved(scene: Scene, found: Found) -> None:
         scene.until_some_are_there(store, command)
         note()
         store.rename(elsewhere)
-        _count(found, command, command.answer().names_a_run)
+        _count(found, command, answer := command.answer(), answer.names_a_run)
         found.n_stray_files += store.exists()
         elsewhere.rename(store)
 
@@ -123,11 +123,11 @@ def bucket_cut_off(scene: Scene, found: Found) -> None:
             answer = command.answer()
             proxy.mend()
             note()
-            _count(found, command, answer.names_a_run)
+            _count(found, command, answer, answer.names_a_run)
 
 
-def _count(found: Found, command: Command, is_as_promised: bool) -> None:
-    found.n_other_answers += not is_as_promised
+def _count(found: Found, command: Command, answer: Answer, is_as_promised: bool) -> None:
+    found.count(answer, is_as_promised)
     found.n_old_processes += command.count_old_processes()
 
 
