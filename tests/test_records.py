@@ -39,6 +39,9 @@ def test_records_are_found_by_key(tmp_path):
     records = Records(tmp_path / "new")
     assert records.keys() == []
     assert "a" not in records
+    with pytest.raises(OSError, match="b.safetensors .*No such file"):
+        records.write("b", Record({}, {}))  # a store that vanished is not made again
+    (tmp_path / "new").mkdir()
     records.write("b", Record({"x": np.arange(3)}, {}))
     records.write("a", Record({}, {"note": "é"}))
     assert records.keys() == ["a", "b"]

@@ -89,13 +89,13 @@ class Records:
             )
 
     def write(self, key: str, record: Record, identity: Identity = MappingProxyType({})) -> Place:
-        """Keep a result, and return its file.
+        """Keep a result, and return its file; the directory must be there.
 
         Raises:
-            OSError: If it cannot be written or the disk is full; nothing is left behind.
+            OSError: If it cannot be written, the disk is full or the directory is gone; nothing is left behind.
         """
         header = {**record.header, **({"identity": json.dumps(dict(identity))} if identity else {})}
-        return write(self.path(key), Record(record.arrays, header))
+        return _write(self.path(key), Record(record.arrays, header), "file")
 
     def read(self, key: str) -> Record:
         """Return a result.
@@ -112,7 +112,7 @@ class Records:
 
         Raises:
             ValueError: If the result that is there is damaged, or was made from something else.
-            OSError: If the result cannot be written.
+            OSError: If the result cannot be written, or the directory is not there.
         """
         if key not in self:
             self.write(key, compute(), identity)
@@ -128,21 +128,29 @@ def write(path: str | Path, record: Record, what: str = "file") -> Place:
         OSError: If it cannot be written or the disk is full; nothing is left behind.
     """
     target = storage.place(path)
+    try:
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, error, what) from error
+    return _write(target, record, what)
+
+
+def _write(target: Place, record: Record, what: str) -> Place:
     header = {**record.header, "format": FORMAT, "arrays_digest": _digest_arrays(record.arrays)}
     header["header_digest"] = _digest_header(header)
     contiguous = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     content = save(contiguous, metadata=header)
     try:
-        if isinstance(target, Path):
-            target.parent.mkdir(parents=True, exist_ok=True)
         if storage.exists(target):
             _check_same_kind(target, header, what)
         return storage.write_atomically(target, content)
     except OSError as error:
-        raise OSError(
-            f"{what}: received {path} ({error.strerror or error}), accepted: a writable place with room for"
-            f" {len(content)} bytes"
-        ) from error
+        raise _unwritable(target, error, what, f" with room for {len(content)} bytes") from error
+
+
+def _unwritable(target: Place, error: OSError, what: str, room: str = "") -> OSError:
+    return OSError(f"{what}: received {target} ({error.strerror or error}), accepted: a writable place{room}")
 
 
 def read_header(path: str | Path, what: str = "file") -> dict[str, str]:
