@@ -23,7 +23,8 @@ from byheart.cluster import connected
 from byheart.jobs import Job, Report, run
 from byheart.records import Record, Records
 
-_SECONDS, _N_WORKERS = 0.05, 2
+SECONDS = 0.05  # of a job
+_N_WORKERS = 2
 
 
 @dataclass
@@ -54,7 +55,7 @@ class OverheadCommand:
 
 
 def _sleep(*, n_threads: int | None, report: Report) -> Record:
-    time.sleep(_SECONDS)
+    time.sleep(SECONDS)
     return Record({"x": np.zeros(3)}, {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -88,6 +89,11 @@ def test_a_killed_scheduler_is_named_and_what_is_finished_is_kept(tmp_path):
     )
     assert records.keys() == ["a"]
     assert run(jobs[::2], records, n_workers=1) == []
+
+
+def test_what_dask_logs_of_a_scheduler_that_is_gone_is_not_shown(tmp_path):
+    with cluster(tmp_path, 1) as processes, connected(processes.address):
+        assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
 def test_workers_that_write_elsewhere_or_share_a_process_are_refused(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,6 +55,9 @@ class FaultsCommand:
         kept = pd.read_csv(self.out, keep_default_na=False).to_dict("records") if self.out.exists() else []
         rows = {(row["fault"], row["tried"]): {str(name): value for name, value in row.items()} for row in kept}
         revision = str(provenance()["git_revision"])
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # in the background it may be ignored, also by commands
         with tempfile.TemporaryDirectory() as folder:
             scene = Scene(Path(folder), self.seed)
             for found, why_not, make in _faults(scene, self.only):

@@ -98,7 +98,8 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
         import distributed
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('cluster: needs dask.distributed: pip install "byheart[cluster]"') from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one line of ours
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it has to say becomes one line of ours
     try:
         client = distributed.Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
