@@ -94,6 +94,19 @@ def test_a_killed_scheduler_is_named_and_what_is_finished_is_kept(tmp_path):
 def test_what_dask_logs_of_a_scheduler_that_is_gone_is_not_shown(tmp_path):
     with cluster(tmp_path, 1) as processes, connected(processes.address):
         assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    for module, is_shown in (("distributed.cfexecutor", False), ("mine", True)):
+        for name in ("tornado.application", "asyncio"):  # which log what callbacks raise
+            seen.clear()
+            logging.getLogger(name).addHandler(handler)
+            try:
+                exec("1 / 0", {"__name__": module})
+            except ZeroDivisionError:
+                logging.getLogger(name).exception("Exception in callback")
+            logging.getLogger(name).removeHandler(handler)
+            assert bool(seen) == is_shown
 
 
 def test_workers_that_write_elsewhere_or_share_a_process_are_refused(tmp_path, monkeypatch):
