@@ -76,7 +76,8 @@ class KillsCommand:
     """Kill commands that run jobs at random moments, start them again, and compare their stores."""
 
     commands: tuple[str, ...] = tuple(_COMMANDS)
-    """Which commands: sweep, sweep-by-reference, counterfactual; the table keeps what it has of others."""
+    """Which commands: sweep, sweep-by-reference, counterfactual; the table keeps its rows of others and of other
+    revisions."""
     n: int = 500
     """Kills of each command, at least 1; those that the table has of the same revision count."""
     seed: int = 0
@@ -93,12 +94,11 @@ class KillsCommand:
         revision = str(provenance()["git_revision"])
         rows = _read(self.out)
         for name in self.commands:
-            if name not in rows or rows[name].git_revision != revision:
-                rows[name] = Found(name, git_revision=revision)
+            rows.setdefault((name, revision), Found(name, git_revision=revision))
         self._write(rows)  # so that what is in the way is found before any time is spent
         with contextlib.ExitStack() as stack:
             trials = [
-                Trial(rows[name], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                Trial(rows[name, revision], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
                 for name in self.commands
             ]
             while (trial := min(trials, key=lambda trial: trial.found.n_kills)).found.n_kills < self.n:
@@ -107,9 +107,8 @@ class KillsCommand:
         print(self.out.read_text(), end="")
         return all(found.is_well for found in rows.values())
 
-    def _write(self, rows: dict[str, Found]) -> None:
-        table = pd.DataFrame([dataclasses.asdict(rows[name]) for name in _COMMANDS if name in rows])
-        write_table(self.out, table)
+    def _write(self, rows: dict[tuple[str, str], Found]) -> None:
+        write_table(self.out, pd.DataFrame([dataclasses.asdict(found) for found in rows.values()]))
 
 
 @dataclass
@@ -151,10 +150,11 @@ class Found:
         return not any((*own, self.n_shared_memory, self.n_temporary))
 
 
-def _read(table: Path) -> dict[str, Found]:
-    """What a table has, by command."""
+def _read(table: Path) -> dict[tuple[str, str], Found]:
+    """What a table has, by command and revision."""
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
-    return {row["command"]: Found(**{str(name): value for name, value in row.items()}) for row in rows}
+    found = [Found(**{str(name): value for name, value in row.items()}) for row in rows]
+    return {(each.command, each.git_revision): each for each in found}
 
 
 class Trial:
