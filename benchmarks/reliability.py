@@ -17,12 +17,12 @@ from byheart.own import as_they_were
 MARK = "<!-- made by python -m benchmarks.reliability -->"
 _AIM_KILLS, _AIM_SECONDS, _AIM_OVERHEAD = 1_000, 2.0, 0.2
 _OF_KILLS = {
-    "n_lost": "results were lost",
-    "n_different": "results differ",
-    "n_stray_files": "files were left",
-    "n_stray_processes": "processes lived for five seconds",
-    "n_shared_memory": "pieces of shared memory were left",
-    "n_temporary": "temporary files were left",
+    "n_lost": "result(s) lost",
+    "n_different": "other result(s)",
+    "n_stray_files": "file(s) left",
+    "n_stray_processes": "process(es) that lived for five seconds",
+    "n_shared_memory": "piece(s) of shared memory left",
+    "n_temporary": "temporary file(s) left",
 }
 _TABLES = ("kills", "faults", "mutations", "listing", "overhead")
 
@@ -35,8 +35,8 @@ finish. Then every result is compared bit for bit with that of a command which n
 during imports, before any result was computed; *in flight*, while results were; *ending*, after the last one was there.
 `sweep` trains with the default kernel, `sweep-by-reference` with the reference kernel, whose start takes half as long.
 
-{n_kills:,} kills, {n_in_flight:,} of them in flight; of {n_results:,} results in {n_stores} stores {n_lost} were lost
-and {n_different} differ; {n_strays} files or processes were left behind."""
+{n_kills:,} kills, {n_in_flight:,} of them in flight. Of {n_results:,} results in {n_stores} stores, lost: {n_lost};
+different: {n_different}. Files and processes left behind: {n_strays}."""
 
 _FAULTS = """\
 ## Faults of every kind
@@ -48,7 +48,7 @@ command; *other answers*: another exit status or other words than promised, whic
 status 1 where a store fails, and one line and status 130 after Ctrl-C. Ctrl-C comes up to ten seconds after the first
 imports.
 
-{n_tried} faults of {n_kinds} kinds, {n_bad} kinds with something lost, left or answered otherwise."""
+{n_tried} faults of {n_kinds} kinds; kinds with something lost, left or answered otherwise: {n_bad}."""
 
 _MUTATIONS = """\
 ## Damaged files
@@ -62,8 +62,7 @@ _LISTING = """\
 ## Many results
 
 `python -m benchmarks.listing` opens a store of many runs on a local disk as a table, by their headers: seconds of the
-processor and of the clock, the fastest of five times. {n_runs:,} runs take {seconds:.2f} s; the aim is under
-{aim:g} s."""
+processor and of the clock, the fastest of five times. {n_runs:,} runs take {seconds:.2f} s (aim: under {aim:g} s)."""
 
 _OVERHEAD = """\
 ## Tiny jobs
@@ -77,6 +76,7 @@ def page(directory: Path) -> list[str]:
     """Return the parts of the page about the tables in a directory."""
     tables = {name: as_they_were(pd.read_csv(directory / f"{name}.csv", keep_default_na=False)) for name in _TABLES}
     killed, made, mutated, listed, added = tables.values()
+    killed = killed[killed["n_kills"] > 0]  # a run that was just begun has none
     alone = added["n_jobs"] * overhead.SECONDS / added["n_workers"]
     added["overhead_beside_sleep"] = (added["seconds"] / alone - 1).round(3)
     strays = killed[[name for name in _OF_KILLS if name not in ("n_lost", "n_different")]]
@@ -119,7 +119,7 @@ def _falls_short(killed: pd.DataFrame, made: pd.DataFrame, seconds: float, added
         short.append(f"To open a store took {seconds:.1f} s; the aim is under {_AIM_SECONDS:g} s.")
     short += [f"Not as promised: {name}." for name in _not_well(made)]
     short += [
-        f"Not as promised: {row.command} at revision {row.git_revision}, of which {getattr(row, name)} {words}."
+        f"Not as promised: kills of {row.command} at {row.git_revision}: {getattr(row, name)} {words}."
         for row in killed.itertuples()
         for name, words in _OF_KILLS.items()
         if getattr(row, name)
