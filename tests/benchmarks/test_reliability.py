@@ -20,7 +20,7 @@ def test_the_page_is_that_of_its_tables():
 def test_what_falls_short_is_said(tmp_path):
     shutil.copytree(RESULTS, tmp_path, dirs_exist_ok=True)
     for name, changes in {
-        "kills": {"n_kills": 1},
+        "kills": {"n_kills": 1, "n_stray_processes": 0, "n_lost": 4},
         "faults": {"n_lost": 2, "skipped": "no disk"},
         "listing": {"seconds": 3.0},
         "overhead": {"overhead": 0.5},
@@ -30,8 +30,10 @@ def test_what_falls_short_is_said(tmp_path):
             table[column] = value
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     short = reliability.page(tmp_path)[-1]
-    n_faults = len(pd.read_csv(tmp_path / "faults.csv"))
-    assert "kills were made; the aim is 1,000" in short
-    assert short.count("Not as promised: ") == short.count("Not tried: ") == n_faults
+    n_kills, n_faults = (len(pd.read_csv(tmp_path / f"{name}.csv")) for name in ("kills", "faults"))
+    assert f"{n_kills} kills were made; the aim is 1,000" in short
+    assert short.count(": 4 result(s) lost.") == n_kills
+    assert short.count("Not as promised: ") == n_kills + n_faults
+    assert short.count("Not tried: ") == n_faults
     assert "took 3.0 s; the aim is under 2 s" in short
     assert "The engine adds 50%" in short
