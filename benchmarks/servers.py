@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -68,12 +69,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def s3() -> Iterator[tuple[str, Proxy]]:
     """Start a server that speaks S3, with one bucket behind a proxy; yield the bucket's URL, and the proxy."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = subprocess.DEVNULL
+    port, quiet = _free_port(), subprocess.DEVNULL
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process, Proxy(port) as proxy, ExitStack() as stack:
+    with (
+        subprocess.Popen(command, stdout=quiet, stderr=quiet) as process,
+        Proxy(port, _port_of_s3()) as proxy,
+        ExitStack() as stack,
+    ):
         stack.callback(process.kill)
         settings = _S3_KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
         before = {name: os.environ.get(name) for name in settings}
@@ -84,6 +86,19 @@ def s3() -> Iterator[tuple[str, Proxy]]:
 
         boto3.client("s3").create_bucket(Bucket="bucket")
         yield "s3://bucket", proxy
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@functools.cache
+def _port_of_s3() -> int:
+    """The same for all servers of this process, which keeps its connections to one address."""
+    return _free_port()
 
 
 def _set_back(variables: Mapping[str, str | None]) -> None:
@@ -103,10 +118,9 @@ def _answers(port: int) -> bool:
 class Proxy:
     """A port of this machine that leads to another one, until it is cut; a cut one refuses and drops connections."""
 
-    def __init__(self, to: int) -> None:
-        self._to, self._open = to, set[socket.socket]()
-        self._server = self._listen(0)
-        self.port: int = self._server.getsockname()[1]
+    def __init__(self, to: int, port: int) -> None:
+        self._to, self.port, self._open = to, port, set[socket.socket]()
+        self._server = self._listen()
 
     def __enter__(self) -> Proxy:
         return self
@@ -123,10 +137,10 @@ class Proxy:
 
     def mend(self) -> None:
         """Lead there again."""
-        self._server = self._listen(self.port)
+        self._server = self._listen()
 
-    def _listen(self, port: int) -> socket.socket:
-        server = socket.create_server(("127.0.0.1", port), reuse_port=False)
+    def _listen(self) -> socket.socket:
+        server = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._serve, args=(server,), daemon=True).start()
         return server
 

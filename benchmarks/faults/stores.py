@@ -55,7 +55,7 @@ def disk_full_of_one_run(scene: Scene, found: Found) -> None:
     with small_disk(store, _BYTES):
         found.n_tried += 1
         made = store.stat().st_mtime_ns
-        command = Command(*words, "--n-steps", "300000", directory=scene.directory)
+        command = Command(*words, "--n-steps", "100000", directory=scene.directory)
         wait_for(lambda: store.stat().st_mtime_ns > made or command.process.poll() is not None)  # it has tried to write
         filler = _fill(store)
         _count(found, command, answer := command.answer(), answer.names_a_run)
