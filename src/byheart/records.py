@@ -28,6 +28,7 @@ SUFFIX = ".safetensors"
 FORMAT = "1"
 """Of the files; those without a number are of format 1 too."""
 _HEADER_BYTES = 16_384  # enough for most headers
+_TRIES = 3  # of an object, whose size and contents are two requests: others may replace it in between
 _LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
 Identity = Mapping[str, Any]
 """What a result depends on beyond its key, by name, as JSON values."""
@@ -164,11 +165,16 @@ def read_header(path: str | Path, what: str = "file") -> dict[str, str]:
         ValueError: If the file is missing or no record, is truncated, its header was edited, or its format is newer.
     """
     path = storage.place(path)
-    try:
-        start, size = storage.read_start(path, _HEADER_BYTES)
-    except OSError as error:
-        raise not_whole(path, error.strerror or str(error), what) from error
-    return header_in(start, size, path, what)
+    tries = 1 if isinstance(path, Path) else _TRIES
+    for tries_left in reversed(range(tries)):
+        try:
+            return header_in(*storage.read_start(path, _HEADER_BYTES), path, what)
+        except OSError as error:
+            raise not_whole(path, error.strerror or str(error), what) from error
+        except ValueError:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def read_headers(directory: str | Path, what: str = "file") -> Iterator[tuple[Place, dict[str, str] | ValueError]]:
@@ -187,7 +193,14 @@ def read_headers(directory: str | Path, what: str = "file") -> Iterator[tuple[Pl
         try:
             yield path, header_in(*start, path, what)
         except ValueError as error:
-            yield path, error
+            yield path, error if isinstance(path, Path) else _header_or_error(path, what)
+
+
+def _header_or_error(path: Place, what: str) -> dict[str, str] | ValueError:
+    try:
+        return read_header(path, what)
+    except ValueError as error:
+        return error
 
 
 def header_in(start: bytes, size: int, path: Place, what: str) -> dict[str, str]:
