@@ -1,7 +1,10 @@
 """The command ``python -m benchmarks.kills``: kill sweeps and counterfactual models at random, start them again.
 
 Every store, once complete, is compared bit for bit with one that nobody disturbed; what a kill may leave behind is
-counted: changed or lost results, other files, and processes that live on after five seconds.
+counted: changed or lost results, other files, and processes that live on after five seconds. As most of the life of a
+short command is imports, three of four kills wait until a result is being computed; the table says what each hit.
+
+The table is written after every store, and the same command goes on from it, at the same revision of byheart.
 
 Exit status: 0 nothing was lost or left; 1 something was; 2 bad input.
 """
@@ -9,7 +12,7 @@ Exit status: 0 nothing was lost or left; 1 something was; 2 bad input.
 from __future__ import annotations
 
 import contextlib
-import csv
+import dataclasses
 import os
 import random
 import signal
@@ -17,25 +20,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from byheart.cli.console import complain
 from byheart.cli.options import parse
+from byheart.own import write_table
+from byheart.provenance import provenance
 from byheart.records import Records, digest
 
 _MOST_SECONDS = 5.0  # that a process may live on
-_MARK = "BYHEART_KILLS"  # a variable that all processes of a command inherit
+MARK = "BYHEART_KILLS"  # a variable that all processes of a command inherit
 _WHAT_VARIES = ("provenance", "header_digest")  # of a header: time and date
-_COMMANDS = {
-    "sweep": """
+_N_RESULTS = 12  # of a command
+_SHARE_IN_FLIGHT = 0.75  # of kills that wait until a result is being computed
+_SWEEP = """
 import sys
 from byheart.toy.config import TrainConfig
 from byheart.toy.sweep import grid, sweep
 
-base = TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps=1_000)
-sweep(grid(base, {"n_examples": [3, 5, 8]}, range(4)), sys.argv[1], n_workers=2)
-""",
+base = TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps={n_steps})
+configs = grid(base, {{"n_examples": [3, 5, 8]}}, range(4))
+begun = lambda progress: print("begun", flush=True) if progress.work_done else None
+sweep(configs, sys.argv[1], n_workers=int(sys.argv[2]), kernel={kernel!r}, on_progress=begun)
+"""
+# Each prints something once a result is being computed. To load the compiled kernel takes most of the life of a sweep;
+# the reference kernel, in NumPy, needs no loading, so that many more of its kills can be afforded.
+_COMMANDS = {
+    "sweep": _SWEEP.format(n_steps=6_000, kernel="cpu"),
+    "sweep-by-reference": _SWEEP.format(n_steps=1_000, kernel="reference"),
     "counterfactual": """
 import sys
 import time
@@ -46,11 +61,12 @@ inputs = np.random.default_rng(0).normal(size=(40, 5))
 labels = np.arange(40) % 2
 
 def fit(indices, seed):
-    time.sleep(0.05)
+    print("begun", flush=True)
+    time.sleep(0.15)
     means = np.stack([inputs[indices][labels[indices] == k].mean(0) for k in (0, 1)])
     return ((inputs @ (means[1] - means[0])) * (2 * labels - 1)).astype(float) + seed
 
-counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_workers=2)
+counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_workers=int(sys.argv[2]))
 """,
 }
 
@@ -59,25 +75,40 @@ counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_wor
 class KillsCommand:
     """Kill commands that run jobs at random moments, start them again, and compare their stores."""
 
-    n: int = 100
-    """Kills of each command, at least 1."""
+    commands: tuple[str, ...] = tuple(_COMMANDS)
+    """Which commands: sweep, sweep-by-reference, counterfactual; the table keeps its rows of others and of other
+    revisions."""
+    n: int = 500
+    """Kills of each command, at least 1; those that the table has of the same revision count."""
     seed: int = 0
-    """Of the moments, and of what is killed: the command, one of its workers, or all at once."""
+    """Of the moments, and of what is killed: the command, its workers one by one, or all at once."""
     out: Path = Path("results/reliability/kills.csv")
     """Table of what was found."""
 
     def run(self) -> bool:
-        """Kill, write the table, and return whether all went well."""
+        """Kill, write the table after every store, and return whether all went well."""
         if self.n < 1:
             raise ValueError(f"n: received {self.n}, accepted: an integer >= 1")
-        found = [killed(name, self.n, self.seed) for name in _COMMANDS]
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        with self.out.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(field.name for field in fields(Found))
-            table.writerows([getattr(row, field.name) for field in fields(Found)] for row in found)
+        if unknown := set(self.commands) - set(_COMMANDS):
+            raise ValueError(f"commands: received {', '.join(sorted(unknown))}, accepted: {', '.join(_COMMANDS)}")
+        revision = str(provenance()["git_revision"])
+        rows = _read(self.out)
+        for name in self.commands:
+            rows.setdefault((name, revision), Found(name, git_revision=revision))
+        self._write(rows)  # so that what is in the way is found before any time is spent
+        with contextlib.ExitStack() as stack:
+            trials = [
+                Trial(rows[name, revision], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                for name in self.commands
+            ]
+            while (trial := min(trials, key=lambda trial: trial.found.n_kills)).found.n_kills < self.n:
+                trial.add_store()
+                self._write(rows)
         print(self.out.read_text(), end="")
-        return all(row.is_well for row in found)
+        return all(found.is_well for found in rows.values())
+
+    def _write(self, rows: dict[tuple[str, str], Found]) -> None:
+        write_table(self.out, pd.DataFrame([dataclasses.asdict(found) for found in rows.values()]))
 
 
 @dataclass
@@ -86,6 +117,13 @@ class Found:
 
     command: str
     n_kills: int = 0
+    """Of which each hit one process of a running command, or all of them."""
+    n_starting: int = 0
+    """Kills before any result was being computed: imports, and the start of workers."""
+    n_in_flight: int = 0
+    """Kills while results were being computed."""
+    n_ending: int = 0
+    """Kills after the last result was there, before the command had ended."""
     n_stores: int = 0
     """Complete ones that were compared."""
     n_results: int = 0
@@ -99,9 +137,11 @@ class Found:
     n_stray_processes: int = 0
     """That lived for five seconds after their command was killed."""
     n_shared_memory: int = 0
-    """Semaphores and the like, more than before."""
+    """Semaphores and the like, more than before; those of other programs that came meanwhile count too."""
     n_temporary: int = 0
-    """Temporary files and folders outside the store, in the end."""
+    """Temporary files and folders outside the stores, in the end."""
+    git_revision: str = ""
+    """Of byheart."""
 
     @property
     def is_well(self) -> bool:
@@ -110,82 +150,120 @@ class Found:
         return not any((*own, self.n_shared_memory, self.n_temporary))
 
 
-def killed(name: str, n_kills: int, seed: int) -> Found:
-    """Kill a command so often, and count what was lost or left."""
-    rng, found = random.Random(seed), Found(name)
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        temporary = directory / "temporary"
-        temporary.mkdir()
-        _finish(name, directory / "first", temporary)  # compiles what is to be compiled
+def _read(table: Path) -> dict[tuple[str, str], Found]:
+    """What a table has, by command and revision."""
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    found = [Found(**{str(name): value for name, value in row.items()}) for row in rows]
+    return {(each.command, each.git_revision): each for each in found}
+
+
+class Trial:
+    """The kills of one command; what comes of them is added to ``found``."""
+
+    def __init__(self, found: Found, seed: int, directory: Path) -> None:
+        self.found, self.seed, self.directory = found, seed, directory
+        self.temporary, self.said = directory / "temporary", directory / "said"
+        self.temporary.mkdir()
+        self._finish(directory / "first")  # compiles what is to be compiled
         began = time.monotonic()
-        _finish(name, directory / "whole", temporary)
-        seconds = time.monotonic() - began
-        expected, shared = _contents(directory / "whole"), _shared_memory()
-        while found.n_kills < n_kills or found.n_stores == 0:
-            store = directory / f"store-{found.n_stores}"
-            for _ in range(rng.randint(3, 8)):
-                _kill_once(name, store, temporary, rng, seconds, found)
-            before = _files(store)
-            _finish(name, store, temporary)
-            found.n_lost += len(before.items() - _files(store).items())
-            contents = _contents(store)
-            found.n_stores += 1
-            found.n_results += len(contents)
-            found.n_different += sum(contents.get(key) != expected[key] for key in expected)
-            found.n_stray_files += sum(
-                path.name.removesuffix(".safetensors") not in expected for path in store.iterdir()
+        process = self._start(directory / "whole")
+        while not self._is_begun and process.poll() is None:
+            time.sleep(0.01)
+        self.seconds_to_begin = time.monotonic() - began
+        if status := process.wait():
+            raise RuntimeError(f"{found.command}: ended with status {status} though nothing was killed")
+        self.seconds_per_result = (time.monotonic() - began - self.seconds_to_begin) / _N_RESULTS
+        self.expected, self.n_shared = contents(directory / "whole"), _n_shared_memory()
+        assert len(self.expected) == _N_RESULTS
+
+    def add_store(self) -> None:
+        """Kill the command several times on a new store, let it finish, and count what was lost or left."""
+        found, store = self.found, self.directory / f"store-{self.found.n_stores}"
+        rng = random.Random(f"{found.command} {self.seed} {found.n_stores}")
+        for _ in range(rng.randint(3, 8)):
+            self._start_and_kill(store, rng)
+        before = files(store)
+        self._finish(store)
+        found.n_lost += len(before.items() - files(store).items())
+        there = contents(store)
+        found.n_stores += 1
+        found.n_results += len(there)
+        found.n_different += sum(there.get(key) != self.expected[key] for key in self.expected)
+        found.n_stray_files += sum(
+            path.name.removesuffix(".safetensors") not in self.expected for path in store.iterdir()
+        )
+        found.n_shared_memory = max(found.n_shared_memory, _n_shared_memory() - self.n_shared)
+        found.n_temporary = len(list(self.temporary.iterdir()))
+
+    def _start_and_kill(self, store: Path, rng: random.Random) -> None:
+        """Start the command and kill it, some of its workers first, or all its processes at once."""
+        before, process = files(store), self._start(store, rng.choice([1, 2]))
+        if rng.random() < _SHARE_IN_FLIGHT:
+            while not self._is_begun and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, self.seconds_per_result * (_N_RESULTS - len(before))))
+        else:
+            time.sleep(rng.uniform(0, self.seconds_to_begin))
+        what = rng.choice(["command", "worker and command", "workers and command", "workers and command", "all"])
+        there = processes(store)
+        workers = [pid for pid in there if pid != process.pid]
+        n_workers = {"worker and command": 1, "workers and command": 2}.get(what, 0)
+        for worker in rng.sample(workers, min(n_workers, len(workers))):
+            if process.poll() is None:
+                self._count(store)
+            kill(worker)
+            time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is None:
+            self._count(store)
+        for pid in there if what == "all" else ():
+            kill(pid)
+        process.kill()
+        process.wait()
+        end = time.monotonic() + _MOST_SECONDS
+        while (left := processes(store)) and time.monotonic() < end:
+            time.sleep(0.05)
+        self.found.n_stray_processes += len(left)
+        for pid in left:
+            kill(pid)
+        self.found.n_lost += len(before.items() - files(store).items())
+
+    def _count(self, store: Path) -> None:
+        """Count a kill that is about to come, and what it hits."""
+        self.found.n_kills += 1
+        if not self._is_begun:
+            self.found.n_starting += 1
+        elif len(files(store)) < _N_RESULTS:
+            self.found.n_in_flight += 1
+        else:
+            self.found.n_ending += 1
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether the command that was started last computes a result, or has."""
+        return self.said.stat().st_size > 0
+
+    def _start(self, store: Path, n_workers: int = 2) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _COMMANDS[self.found.command], str(store), str(n_workers)]
+        environment = os.environ | {MARK: str(store), "TMPDIR": str(self.temporary)}
+        with self.said.open("wb") as said:
+            return subprocess.Popen(
+                command, env=environment, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True
             )
-        found.n_shared_memory = max(0, _shared_memory() - shared)
-        found.n_temporary = len(list(temporary.iterdir()))
-    return found
+
+    def _finish(self, store: Path) -> None:
+        if status := self._start(store).wait():
+            raise RuntimeError(f"{self.found.command}: ended with status {status} though nothing was killed")
 
 
-def _start(name: str, store: Path, temporary: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {_MARK: str(store), "TMPDIR": str(temporary)}
-    command = [sys.executable, "-c", _COMMANDS[name], str(store)]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
-
-
-def _finish(name: str, store: Path, temporary: Path) -> None:
-    if status := _start(name, store, temporary).wait():
-        raise RuntimeError(f"{name}: ended with status {status} though nothing was killed")
-
-
-def _kill_once(name: str, store: Path, temporary: Path, rng: random.Random, seconds: float, found: Found) -> None:
-    """Start a command and kill it, one of its workers first, or all its processes at once."""
-    before, process = _files(store), _start(name, store, temporary)
-    time.sleep(rng.uniform(0, seconds))
-    what = rng.choice(["command", "worker and command", "all"])
-    there = _processes(store)
-    workers = [pid for pid in there if pid != process.pid]
-    if what == "worker and command" and workers:
-        _kill(rng.choice(workers))
-        found.n_kills += 1
-        time.sleep(rng.uniform(0, 0.3))
-    for pid in there if what == "all" else ():
-        _kill(pid)
-    process.kill()
-    found.n_kills += 1
-    process.wait()
-    end = time.monotonic() + _MOST_SECONDS
-    while (left := _processes(store)) and time.monotonic() < end:
-        time.sleep(0.05)
-    found.n_stray_processes += len(left)
-    for pid in left:
-        _kill(pid)
-    found.n_lost += len(before.items() - _files(store).items())
-
-
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Kill a process, if it has not ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def _processes(store: Path) -> list[int]:
-    """All processes that a command on this store has started, itself included."""
-    mark, found = f"{_MARK}={store}\0".encode(), []
+def processes(store: Path | str) -> list[int]:
+    """All processes that a command with this mark has started, itself included."""
+    mark, found = f"{MARK}={store}\0".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark in path.read_bytes():
@@ -195,11 +273,12 @@ def _processes(store: Path) -> list[int]:
     return found
 
 
-def _files(store: Path) -> dict[str, bytes]:
+def files(store: Path) -> dict[str, bytes]:
+    """The bytes of every result in a directory."""
     return {path.name: path.read_bytes() for path in store.glob("*.safetensors")}
 
 
-def _contents(store: Path) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+def contents(store: Path | str) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
     """Digest of the arrays, and the header, of every result in a store; a damaged one is an error."""
     records, found = Records(store), {}
     keys = records.keys()
@@ -210,7 +289,7 @@ def _contents(store: Path) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]
     return found
 
 
-def _shared_memory() -> int:
+def _n_shared_memory() -> int:
     directory = Path("/dev/shm")
     return len(list(directory.iterdir())) if directory.exists() else 0
 

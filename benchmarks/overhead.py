@@ -7,26 +7,24 @@ What is added is what it takes longer than two processes that do the same in a l
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.servers import dask
 from byheart.cli.console import complain
 from byheart.cli.options import parse
 from byheart.cluster import connected
 from byheart.jobs import Job, Report, run
 from byheart.records import Record, Records
 
-_SECONDS, _N_WORKERS = 0.05, 2
+SECONDS = 0.05  # of a job
+_N_WORKERS = 2
 
 
 @dataclass
@@ -44,7 +42,7 @@ class OverheadCommand:
             raise ValueError(f"n: received {self.n}, accepted: an integer >= 1")
         rows = []
         plain = in_loops(self.n)
-        with dask() as cluster:
+        with dask(_N_WORKERS) as servers, connected(servers.address) as cluster:
             for name, executor in (("local", None), ("dask", cluster)):
                 seconds = measured(self.n, executor)
                 rows.append((name, self.n, _N_WORKERS, f"{plain:.4g}", f"{seconds:.4g}", f"{seconds / plain - 1:.3f}"))
@@ -57,7 +55,7 @@ class OverheadCommand:
 
 
 def _sleep(*, n_threads: int | None, report: Report) -> Record:
-    time.sleep(_SECONDS)
+    time.sleep(SECONDS)
     return Record({"x": np.zeros(3)}, {})
 
 
@@ -85,28 +83,6 @@ def measured(n: int, executor: Executor | None) -> float:
         )
         assert not failures, failures[0].reason
         return time.monotonic() - began
-
-
-@contextmanager
-def dask() -> Iterator[Executor]:
-    """Start a Dask scheduler with two workers on this machine, and end them after the block."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        found = Path(folder) / "scheduler.json"
-        own = ("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", found)
-        one = ("worker", "--scheduler-file", found, "--nthreads", "1", "--no-nanny", "--local-directory", folder)
-        for what, *options in (own, one, one):
-            command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *map(str, options)]
-            quiet = subprocess.DEVNULL
-            process = stack.enter_context(subprocess.Popen(command, stdout=quiet, stderr=quiet))
-            stack.callback(process.kill)
-        while not found.exists() or '"address"' not in found.read_text():
-            time.sleep(0.1)
-        import distributed
-
-        address = json.loads(found.read_text())["address"]
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(_N_WORKERS, timeout=100)
-        yield stack.enter_context(connected(address))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 
 import numpy as np
 import pytest
-from processes import running, wait_until
+from clusters import cluster
 
 from byheart.cluster import connected
 from byheart.jobs import Job, StoreError, run
@@ -27,41 +26,6 @@ pytestmark = [
     pytest.mark.integrations,
     pytest.mark.filterwarnings("ignore"),  # Dask's own
 ]
-
-
-@dataclass
-class Processes:
-    """A scheduler and its workers."""
-
-    directory: Path
-    address: str
-    scheduler: Popen[str]
-    workers: list[Popen[str]] = field(default_factory=list)
-
-
-def _dask(what: str, *options: object) -> tuple[object, ...]:
-    return sys.executable, "-m", "distributed.cli.dask_" + what, "--no-dashboard", *options
-
-
-@contextlib.contextmanager
-def cluster(directory: Path, n_workers: int = 2, n_threads: int = 1) -> Iterator[Processes]:
-    """Start a scheduler and workers, each in a directory of its own."""
-    found = directory / f"scheduler-of-{n_threads}.json"
-    quiet = {"stdout": DEVNULL, "stderr": DEVNULL, "cwd": directory}
-    with contextlib.ExitStack() as stack:
-        interface = ("--host", "127.0.0.1", "--port", "0")
-        scheduler = stack.enter_context(running(*_dask("scheduler", "--scheduler-file", found, *interface), **quiet))
-        wait_until(lambda: found.exists() and '"address"' in found.read_text())
-        address = found.read_text().split('"address": "')[1].split('"')[0]
-        processes = Processes(directory, address, scheduler)
-        for _ in range(n_workers):
-            options = ("--nthreads", n_threads, "--no-nanny", "--local-directory", directory)
-            processes.workers.append(stack.enter_context(running(*_dask("worker", address, *options), **quiet)))
-        import distributed
-
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(n_workers, timeout=100)
-        yield processes
 
 
 def job(key: str, directory: Path, *, cost: float = 1.0, until: str = "") -> Job:
@@ -127,6 +91,24 @@ def test_a_killed_scheduler_is_named_and_what_is_finished_is_kept(tmp_path):
     assert run(jobs[::2], records, n_workers=1) == []
 
 
+def test_what_dask_logs_of_a_scheduler_that_is_gone_is_not_shown(tmp_path):
+    with cluster(tmp_path, 1) as processes, connected(processes.address):
+        assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    for module, is_shown in (("distributed.cfexecutor", False), ("mine", True)):
+        for name in ("tornado.application", "asyncio"):  # which log what callbacks raise
+            seen.clear()
+            logging.getLogger(name).addHandler(handler)
+            try:
+                exec("1 / 0", {"__name__": module})
+            except ZeroDivisionError:
+                logging.getLogger(name).exception("Exception in callback")
+            logging.getLogger(name).removeHandler(handler)
+            assert bool(seen) == is_shown
+
+
 def test_workers_that_write_elsewhere_or_share_a_process_are_refused(tmp_path, monkeypatch):
     with (
         cluster(tmp_path, 1, n_threads=2) as processes,
@@ -160,6 +142,40 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         pass
 
 
+TEXT = "\n\n".join(f"The {k}th of many sheep jumps over the gate, and all that follow it sleep." for k in range(40))
+
+
+def test_counterfactual_models_on_a_cluster_have_the_bits_of_those_here(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    small = ["--models", "16", "--n-epochs", "1", "--width", "16", "--vocabulary", "270", "--canaries", "0"]
+    command = [sys.executable, "-m", "byheart", "counterfactual", "text.txt", *small]
+    with cluster(tmp_path) as processes:
+        on_cluster = [*command, "--cluster", processes.address, "--out", "there"]
+        done = subprocess.run(on_cluster, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    subprocess.run([*command, "--n-workers", "1", "--out", "here"], cwd=tmp_path, check=True, capture_output=True)
+    assert arrays(tmp_path / "there" / "models") == arrays(tmp_path / "here" / "models")
+    assert (tmp_path / "there" / "spans.csv").read_bytes() == (tmp_path / "here" / "spans.csv").read_bytes()
+
+
+def test_a_study_on_a_cluster_has_the_bits_of_one_here(tmp_path):
+    command = [sys.executable, "-m", "byheart", "reproduce", "double-descent", "--max-examples", "3"]
+    with cluster(tmp_path) as processes:
+        on_cluster = [*command, "--cluster", processes.address, "--out", "there"]
+        done = subprocess.run(on_cluster, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    subprocess.run([*command, "--n-workers", "1", "--out", "here"], cwd=tmp_path, check=True, capture_output=True)
+    assert arrays(tmp_path / "there" / "runs") == arrays(tmp_path / "here" / "runs")
+
+
+def arrays(store: Path) -> dict[str, dict[str, bytes]]:
+    """The arrays of every result in a store, of which there are some."""
+    records = Records(store)
+    keys = records.keys()
+    assert keys
+    return {key: {name: array.tobytes() for name, array in records.read(key).arrays.items()} for key in keys}
+
+
 def test_a_sweep_on_a_cluster_has_the_bits_of_one_here(tmp_path):
     sizes = ["--n-examples", "3", "5", "--n-features", "200", "--sparsity", "0.9", "--n-steps", "40", "--n-seeds", "2"]
     sweep = [sys.executable, "-m", "byheart", "sweep", *sizes]
@@ -174,3 +190,18 @@ def test_a_sweep_on_a_cluster_has_the_bits_of_one_here(tmp_path):
     for one, other in zip(here, there, strict=True):
         assert one.metrics == other.metrics
         np.testing.assert_array_equal(one.W, other.W)
+
+
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+@pytest.mark.skipif(MPIEXEC is None or find_spec("mpi4py") is None, reason="needs mpiexec and mpi4py")
+def test_the_example_of_mpi_runs_under_mpiexec(tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "cluster.md"
+    _, _, below = page.read_text(encoding="utf-8").partition("### MPI")
+    script = below.split("```python\n")[1].split("```")[0]
+    (tmp_path / "script.py").write_text(script + "        print(len(runs), executor.num_workers)\n")
+    command = [MPIEXEC, "-n", "3", sys.executable, "-m", "mpi4py.futures", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == "2 2\n"
+    assert len(open_runs(tmp_path / "by-mpi")) == 2

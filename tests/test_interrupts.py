@@ -90,5 +90,23 @@ def test_twice_leaves_at_once(tmp_path):
     wait_until(lambda: not any(Path(f"/proc/{pid}/exe").exists() and _text(f"/proc/{pid}/cmdline") for pid in workers))
 
 
+LATE = """
+import atexit, os, subprocess, sys
+from byheart import interrupts
+
+often = f"for _ in $(seq 2000); do kill -INT {os.getpid()} || exit; done"
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+atexit.register(subprocess.Popen, ["sh", "-c", often], **quiet)  # when all is done: what is registered first comes last
+interrupts.answer()
+import numpy  # there is something to take apart
+sys.exit(3)
+"""
+
+
+def test_while_python_takes_itself_apart_the_status_stays_that_of_the_command():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def _children(pid: int) -> list[int]:
     return [int(child) for child in _text(f"/proc/{pid}/task/{pid}/children").split()]

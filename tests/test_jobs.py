@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import running, wait_until
 
-from byheart.jobs import Failure, Job, JobsError, Progress, _batches, run
+from byheart.jobs import Failure, Job, JobsError, Progress, StoreError, _batches, run
 from byheart.records import Record, Records
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="watches processes through /proc")
@@ -169,6 +169,32 @@ def test_a_store_that_cannot_be_written_any_more_ends_all(tmp_path):
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(OSError, match="records"):
         run(jobs_of(vanish), Records(tmp_path / "records"), executor=pool)
+
+
+def test_a_directory_that_is_moved_away_ends_all_and_is_not_made_again(tmp_path):
+    def move(k):
+        if k == 1:
+            (tmp_path / "records").rename(tmp_path / "elsewhere")
+        return k
+
+    with pytest.raises(StoreError, match="b.safetensors .*No such file"):
+        run(jobs_of(move), Records(tmp_path / "records"), n_workers=1)
+    assert not (tmp_path / "records").exists()
+    assert found(Records(tmp_path / "elsewhere")) == {"a": 0}
+
+
+def test_records_that_vanish_although_the_directory_stays_are_missed(tmp_path):
+    """As of a disk that is taken away, and leaves an empty directory to write to."""
+
+    def empty(k):
+        if k == 2:
+            for path in tmp_path.glob("[ab].safetensors"):
+                path.unlink()
+        return k
+
+    with pytest.raises(StoreError, match=r"a\.safetensors was finished and is there no more"):
+        run(jobs_of(empty), Records(tmp_path), n_workers=1)
+    assert found(Records(tmp_path)) == {"c": 2, "d": 3}
 
 
 class Broken(Executor):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from clusters import cluster
 
 from byheart.cli import main
 from byheart.records import Records
@@ -53,6 +56,18 @@ def test_a_sweep_into_a_bucket_equals_one_into_a_directory_and_is_taken_up_again
     sweep(_CONFIGS, tmp_path / "one", n_workers=1)
     assert numbers(f"{bucket}/one") == numbers(tmp_path / "one")
     assert Records(f"{bucket}/one").keys() == sorted(numbers(tmp_path / "one"))
+
+
+def test_workers_of_a_cluster_write_to_the_bucket(bucket, tmp_path):
+    sizes = ["--n-examples", "3", "5", "--n-features", "40", "--sparsity", "0.9", "--n-steps", "30"]
+    store = f"{bucket}/by-cluster"
+    command = [sys.executable, "-m", "byheart", "sweep", *sizes, "--out", store]
+    with cluster(tmp_path) as processes:
+        done = subprocess.run([*command, "--cluster", processes.address], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert f"2 runs in {store}" in done.stdout
+    assert main(["sweep", *sizes, "--n-workers", "1", "--out", str(tmp_path / "here")]) == 0
+    assert numbers(store) == numbers(tmp_path / "here")
 
 
 def test_two_sweeps_at_once_harm_nothing(bucket, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import byheart
+from byheart import storage
 from byheart.records import Record, Records, read, read_header, write
 
 ARRAYS = st.dictionaries(
@@ -39,6 +40,9 @@ def test_records_are_found_by_key(tmp_path):
     records = Records(tmp_path / "new")
     assert records.keys() == []
     assert "a" not in records
+    with pytest.raises(OSError, match="b.safetensors .*No such file"):
+        records.write("b", Record({}, {}))  # a store that vanished is not made again
+    (tmp_path / "new").mkdir()
     records.write("b", Record({"x": np.arange(3)}, {}))
     records.write("a", Record({}, {"note": "é"}))
     assert records.keys() == ["a", "b"]
@@ -115,3 +119,23 @@ def test_a_result_of_another_version_is_taken_with_a_warning_and_one_of_a_newer_
 def test_what_a_record_depends_on_stands_in_its_file(tmp_path):
     path = Records(tmp_path).write("k", Record({}, {}), {"seed": 3})
     assert json.loads(read_header(path)["identity"]) == {"seed": 3}
+
+
+def test_an_object_that_is_replaced_between_its_size_and_its_contents_is_read_again(monkeypatch):
+    records = Records("memory://replaced")
+    records.write("k", Record({"x": np.arange(3)}, {"seed": "1"}))
+    read_start, n_reads = storage.read_start, 0
+
+    def stale_at_first(where, n_bytes):
+        nonlocal n_reads
+        n_reads += 1
+        start, size = read_start(where, n_bytes)
+        return start, size + (n_reads == 1)
+
+    monkeypatch.setattr(storage, "read_start", stale_at_first)
+    assert read_header(records.path("k"))["seed"] == "1"
+    n_reads = 0
+    records.write("k", Record({"x": np.arange(3)}, {"seed": "1"}))  # asks what is there first
+    monkeypatch.setattr(storage, "read_start", lambda where, n_bytes: (read_start(where, n_bytes)[0], 10**6))
+    with pytest.raises(ValueError, match="its header says"):
+        read_header(records.path("k"))

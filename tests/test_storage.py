@@ -112,6 +112,7 @@ def test_a_store_in_memory_holds_what_a_directory_holds(tmp_path):
         records = Records(where)
         assert records.keys() == []
         assert "a" not in records
+        prepare_directory(where)
         for key in "ba":
             records.write(key, Record({"x": np.arange(3)}, {"long": "é" * 20_000}), {"seed": 1})
         assert records.keys() == ["a", "b"]
@@ -120,7 +121,6 @@ def test_a_store_in_memory_holds_what_a_directory_holds(tmp_path):
         records.check("a", {"seed": 1})
         assert [name_of(path) for path, _ in read_headers(where)] == ["a.safetensors", "b.safetensors"]
         assert all(isinstance(header, dict) for _, header in read_headers(where))
-        prepare_directory(where)
         write_atomically(join(place(where), "empty.safetensors"), b"")
         assert [isinstance(header, ValueError) for _, header in read_headers(where)] == [False, False, True]
         assert read_start(records.path("empty"), 10) == (b"", 0)
@@ -147,3 +147,11 @@ def test_what_a_store_raises_is_one_line(monkeypatch):
         names("memory://x", "")
     with pytest.raises(OSError, match="out: received memory://x .*no credentials were found"):
         prepare_directory("memory://x")
+
+
+def test_a_system_without_posix_is_named_in_one_line():
+    """As Windows, which has no fcntl."""
+    program = "import sys; sys.modules['fcntl'] = None; from byheart.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", program, "train", "--n-examples", "3"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "byheart: system: received Windows, accepted: Linux, macOS, or WSL on Windows\n"

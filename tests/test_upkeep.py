@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from byheart.records import Record, Records
+from byheart.storage import prepare_directory
 from byheart.upkeep import check_store, merge_stores
 
 
@@ -19,7 +20,7 @@ def anything(path, found):
 
 def damaged_store(directory):
     """A store with two whole results, and files of which two are byheart's own."""
-    records = Records(directory)
+    records = Records(prepare_directory(directory))
     for key in ("good", "better", "edited"):
         records.write(key, record(1))
     content = records.path("edited").read_bytes()
@@ -61,7 +62,7 @@ def test_what_else_a_result_must_be_is_asked_for(tmp_path):
 @pytest.mark.parametrize("into", ["directory", "memory"])
 def test_a_merge_copies_what_is_lacking_and_replaces_nothing(tmp_path, into):
     other = damaged_store(tmp_path / "other")
-    target = Records(tmp_path / "into" if into == "directory" else f"memory://{tmp_path.name}")
+    target = Records(prepare_directory(tmp_path / "into" if into == "directory" else f"memory://{tmp_path.name}"))
     target.write("good", record(2))
     merged = merge_stores(target.directory, tmp_path / "other", anything)
     assert (merged.copied, merged.same, merged.differing) == (("better",), (), ("good",))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -98,7 +99,7 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
         import distributed
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('cluster: needs dask.distributed: pip install "byheart[cluster]"') from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say becomes one line of ours
+    _silence_dask()
     try:
         client = distributed.Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -119,6 +120,20 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
         yield found
     finally:
         found.close()
+
+
+def _silence_dask() -> None:
+    """What it has to say becomes one line of ours; what its callbacks raise is logged by tornado and asyncio."""
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("tornado.application", "asyncio"):
+        logging.getLogger(name).addFilter(_is_not_of_dask)
+
+
+def _is_not_of_dask(record: logging.LogRecord) -> bool:
+    trace = record.exc_info[2] if record.exc_info else None
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(trace))
+    return not any(name.startswith("distributed") for name in modules)
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ Imports are left at once: an interrupt that is raised within one may come out as
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ def answer() -> None:
     signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _unraisable
+    # While Python takes itself apart, the signal would kill it, in place of a status that is the command's own.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def say(words: str) -> None:

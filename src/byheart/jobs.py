@@ -93,7 +93,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class StoreError(OSError):
-    """A record could not be kept while others were computed, as on a full disk; what was kept before stays."""
+    """What was computed could not be kept, as on a full disk; what was kept before stays."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -134,7 +134,7 @@ def run(
     Raises:
         ValueError: If ``n_workers`` is below 1, or a record that is there is damaged or has another identity.
         OSError: If the records cannot be written.
-        StoreError: If that turns out while jobs are computed; it is an OSError.
+        StoreError: If that turns out while jobs are computed, or records vanish; it is an OSError.
         Interrupted: On Ctrl-C. No job is started any more, and those that finish within two seconds are kept too; on
             the next Ctrl-C, at once. It is a KeyboardInterrupt.
     """
@@ -157,7 +157,21 @@ def run(
             _in_processes([job for job in todo if not job.all_cores], records, n_workers, 1, board)
     except KeyboardInterrupt as error:
         raise Interrupted(n_jobs - len(todo) + board.n_kept) from error
+    _check_kept(jobs, records, board.failures)
     return board.failures
+
+
+def _check_kept(jobs: Sequence[Job], records: Records, failures: list[Failure]) -> None:
+    """Check that every record is there in the end: a disk that was taken away leaves an empty directory behind.
+
+    Raises:
+        StoreError: If one is not.
+    """
+    there = {*records.keys(), *(failure.job.key for failure in failures)}
+    for job in jobs:
+        if job.key not in there:
+            words = f"{records.path(job.key)} was finished and is there no more, accepted: a directory that stays"
+            raise StoreError(f"store: {words}")
 
 
 class _Board:

@@ -28,6 +28,7 @@ SUFFIX = ".safetensors"
 FORMAT = "1"
 """Of the files; those without a number are of format 1 too."""
 _HEADER_BYTES = 16_384  # enough for most headers
+_TRIES = 3  # of an object, whose size and contents are two requests: others may replace it in between
 _LARGEST_HEADER = 100_000_000  # bytes, as in safetensors
 Identity = Mapping[str, Any]
 """What a result depends on beyond its key, by name, as JSON values."""
@@ -89,13 +90,13 @@ class Records:
             )
 
     def write(self, key: str, record: Record, identity: Identity = MappingProxyType({})) -> Place:
-        """Keep a result, and return its file.
+        """Keep a result, and return its file; the directory must be there.
 
         Raises:
-            OSError: If it cannot be written or the disk is full; nothing is left behind.
+            OSError: If it cannot be written, the disk is full or the directory is gone; nothing is left behind.
         """
         header = {**record.header, **({"identity": json.dumps(dict(identity))} if identity else {})}
-        return write(self.path(key), Record(record.arrays, header))
+        return _write(self.path(key), Record(record.arrays, header), "file")
 
     def read(self, key: str) -> Record:
         """Return a result.
@@ -112,7 +113,7 @@ class Records:
 
         Raises:
             ValueError: If the result that is there is damaged, or was made from something else.
-            OSError: If the result cannot be written.
+            OSError: If the result cannot be written, or the directory is not there.
         """
         if key not in self:
             self.write(key, compute(), identity)
@@ -128,21 +129,29 @@ def write(path: str | Path, record: Record, what: str = "file") -> Place:
         OSError: If it cannot be written or the disk is full; nothing is left behind.
     """
     target = storage.place(path)
+    try:
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, error, what) from error
+    return _write(target, record, what)
+
+
+def _write(target: Place, record: Record, what: str) -> Place:
     header = {**record.header, "format": FORMAT, "arrays_digest": _digest_arrays(record.arrays)}
     header["header_digest"] = _digest_header(header)
     contiguous = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     content = save(contiguous, metadata=header)
     try:
-        if isinstance(target, Path):
-            target.parent.mkdir(parents=True, exist_ok=True)
         if storage.exists(target):
             _check_same_kind(target, header, what)
         return storage.write_atomically(target, content)
     except OSError as error:
-        raise OSError(
-            f"{what}: received {path} ({error.strerror or error}), accepted: a writable place with room for"
-            f" {len(content)} bytes"
-        ) from error
+        raise _unwritable(target, error, what, f" with room for {len(content)} bytes") from error
+
+
+def _unwritable(target: Place, error: OSError, what: str, room: str = "") -> OSError:
+    return OSError(f"{what}: received {target} ({error.strerror or error}), accepted: a writable place{room}")
 
 
 def read_header(path: str | Path, what: str = "file") -> dict[str, str]:
@@ -156,11 +165,16 @@ def read_header(path: str | Path, what: str = "file") -> dict[str, str]:
         ValueError: If the file is missing or no record, is truncated, its header was edited, or its format is newer.
     """
     path = storage.place(path)
-    try:
-        start, size = storage.read_start(path, _HEADER_BYTES)
-    except OSError as error:
-        raise not_whole(path, error.strerror or str(error), what) from error
-    return header_in(start, size, path, what)
+    tries = 1 if isinstance(path, Path) else _TRIES
+    for tries_left in reversed(range(tries)):
+        try:
+            return header_in(*storage.read_start(path, _HEADER_BYTES), path, what)
+        except OSError as error:
+            raise not_whole(path, error.strerror or str(error), what) from error
+        except ValueError:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def read_headers(directory: str | Path, what: str = "file") -> Iterator[tuple[Place, dict[str, str] | ValueError]]:
@@ -179,7 +193,14 @@ def read_headers(directory: str | Path, what: str = "file") -> Iterator[tuple[Pl
         try:
             yield path, header_in(*start, path, what)
         except ValueError as error:
-            yield path, error
+            yield path, error if isinstance(path, Path) else _header_or_error(path, what)
+
+
+def _header_or_error(path: Place, what: str) -> dict[str, str] | ValueError:
+    try:
+        return read_header(path, what)
+    except ValueError as error:
+        return error
 
 
 def header_in(start: bytes, size: int, path: Place, what: str) -> dict[str, str]:

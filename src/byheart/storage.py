@@ -8,7 +8,6 @@ name twice replaces one whole file by another.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import re
@@ -17,6 +16,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ModuleNotFoundError as error:  # locks, process groups and pipes are those of POSIX, here and in ``workers``
+    raise ModuleNotFoundError("system: received Windows, accepted: Linux, macOS, or WSL on Windows") from error
 
 Place = Path | str
 """A path of this machine, or the URL of an object."""

@@ -28,14 +28,22 @@ T = TypeVar("T")
 Tell = Callable[[Any], None]
 """Sends anything that can be pickled to the process that waits for a call's end."""
 
-_SECONDS_PER_LOOK = 1.0  # at whether the parent is there, should others hold its end of the socket
+# Whether the parent is there is looked at from the very first: imports take seconds on a busy machine.
 _PROGRAM = """
-import sys
+import os, signal, sys, threading, time
+parent = int(sys.argv[2])
+
+def end_with_parent():
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
 from multiprocessing.connection import Connection
-connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
+connection = Connection(int(sys.argv[1]))
 sys.path[:], sys.argv = connection.recv()
 from byheart.workers import work
-work(connection, parent)
+work(connection)
 """
 
 
@@ -134,11 +142,11 @@ class _Worker:
         return f"ended with status {status}"
 
 
-def work(connection: Connection, parent: int) -> NoReturn:
+def work(connection: Connection) -> NoReturn:
     """Make one call after the other for the parent, in a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, parent, calls), daemon=True).start()
+    threading.Thread(target=_listen, args=(connection, calls), daemon=True).start()
     while True:
         content = calls.get()
         try:
@@ -150,12 +158,11 @@ def work(connection: Connection, parent: int) -> NoReturn:
             connection.send(("ended", value))
 
 
-def _listen(connection: Connection, parent: int, calls: queue.SimpleQueue[bytes]) -> None:
+def _listen(connection: Connection, calls: queue.SimpleQueue[bytes]) -> None:
     """Take in calls; once the parent is gone, end this process and all that it has started."""
     with suppress(EOFError, OSError):
-        while os.getppid() == parent:
-            if connection.poll(_SECONDS_PER_LOOK):
-                calls.put(connection.recv_bytes())
+        while True:
+            calls.put(connection.recv_bytes())
     os.killpg(0, signal.SIGKILL)
 
 

@@ -78,6 +78,7 @@ def test_underscores_are_dashes():
         (["--needed", "3", "--sizes", "1", "x"], "--sizes: received 'x', accepted: an integer"),
         (["--needed", "3", "--flags", "yes"], "--flags: received 'yes', accepted: True, False"),
         (["--needed", "3", "--kind", "c"], "--kind: received 'c', accepted: a, b"),
+        (["--needed", "3", "--out", "s3://x/y"], "--out: received 's3://x/y', accepted: a path of this machine"),
         (["--needed", "3", "--unknown"], "received --unknown, accepted: "),
         (["--need", "3"], "received --need, accepted: "),
         (["--needed"], "--needed: expected one argument"),

@@ -1,5 +1,6 @@
 """Training, sweeping and reporting as a person does it."""
 
+import re
 import warnings
 
 import numpy as np
@@ -56,6 +57,17 @@ def test_a_text_file_in_the_place_of_a_run_is_named(run, tmp_path):
     assert "0123456789abcdef.safetensors" in left_out
     assert "with no run files" in nothing
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_disk_that_is_full_in_the_end_is_one_line_that_names_the_run(run, tmp_path, monkeypatch):
+    def full(where, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("byheart.storage.write_atomically", full)
+    sizes = ("--n-features", 20, "--n-steps", 5, "--n-test", 5, "--kernel", "reference")
+    status, _, err = run("train", "--n-examples", 3, *sizes, "--out", tmp_path)
+    assert status == 1
+    assert re.fullmatch(r"byheart: run file: received \S+/[0-9a-f]{16}\.safetensors \(No space left .*\n", err)
 
 
 def test_an_unwritable_directory_is_named_before_anything_is_trained(run, tmp_path):

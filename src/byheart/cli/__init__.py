@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
         complain(f"byheart: {error}")
+        if not isinstance(error, OSError):
+            return 2
         from byheart.jobs import StoreError
 
         return 1 if isinstance(error, StoreError) else 2

@@ -23,12 +23,19 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 T = TypeVar("T")
 
+
+def _path(text: str) -> Path:
+    if "://" in text:  # which would be a directory of that name
+        raise ValueError
+    return Path(text)
+
+
 # What stands for a value in the help, what is accepted in words, and how a text becomes a value.
 _KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
     int: ("INT", "an integer", int),
     float: ("FLOAT", "a number", float),
     str: ("TEXT", "a text", str),
-    Path: ("PATH", "a path", Path),
+    Path: ("PATH", "a path of this machine", _path),
     bool: ("{True,False}", "True, False", {"True": True, "False": False}.__getitem__),
     NoneType: ("", "", {"None": None}.__getitem__),
 }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from byheart.jobs import StoreError
 from byheart.provenance import processor, provenance
 from byheart.records import SUFFIX, digest, warn_of_version
 from byheart.storage import exists, join, prepare_directory
@@ -65,7 +66,7 @@ def train(
             that there cannot be, the run takes more bytes than there is memory, or a kernel is asked for by name and
             the run in ``out`` is of another one.
         DivergedError: If the loss becomes NaN or infinite.
-        OSError: If the run cannot be written to ``out``.
+        OSError: If the run cannot be written to ``out``; a ``byheart.jobs.StoreError`` if that turns out in the end.
     """
     asked, kernel = kernel, kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
@@ -91,7 +92,10 @@ def train(
     with threads_of(kernel, n_threads):
         run = _train(config, chosen, kernel, own or draw_examples(config), initial, test, data_digest, on_progress)
     if out is not None:
-        run.save(out)
+        try:
+            run.save(out)
+        except OSError as error:
+            raise StoreError(str(error)) from error
     return run
 
 

@@ -1,0 +1,1 @@
+"""Faults made for real, and what they do to commands and their stores: ``python -m benchmarks.faults``."""
