@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from byheart.studies import (
     analytic,
+    attractors,
     appendix,
     discrepancy,
     double_descent,
@@ -38,6 +39,7 @@ STUDIES = {
         discrepancy.STUDY,
         variants.STUDY,
         two_views.STUDY,
+        attractors.STUDY,
         analytic.STUDY,
         mnist.STUDY,
         wrong_labels.STUDY,
