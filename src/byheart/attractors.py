@@ -78,7 +78,7 @@ def find_attractors(
         ValueError: If an array is not finite, or their shapes do not fit.
     """
     W, b, starts = _checked(W, b, starts)
-    unit = float(np.linalg.norm(starts, axis=1).max()) or 1.0
+    unit = float(np.linalg.norm(starts, axis=1).max(initial=0)) or 1.0
     reach = max(unit, float(np.linalg.norm(W, 2)))  # |W x| for |x| <= 1
     live = np.linalg.norm(W, axis=0) * reach + b > 0
     W_live, b_live = W[:, live], b[live]
@@ -251,9 +251,9 @@ def _blocks(n_points: int, n_features: int) -> list[slice]:
 
 def _checked(W: Any, b: Any, points: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     W, b, points = (finite_array(array, name).astype(np.float64) for array, name in ((W, "W"), (b, "b"), (points, "h")))
-    if W.ndim != 2 or b.shape != W.shape[1:] or points.ndim != 2 or points.shape[1] != len(W) or not len(points):
+    if W.ndim != 2 or b.shape != W.shape[1:] or points.ndim != 2 or points.shape[1] != len(W):
         raise ValueError(
             f"W, b, h: received shapes {W.shape}, {b.shape}, {points.shape},"
-            " accepted: (n_hidden, n_features), (n_features,), (n_points >= 1, n_hidden)"
+            " accepted: (n_hidden, n_features), (n_features,), (n_points, n_hidden)"
         )
     return W, b, points
