@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from byheart.attractors import OVERLAP, Attractors, answers, disc, find_attractors, multipliers, what_they_are
+from byheart.attractors import OVERLAP, answers, multipliers
 from byheart.claims import Claim, Finding, compare, judged, not_run, share
 from byheart.studies.study import N_SEEDS, SMALLEST, Scale, Study, Tables, setup
+from byheart.toy.basins import Basins, find_basins, plane_of, training_examples
 from byheart.toy.config import TrainConfig, log_spaced_steps
 from byheart.toy.measures import example_losses, represented_features
 from byheart.toy.runs import Run, Runs, summed
 from byheart.toy.sweep import grid
 from byheart.toy.tables import table_of, vectors_of
-from byheart.toy.train import draw_examples
 
 _EVERY_T, _REPEATED = "every T", "one repeated example"
 _T: dict[Scale, tuple[int | str, ...]] = {
@@ -37,14 +37,11 @@ _T: dict[Scale, tuple[int | str, ...]] = {
 }
 _R: dict[Scale, tuple[int, ...]] = {"quick": (1, 5, 20), "medium": (1, 2, 3, 5, 10, 20), "paper": (1, 3, 5, 10, 20)}
 _GENERALISES: dict[Scale, int] = {"quick": 640, "medium": 3_000, "paper": 30_000}  # T of the repeats
-_KINDS = ("example", "feature", "mixture", "origin")
 _SHOWN = (5, 10, 30)  # T of planes that are drawn, beside the peak and the largest
 _SMALL = 10  # up to which T examples are expected to be attractors
 _ROUGH_PATCH = 15  # up to here test loss jumps about before the peak
 _MEMORIZED = 1 / 4  # squared error: the answer is nearer to the example than half its length
 _N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 32, 100  # cells of the grid of starting points
-_MOST_STARTS = 1_000  # hidden vectors of examples that are starting points too
-_LONGEST_FEATURES = 100  # columns of W that are
 _N_SNAPSHOTS = 16
 
 
@@ -59,62 +56,18 @@ def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Found:
-    """The attractors of weights: what they are, and which shares of the plane and of the examples end in each."""
-
-    attractors: Attractors
-    table: pd.DataFrame
-    plane: slice
-    examples: slice
-
-
-def _find(
-    W: np.ndarray, b: np.ndarray, hidden: np.ndarray, examples: scipy.sparse.csr_array, n_across: int = _N_ACROSS
-) -> _Found:
-    """Start from a disc as large as the longest hidden vector, from examples, and from the longest features alone."""
-    around = disc(float(np.linalg.norm(hidden, axis=1).max()) or 1.0, n_across)
-    plane, own = slice(0, len(around)), slice(len(around), len(around) + min(len(hidden), _MOST_STARTS))
-    features = W.T[np.argsort(-np.linalg.norm(W, axis=0))[:_LONGEST_FEATURES]]
-    found = find_attractors(W, b, np.concatenate([around, hidden[:_MOST_STARTS], features]))
-    table = what_they_are(found, examples, hidden[: examples.shape[0]])
-    first, second = np.argsort(-found.answers, axis=1)[:, :2].T if len(table) else ([], [])
-    of_two = np.square(np.sort(found.answers, axis=1)[:, -2:]).sum(axis=1)
-    table = table.assign(first=first, second=second, share_of_two=of_two, multiplier=found.multipliers)
-    table = table.assign(x=found.hidden[:, 0], y=found.hidden[:, 1])
-    return _Found(found, table.assign(plane=found.basins(plane), examples=found.basins(own)), plane, own)
-
-
-def _examples_of(run: Run) -> scipy.sparse.csr_array:
-    """The training examples; where T is infinite there are none."""
-    n_features = run.config.n_features
-    return (
-        scipy.sparse.csr_array((0, n_features))
-        if run.config.n_examples == "inf"
-        else draw_examples(run.config).to_scipy()
-    )
-
-
 def _key(run: Run) -> dict[str, object]:
     return {"reduction": run.config.reduction, "n_examples": float(run.config.n_examples), "seed": run.config.seed}
 
 
-def _counts(found: _Found) -> dict[str, float]:
-    """How many attractors of each kind there are, and which share of the plane ends in them."""
-    numbers, shares = found.table["kind"].value_counts(), found.table.groupby("kind")["plane"].sum()
-    counted = {f"n_{kind}": int(numbers.get(kind, 0)) for kind in _KINDS}
-    filled = {f"plane_{kind}": float(shares.get(kind, 0.0)) for kind in _KINDS}
-    return {**counted, "n_attractors": sum(counted.values()) - counted["n_origin"], **filled}
-
-
-def _of_run(run: Run, found: _Found, examples: scipy.sparse.csr_array) -> dict[str, object]:
+def _of_run(run: Run, found: Basins, examples: scipy.sparse.csr_array) -> dict[str, object]:
     """Counts of a run, and of its examples: memorized, stable by the closed form, recalled from themselves."""
     own: dict[str, object] = {"n_memorized": 0, "n_stable": 0, "n_recalled": 0, "n_asked": 0}
     if examples.shape[0]:
-        asked = run.hidden[:_MOST_STARTS]
+        ends = found.attractors.reached[found.examples]
+        asked = run.hidden[: len(ends)]
         to_own = np.asarray(examples[: len(asked)].multiply(answers(run.W, run.b, asked)).sum(axis=1)).ravel()
         stable = (multipliers(run.W, run.b, asked) < 1) & (to_own >= OVERLAP)
-        ends = found.attractors.reached[found.examples]
         which = found.table["which"].where(found.table["kind"] == "example", -1).to_numpy()
         recalled = (ends >= 0) & (np.append(which, -1)[ends] == np.arange(len(asked)))
         own = {
@@ -124,8 +77,7 @@ def _of_run(run: Run, found: _Found, examples: scipy.sparse.csr_array) -> dict[s
             "n_asked": len(asked),
         }
     represented = len(represented_features(run.W, run.b))
-    unsettled = float((found.attractors.reached[found.plane] < 0).mean())
-    return {**_key(run), **_counts(found), "unsettled": unsettled, "n_represented": represented, **own}
+    return {**_key(run), **found.counts(), "unsettled": found.unsettled, "n_represented": represented, **own}
 
 
 def _peak(table: pd.DataFrame) -> float:
@@ -151,14 +103,14 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     drawn = ends | {(r, t) for r, _ in by_reduction for t in _SHOWN}
     counts, attractors, training, planes, shown = [], [], [], [], []
     for run in groups.get(_EVERY_T, Runs([])):
-        examples, key = _examples_of(run), _key(run)
-        found = _find(run.W, run.b, run.hidden, examples)
+        examples, key = training_examples(run), _key(run)
+        found = find_basins(run.W, run.b, run.hidden, examples, _N_ACROSS)
         counts.append(_of_run(run, found, examples))
         attractors.append(found.table.assign(**key))
         if (key["reduction"], key["n_examples"]) in ends:
             training += [{**key, **row} for row in _over_training(run, examples)]
         if (key["reduction"], key["n_examples"]) in drawn and run.config.seed == 0:
-            planes.append(_segments(run, examples).assign(**key))
+            planes.append(plane_of(run, examples, _N_ACROSS_SHOWN).assign(**key))
             shown.append(vectors_of([run]).assign(**key))
     return {
         "runs": runs,
@@ -174,43 +126,20 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 def _over_training(run: Run, examples: scipy.sparse.csr_array) -> list[dict[str, float]]:
     """The counts at every snapshot of a run."""
     kept = zip(*(run.snapshots[name] for name in ("step", "W", "b", "hidden")), strict=True)
-    return [{"step": int(step), **_counts(_find(W, b, h, examples, _N_ACROSS_TRAINING))} for step, W, b, h in kept]
-
-
-def _segments(run: Run, examples: scipy.sparse.csr_array) -> pd.DataFrame:
-    """Where a fine grid of the plane ends, in stretches of cells of a row that end in one attractor.
-
-    The columns are row, first, last, attractor (-1: unsettled), its kind and angle, and the disc's radius.
-    """
-    radius = float(np.linalg.norm(run.hidden, axis=1).max()) or 1.0
-    around = disc(radius, _N_ACROSS_SHOWN)
-    cells = np.round((around / radius + 1) * _N_ACROSS_SHOWN / 2 - 0.5).astype(int)
-    found = find_attractors(run.W, run.b, around)
-    reached = np.full((_N_ACROSS_SHOWN, _N_ACROSS_SHOWN), -2)
-    reached[cells[:, 1], cells[:, 0]] = found.reached
-    rows = []
-    for y, row in enumerate(reached):
-        starts = np.flatnonzero(np.diff(row, prepend=-3))
-        rows += [(y, a, b, row[a]) for a, b in zip(starts, np.append(starts[1:], len(row)) - 1, strict=True)]
-    table = pd.DataFrame(rows, columns=["row", "first", "last", "attractor"]).query("attractor > -2")
-    kinds = what_they_are(found, examples, run.hidden[: examples.shape[0]])["kind"]
-    angles = np.arctan2(found.hidden[:, 1], found.hidden[:, 0])
-    return table.assign(
-        kind=[kinds[k] if k >= 0 else "unsettled" for k in table["attractor"]],
-        angle=[round(float(angles[k]), 3) if k >= 0 else 0.0 for k in table["attractor"]],
-        radius=float(f"{radius:.4g}"),
-    )
+    return [
+        {"step": int(step), **find_basins(W, b, h, examples, _N_ACROSS_TRAINING).counts()} for step, W, b, h in kept
+    ]
 
 
 def _of_repeated(run: Run) -> dict[str, object]:
     """Whether the first example, which is repeated, has an attractor, its basin, and how like it the likest one is."""
-    examples = _examples_of(run)
-    found = _find(run.W, run.b, run.hidden, examples)
+    examples = training_examples(run)
+    found = find_basins(run.W, run.b, run.hidden, examples, _N_ACROSS)
     own = found.table[(found.table["kind"] == "example") & (found.table["which"] == 0)]
     overlaps = (examples[:1] @ found.attractors.answers.T).ravel()
     error = float(example_losses(run, examples[:1])[0])
     named = {**_key(run), "repeats": run.config.repeats[0], "error": error, "owns": len(own) > 0}
-    return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **_counts(found)}
+    return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **found.counts()}
 
 
 def _chosen(tables: Tables, at: Callable[[pd.DataFrame], float]) -> pd.DataFrame:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from byheart.studies import (
     analytic,
-    attractors,
     appendix,
+    attractors,
     discrepancy,
     double_descent,
     finetune,
