@@ -7,6 +7,7 @@ examples, on a square grid; and as shares of the examples themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,28 @@ class Basins:
         counted = {f"n_{kind}": int(numbers.get(kind, 0)) for kind in KINDS}
         filled = {f"plane_{kind}": float(shares.get(kind, 0.0)) for kind in KINDS}
         return {**counted, "n_attractors": sum(counted.values()) - counted["n_origin"], **filled}
+
+
+def attractors_of(run: Run, examples: Any = None, n_across: int = 64) -> Basins:
+    """Find the attractors of a trained model of two hidden units, and what ends in them.
+
+    Args:
+        run: A trained model with tied weights and no ReLU after the hidden layer.
+        examples: Its training examples, one per row of a scipy.sparse matrix or an array, if they are your own; others
+            are drawn again.
+        n_across: Cells from one side of the disc to the other, at least 1.
+
+    Raises:
+        ValueError: If the model is another one, or was trained on your own examples and these are missing.
+    """
+    config = run.config
+    if config.n_hidden != 2 or not config.tied or config.hidden_relu:
+        received = f"n_hidden {config.n_hidden}, tied {config.tied}, hidden_relu {config.hidden_relu}"
+        raise ValueError(f"run: received {received}, accepted: n_hidden 2, tied True, hidden_relu False")
+    if run.data_digest and examples is None:
+        raise ValueError("examples: received none for a run with data of your own, accepted: its training examples")
+    rows = training_examples(run) if examples is None else scipy.sparse.csr_array(examples)
+    return find_basins(run.W, run.b, run.hidden, rows, n_across)
 
 
 def find_basins(

@@ -1,150 +1,21 @@
-"""What does a trained network fall into when it is fed its own answers: examples, features, or something else?
-
-One notion for both kinds of feature, the last open question of Henighan et al. 2023: what is an attractor of the
-network's own iteration (see ``byheart.attractors``). Expectations are of two kinds. Those of the question: examples at
-small T, features at large T, neither where test loss peaks. And those derived for ideal solutions, which contradict a
-part of them: the iteration restores the norm of an answer, so it prefers several neighbours at once wherever they are
-not silenced by their bias. On a regular T-gon of radius R, an example is an attractor if R exceeds the least radius;
-the middle of two neighbours is one too, from T = 8 on at any R. On a pentagon of features without bias the features
-are unstable (multiplier 1.52), and the five middles of neighbours are attractors (multiplier 0.53).
-"""
+"""What was expected of attractors, from the question and from theory, before the runs of the study."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
-import scipy.sparse
 
-from byheart.attractors import OVERLAP, answers, multipliers
 from byheart.claims import Claim, Finding, compare, judged, not_run, share
-from byheart.studies.study import N_SEEDS, SMALLEST, Scale, Study, Tables, setup
-from byheart.toy.basins import Basins, find_basins, plane_of, training_examples
-from byheart.toy.config import TrainConfig, log_spaced_steps
-from byheart.toy.measures import example_losses, represented_features
-from byheart.toy.runs import Run, Runs, summed
-from byheart.toy.sweep import grid
-from byheart.toy.tables import table_of, vectors_of
+from byheart.studies.attractors.runs import ROUGH_PATCH, largest, of_every_t, peak, smallest
+from byheart.studies.study import Tables
 
-_EVERY_T, _REPEATED = "every T", "one repeated example"
-_T: dict[Scale, tuple[int | str, ...]] = {
-    "quick": (5, 10, 40, 160, 640),
-    "medium": (3, 5, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, "inf"),
-    "paper": (3, 5, 8, 10, 15, 30, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000),
-}
-_R: dict[Scale, tuple[int, ...]] = {"quick": (1, 5, 20), "medium": (1, 2, 3, 5, 10, 20), "paper": (1, 3, 5, 10, 20)}
-_GENERALISES: dict[Scale, int] = {"quick": 640, "medium": 3_000, "paper": 30_000}  # T of the repeats
-_SHOWN = (5, 10, 30)  # T of planes that are drawn, beside the peak and the largest
 _SMALL = 10  # up to which T examples are expected to be attractors
-_ROUGH_PATCH = 15  # up to here test loss jumps about before the peak
-_MEMORIZED = 1 / 4  # squared error: the answer is nearer to the example than half its length
-_N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 32, 100  # cells of the grid of starting points
-_N_SNAPSHOTS = 16
-
-
-def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
-    base = setup(scale, **(SMALLEST if scale == "quick" else {}))
-    seeds = range(N_SEEDS[scale])
-    followed = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, _N_SNAPSHOTS))
-    generalising = dataclasses.replace(base, n_examples=_GENERALISES[scale])
-    return {
-        _EVERY_T: grid(followed, {"n_examples": _T[scale], "reduction": ("sum", "mean")}, seeds),
-        _REPEATED: grid(generalising, {"repeats": [(r,) for r in _R[scale]]}, seeds),
-    }
-
-
-def _key(run: Run) -> dict[str, object]:
-    return {"reduction": run.config.reduction, "n_examples": float(run.config.n_examples), "seed": run.config.seed}
-
-
-def _of_run(run: Run, found: Basins, examples: scipy.sparse.csr_array) -> dict[str, object]:
-    """Counts of a run, and of its examples: memorized, stable by the closed form, recalled from themselves."""
-    own: dict[str, object] = {"n_memorized": 0, "n_stable": 0, "n_recalled": 0, "n_asked": 0}
-    if examples.shape[0]:
-        ends = found.attractors.reached[found.examples]
-        asked = run.hidden[: len(ends)]
-        to_own = np.asarray(examples[: len(asked)].multiply(answers(run.W, run.b, asked)).sum(axis=1)).ravel()
-        stable = (multipliers(run.W, run.b, asked) < 1) & (to_own >= OVERLAP)
-        which = found.table["which"].where(found.table["kind"] == "example", -1).to_numpy()
-        recalled = (ends >= 0) & (np.append(which, -1)[ends] == np.arange(len(asked)))
-        own = {
-            "n_memorized": int((example_losses(run, examples) < _MEMORIZED).sum()),
-            "n_stable": int(stable.sum()),
-            "n_recalled": int(recalled.sum()),
-            "n_asked": len(asked),
-        }
-    represented = len(represented_features(run.W, run.b))
-    return {**_key(run), **found.counts(), "unsettled": found.unsettled, "n_represented": represented, **own}
-
-
-def _peak(table: pd.DataFrame) -> float:
-    """The T above the rough patch at which the mean log test loss is largest; NaN if there is none."""
-    chosen = table[(table["n_examples"] > _ROUGH_PATCH) & np.isfinite(table["n_examples"])]
-    means = np.log(chosen["test_loss"]).groupby(chosen["n_examples"]).mean()
-    return float(str(means.idxmax())) if len(means) else math.nan
-
-
-def _smallest(table: pd.DataFrame) -> float:
-    """The smallest T of five examples or more."""
-    return float(table["n_examples"][table["n_examples"] >= 5].min())
-
-
-def _largest(table: pd.DataFrame) -> float:
-    return float(table["n_examples"][np.isfinite(table["n_examples"])].max())
-
-
-def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
-    runs = table_of(groups)
-    by_reduction = list(summed(runs[runs["group"] == _EVERY_T]).groupby("reduction"))
-    ends = {(r, t) for r, rows in by_reduction for t in (_smallest(rows), _peak(rows), _largest(rows))}
-    drawn = ends | {(r, t) for r, _ in by_reduction for t in _SHOWN}
-    counts, attractors, training, planes, shown = [], [], [], [], []
-    for run in groups.get(_EVERY_T, Runs([])):
-        examples, key = training_examples(run), _key(run)
-        found = find_basins(run.W, run.b, run.hidden, examples, _N_ACROSS)
-        counts.append(_of_run(run, found, examples))
-        attractors.append(found.table.assign(**key))
-        if (key["reduction"], key["n_examples"]) in ends:
-            training += [{**key, **row} for row in _over_training(run, examples)]
-        if (key["reduction"], key["n_examples"]) in drawn and run.config.seed == 0:
-            planes.append(plane_of(run, examples, _N_ACROSS_SHOWN).assign(**key))
-            shown.append(vectors_of([run]).assign(**key))
-    return {
-        "runs": runs,
-        "counts": pd.DataFrame(counts),
-        "attractors": pd.concat(attractors, ignore_index=True),
-        "training": pd.DataFrame(training),
-        "repeats": pd.DataFrame([_of_repeated(run) for run in groups.get(_REPEATED, ())]),
-        "planes": pd.concat(planes, ignore_index=True),
-        "vectors": pd.concat(shown, ignore_index=True),
-    }
-
-
-def _over_training(run: Run, examples: scipy.sparse.csr_array) -> list[dict[str, float]]:
-    """The counts at every snapshot of a run."""
-    kept = zip(*(run.snapshots[name] for name in ("step", "W", "b", "hidden")), strict=True)
-    return [
-        {"step": int(step), **find_basins(W, b, h, examples, _N_ACROSS_TRAINING).counts()} for step, W, b, h in kept
-    ]
-
-
-def _of_repeated(run: Run) -> dict[str, object]:
-    """Whether the first example, which is repeated, has an attractor, its basin, and how like it the likest one is."""
-    examples = training_examples(run)
-    found = find_basins(run.W, run.b, run.hidden, examples, _N_ACROSS)
-    own = found.table[(found.table["kind"] == "example") & (found.table["which"] == 0)]
-    overlaps = (examples[:1] @ found.attractors.answers.T).ravel()
-    error = float(example_losses(run, examples[:1])[0])
-    named = {**_key(run), "repeats": run.config.repeats[0], "error": error, "owns": len(own) > 0}
-    return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **found.counts()}
 
 
 def _chosen(tables: Tables, at: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
     """The counts at a T that each reduction has for itself."""
-    runs = summed(tables["runs"].query("group == @_EVERY_T"))
+    runs = of_every_t(tables["runs"])
     sizes = {reduction: at(rows) for reduction, rows in runs.groupby("reduction")}
     counts = tables["counts"]
     return counts[counts["n_examples"] == counts["reduction"].map(sizes)]
@@ -177,7 +48,7 @@ def _of_largest(holds: Callable[[pd.DataFrame, pd.Series], bool], what: str) -> 
     """Judge what the attractors of each run at the largest T are, but the origin."""
 
     def test(tables: Tables) -> Finding:
-        counts = _chosen(tables, _largest)
+        counts = _chosen(tables, largest)
         if (counts["n_examples"] * (1 - tables["runs"]["sparsity"].iloc[0]) < 19.9).any():
             return not_run("T(1 - S) of at least 20")
         own = tables["attractors"].query("kind != 'origin'")
@@ -199,9 +70,9 @@ def _are_middles(own: pd.DataFrame, counts: pd.Series) -> bool:
 
 
 def _neither_at_the_peak(tables: Tables) -> Finding:
-    counts = _chosen(tables, _peak)
+    counts = _chosen(tables, peak)
     if counts.empty:
-        return not_run(f"T above {_ROUGH_PATCH}")
+        return not_run(f"T above {ROUGH_PATCH}")
     holds = (counts["n_attractors"] < 5) & (counts["n_example"] + counts["n_feature"] == 0)
     finding = share(holds.tolist(), "have fewer than five, none an example or a feature", "runs")
     rows = counts.groupby(["reduction", "n_examples"])[["n_attractors", "n_example", "n_feature"]]
@@ -213,9 +84,9 @@ def _neither_at_the_peak(tables: Tables) -> Finding:
 
 def _fewest_at_the_peak(tables: Tables) -> Finding:
     keys = ["reduction", "seed"]
-    peak, largest = (_chosen(tables, at).set_index(keys)["n_attractors"] for at in (_peak, _largest))
+    at_peak, at_largest = (_chosen(tables, at).set_index(keys)["n_attractors"] for at in (peak, largest))
     ten = tables["counts"].query("n_examples == 10").set_index(keys)["n_attractors"]
-    both = pd.DataFrame({"ten": ten, "peak": peak, "largest": largest}).dropna()
+    both = pd.DataFrame({"ten": ten, "peak": at_peak, "largest": at_largest}).dropna()
     if both.empty:
         return not_run("T = 10, a peak and a larger T")
     means = ", ".join(
@@ -245,12 +116,14 @@ def _settles(tables: Tables) -> Finding:
 
 
 def _origin(tables: Tables) -> Finding:
-    counts, largest = tables["counts"], _chosen(tables, _largest)
+    counts, at_largest = tables["counts"], _chosen(tables, largest)
     small = counts[(counts["n_examples"] <= _SMALL) & (counts["n_memorized"] == counts["n_examples"])]
-    if small.empty or (largest["n_examples"] <= _SMALL).any():
+    if small.empty or (at_largest["n_examples"] <= _SMALL).any():
         return not_run("a memorized set and a large T")
-    of_small, of_large = small["n_origin"] > 0, largest["n_origin"] > 0
-    words = f"{of_small.sum()} of {len(small)} memorized sets have it, {of_large.sum()} of {len(largest)} runs at the"
+    of_small, of_large = small["n_origin"] > 0, at_largest["n_origin"] > 0
+    words = (
+        f"{of_small.sum()} of {len(small)} memorized sets have it, {of_large.sum()} of {len(at_largest)} runs at the"
+    )
     holds, refuted = of_small.all() and not of_large.any(), not of_small.any() or of_large.all()
     return judged(f"{words} largest T", bool(holds), bool(refuted))
 
@@ -278,7 +151,7 @@ def _over_steps(tables: Tables, at: Callable[[pd.DataFrame], float]) -> pd.DataF
 
 
 def _basins_split(tables: Tables) -> Finding:
-    found = pd.concat([_over_steps(tables, at) for at in (_smallest, _largest)])
+    found = pd.concat([_over_steps(tables, at) for at in (smallest, largest)])
     if found.empty:
         return not_run("snapshots")
     finding = share(
@@ -288,15 +161,15 @@ def _basins_split(tables: Tables) -> Finding:
 
 
 def _basins_merge(tables: Tables) -> Finding:
-    found = _over_steps(tables, _peak)
+    found = _over_steps(tables, peak)
     if found.empty:
-        return not_run(f"snapshots at T above {_ROUGH_PATCH}")
+        return not_run(f"snapshots at T above {ROUGH_PATCH}")
     finding = share((found["max"] > found["last"]).tolist(), "have fewer at the end than at some time before", "runs")
     return finding.also(f"on average {found['max'].mean():.3g} at most, {found['last'].mean():.3g} at the end")
 
 
 _ASKED, _DERIVED = "the question, before any derivation", "derived before the runs"
-_CLAIMS = (
+CLAIMS = (
     Claim(
         "examples-are-attractors",
         f"At small T (up to {_SMALL}) as many attractors are examples as examples are memorized (squared error below"
@@ -339,7 +212,7 @@ _CLAIMS = (
     ),
     Claim(
         "neither-at-the-peak",
-        f"Where test loss peaks (T above {_ROUGH_PATCH}) there are fewer than five attractors, none an example or a"
+        f"Where test loss peaks (T above {ROUGH_PATCH}) there are fewer than five attractors, none an example or a"
         " feature",
         _ASKED,
         "fewer than five, neither kind",
@@ -406,14 +279,4 @@ _CLAIMS = (
         _basins_merge,
         refuted_if="no run has fewer at the end",
     ),
-)
-
-
-STUDY = Study(
-    "attractors",
-    "What does a network fall into when it is fed its own answers: examples, features, or something else?",
-    _groups,
-    _tables,
-    _CLAIMS,
-    lambda tables: {},
 )
