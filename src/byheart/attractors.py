@@ -37,6 +37,9 @@ NEAR = 0.5
 MAX_STEPS = 3_000
 _SETTLED = 1e-9  # a step that is so short, in lengths of the longest start, is none
 _SAME = 1e-3  # ends that are so near are one; a point that settles at a multiplier of 0.999 is within 1e-6 of its end
+_LEAP_EVERY = 8  # steps
+_LEAP = 0.02  # how far at most, in lengths of the longest start
+_LEVEL = 1e-6  # where the height curves less than this, there is no step of Newton
 _VALUES_PER_BLOCK = 500_000
 
 
@@ -137,20 +140,11 @@ def multipliers(
         ValueError: If an array is not finite, or their shapes do not fit.
     """
     W, b, hidden = _checked(W, b, hidden)
-    products = (W[:, None] * W[None]).reshape(len(W) ** 2, -1)
-    uses = W.any(axis=0)
     found = np.empty(len(hidden))
     for rows in _blocks(len(hidden), W.shape[1]):
-        before = hidden[rows] @ W + b
-        scaled, lengths = _scaled(np.maximum(before, 0))
-        after = scaled @ W.T
-        squares = ((before > 0) @ products.T).reshape(-1, len(W), len(W))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            derivative = (squares - after[:, :, None] * after[:, None, :]) / lengths[:, None, None]
-        silent = lengths == 0
-        derivative[silent] = 0
-        found[rows] = np.linalg.eigvalsh(derivative)[:, -1]
-        found[rows][silent & (before[:, uses] == 0).any(axis=1)] = np.inf
+        found[rows] = np.linalg.eigvalsh(_derivative(W, b, hidden[rows]))[:, -1]
+        before = hidden[rows] @ W[:, W.any(axis=0)] + b[W.any(axis=0)]
+        found[rows][(before <= 0).all(axis=1) & (before == 0).any(axis=1)] = np.inf
     return found
 
 
@@ -211,19 +205,50 @@ def _iterate(
 ) -> tuple[Float64[np.ndarray, "n_starts n_hidden"], np.ndarray]:
     """Return where starting points are once they move less than ``still`` a step, and whether they do."""
     ends, settled = starts.copy(), np.zeros(len(starts), dtype=bool)
-    transposed = np.ascontiguousarray(W.T)
     for rows in _blocks(len(starts), W.shape[1]):
         moving = np.arange(len(starts))[rows]
-        for _ in range(MAX_STEPS):
+        for step in range(1, MAX_STEPS + 1):
             now = ends[moving]
-            after = _scaled(np.maximum(now @ W + b, 0))[0] @ transposed
-            ends[moving] = after
+            after = _scaled(np.maximum(now @ W + b, 0))[0] @ W.T
             done = np.linalg.norm(after - now, axis=1) <= still
+            ends[moving] = after if step % _LEAP_EVERY else _leap(W, b, now, after, _LEAP / _SETTLED * still)
             settled[moving[done]] = True
             moving = moving[~done]
             if not len(moving):
                 break
     return ends, settled
+
+
+def _leap(W: np.ndarray, b: np.ndarray, now: np.ndarray, after: np.ndarray, most: float) -> np.ndarray:
+    """Return Newton's step to a fixed point that is no further than ``most``, where it leads up to one; else ``after``.
+
+    The iteration is gradient ascent, with steps of 1, on |ReLU(W^T h + b)| - |h|^2/2, the energy of the best input of
+    h. A step is taken if this is concave at both of its ends and no lower at the second than after the plain step.
+    """
+    derivative, unit = _derivative(W, b, now), np.eye(len(W))
+    concave = np.linalg.eigvalsh(derivative)[:, -1] < 1 - _LEVEL
+    move = np.linalg.solve(np.where(concave[:, None, None], unit - derivative, unit), (after - now)[:, :, None])[..., 0]
+    there = now + move
+    concave &= (np.linalg.norm(move, axis=1) <= most) & (_height(W, b, there) >= _height(W, b, after))
+    concave[concave] = np.linalg.eigvalsh(_derivative(W, b, there[concave]))[:, -1] < 1 - _LEVEL
+    return np.where(concave[:, None], there, after)
+
+
+def _height(W: np.ndarray, b: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(np.maximum(hidden @ W + b, 0), axis=1)
+    return np.asarray(lengths - np.square(hidden).sum(axis=1) / 2)
+
+
+def _derivative(W: np.ndarray, b: np.ndarray, hidden: np.ndarray) -> Float64[np.ndarray, "n_points n_hidden n_hidden"]:
+    """Return (W_A W_A^T - h' h'^T)/|x'| at every hidden vector, 0 where nothing is active."""
+    before = hidden @ W + b
+    scaled, lengths = _scaled(np.maximum(before, 0))
+    after = scaled @ W.T
+    products = (W[:, None] * W[None]).reshape(len(W) ** 2, -1)
+    squares = ((before > 0) @ products.T).reshape(-1, len(W), len(W))
+    found = squares - after[:, :, None] * after[:, None, :]
+    found[lengths == 0] = 0
+    return np.asarray(found / np.where(lengths > 0, lengths, 1)[:, None, None])
 
 
 def _scaled(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

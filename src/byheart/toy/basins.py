@@ -19,8 +19,6 @@ from byheart.toy.runs import Run
 from byheart.toy.train import draw_examples
 
 KINDS = ("example", "feature", "mixture", "origin")
-_MOST_EXAMPLES = 1_000  # whose hidden vectors are starting points
-_LONGEST_FEATURES = 100  # whose columns of W are
 _OUTSIDE = -2  # of the disc
 
 
@@ -86,19 +84,21 @@ def find_basins(
     hidden: Float[np.ndarray, "n_examples 2"],
     examples: scipy.sparse.csr_array,
     n_across: int,
+    most_examples: int = 1_000,
 ) -> Basins:
-    """Find the attractors of weights from a grid of the disc, from examples, and from the longest features alone.
+    """Find the attractors of weights from a grid of the disc, from examples, and from the longest columns of W.
 
     Args:
         W: Weights.
         b: Bias.
-        hidden: Hidden vectors; the first 1,000 are starting points.
+        hidden: Hidden vectors of the examples.
         examples: The training examples that attractors may be, one per row; none if it has no row.
         n_across: Cells of the grid from one side of the disc to the other.
+        most_examples: How many hidden vectors, at most, are starting points, and a tenth as many columns of W.
     """
     around = disc(_radius(hidden), n_across)
-    asked = hidden[:_MOST_EXAMPLES]
-    features = W.T[np.argsort(-np.linalg.norm(W, axis=0))[:_LONGEST_FEATURES]]
+    asked = hidden[:most_examples]
+    features = W.T[np.argsort(-np.linalg.norm(W, axis=0))[: most_examples // 10]]
     found = find_attractors(W, b, np.concatenate([around, asked, features]))
     plane, own = slice(0, len(around)), slice(len(around), len(around) + len(asked))
     first, second = np.argsort(-found.answers, axis=1)[:, :2].T

@@ -30,8 +30,9 @@ _GENERALISES: dict[Scale, int] = {"quick": 640, "medium": 3_000, "paper": 30_000
 _SHOWN = (5, 10, 30)  # T of planes that are drawn, beside the peak and the largest
 ROUGH_PATCH = 15  # up to here test loss jumps about before the peak
 _MEMORIZED = 1 / 4  # squared error: the answer is nearer to the example than half its length
-_N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 32, 100  # cells of the grid of starting points
+_N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 14, 100  # cells of the grid of starting points
 _N_SNAPSHOTS = 16
+_FIRST_STEPS = 20  # in which weights hardly change
 
 
 def groups(scale: Scale) -> dict[str, list[TrainConfig]]:
@@ -99,10 +100,12 @@ def tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 
 
 def _over_training(run: Run, examples: scipy.sparse.csr_array) -> list[dict[str, float]]:
-    """The counts at every snapshot of a run."""
+    """The counts at the snapshots of a run, before the first step and from ``_FIRST_STEPS`` on."""
     kept = zip(*(run.snapshots[name] for name in ("step", "W", "b", "hidden")), strict=True)
+    shown = [row for row in kept if not 0 < row[0] < _FIRST_STEPS]
     return [
-        {"step": int(step), **find_basins(W, b, h, examples, _N_ACROSS_TRAINING).counts()} for step, W, b, h in kept
+        {"step": int(step), **find_basins(W, b, h, examples, _N_ACROSS_TRAINING, 100).counts()}
+        for step, W, b, h in shown
     ]
 
 
