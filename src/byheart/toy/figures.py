@@ -30,7 +30,7 @@ from byheart.toy.tables import at_paper_setup
 
 FEATURES, EXAMPLES, REFERENCE = BLUE, VERMILION, GREY
 OF_KIND = dict(zip(KINDS, (EXAMPLES, FEATURES, GREEN, GREY), strict=True)) | {"unsettled": "black"}
-_TINTS = (0.72, 0.5, 0.62, 0.4)  # shares of white in the colours of basins, in turn, so that neighbours differ
+_TINTS = (0.78, 0.45, 0.64, 0.3)  # shares of white in the colours of basins, in turn, so that neighbours differ
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -177,6 +177,8 @@ def vectors(
 def basins(plane: pd.DataFrame, attractors: pd.DataFrame, vectors_shown: pd.DataFrame, ax: Axes) -> Axes:
     """Draw a disc coloured by what it flows to, with attractors (diamonds), hidden vectors and columns of W on top.
 
+    Attractors beyond the disc are hollow, at its rim. Columns of W beyond are not shown.
+
     Args:
         plane: A table of ``basins.plane_of``, of one run.
         attractors: The attractors of that run, as ``basins.find_basins`` has them.
@@ -197,9 +199,12 @@ def basins(plane: pd.DataFrame, attractors: pd.DataFrame, vectors_shown: pd.Data
     for of, color in (("feature", FEATURES), ("example", EXAMPLES)):
         own = vectors_shown[vectors_shown["of"] == of]
         ax.plot(own["x"], own["y"], "o", color=color, ms=2.2 if len(own) <= _MANY_VECTORS else 1.2, mew=0, alpha=0.9)
-    colors = [OF_KIND[kind] for kind in attractors["kind"]]
-    ax.scatter(attractors["x"], attractors["y"], s=26, c=colors, marker="D", edgecolors="black", lw=0.8, zorder=3)
-    reach = 1.08 * max(radius, float(np.hypot(attractors["x"], attractors["y"]).max()))
+    rim, reach = 1.12 * radius, 1.22 * radius
+    for x, y, kind in attractors[["x", "y", "kind"]].itertuples(index=False):
+        inside, color = np.hypot(x, y) <= rim, OF_KIND[kind]
+        shrunk = 1 if inside else rim / np.hypot(x, y)
+        style = {"mfc": color, "mec": "black", "mew": 0.8} if inside else {"mfc": "white", "mec": color, "mew": 1.3}
+        ax.plot(x * shrunk, y * shrunk, "D", ms=5, zorder=3, **style)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set(visible=True, color="#cccccc")

@@ -42,7 +42,7 @@ def _draw_counts(tables: Tables, every: pd.DataFrame) -> Captioned:
     names = _reductions(every)
     figure, axes = figure_of(3, len(names), size=(4 * len(names) + 0.5, 7.6), sharex=True, sharey="row", squeeze=False)
     for column, name in zip(axes.T, names, strict=True):
-        losses(every[every["reduction"] == name], column[0])
+        losses(tables["runs"].merge(every.loc[every["reduction"] == name, ["group", "id"]]), column[0])
         column[0].set_title(WORDS_OF_REDUCTION[name])
         own = tables["counts"].query("reduction == @name").sort_values("n_examples")
         sizes = sorted(set(own["n_examples"]))
@@ -69,7 +69,7 @@ def _draw_counts(tables: Tables, every: pd.DataFrame) -> Captioned:
     for ax in axes[0]:
         ax.set_xlabel("")
     axes[1, -1].legend()
-    axes[2, -1].legend(loc="center right", frameon=True)
+    axes[2, -1].legend(loc="center right", frameon=True, framealpha=1)
     caption = (
         "From the top: test loss, summed over features; the number of attractors that are examples, features and"
         " mixtures, beside that of memorized examples (squared error below 1/4); and the shares of the plane that flow"
@@ -84,7 +84,7 @@ def _draw_planes(tables: Tables, every: pd.DataFrame) -> Captioned:
     names, keys = _reductions(every), ["reduction", "n_examples"]
     sizes = {name: sorted(set(tables["planes"].query("reduction == @name")["n_examples"])) for name in names}
     n_columns = max(map(len, sizes.values()))
-    figure, axes = figure_of(len(names), n_columns, size=(2.1 * n_columns, 2.3 * len(names) + 0.3), squeeze=False)
+    figure, axes = figure_of(len(names), n_columns, size=(2.1 * n_columns, 2.35 * len(names) + 0.7), squeeze=False)
     for row, name in zip(axes, names, strict=True):
         for ax, size in itertools.zip_longest(row, sizes[name]):
             if size is None:
@@ -99,9 +99,10 @@ def _draw_planes(tables: Tables, every: pd.DataFrame) -> Captioned:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), title="flows to")
     caption = (
         "The hidden plane of one network for each T, coloured by where its points flow when the network is fed its own"
-        " answers, shades telling attractors of a kind apart. Diamonds: the attractors themselves. Vermilion dots: the"
+        " answers, shades telling attractors of a kind apart. Diamonds: the attractors; hollow ones lie beyond, in that"
+        " direction. Vermilion dots: the"
         " hidden vectors of the training examples; blue dots: the columns of W, one for each feature. The disc reaches"
-        f" to the longest hidden vector; attractors may lie beyond. No means and no bars: the first dataset."
+        " to the longest hidden vector. No means and no bars: the first dataset."
         f" {sizes_of(every[every['seed'] == 0], keys, 'panel')}"
     )
     return Captioned(figure, caption)

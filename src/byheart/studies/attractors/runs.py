@@ -33,6 +33,10 @@ _MEMORIZED = 1 / 4  # squared error: the answer is nearer to the example than ha
 _N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 14, 100  # cells of the grid of starting points
 _N_SNAPSHOTS = 16
 _FIRST_STEPS = 20  # in which weights hardly change
+_OF_REPEATED = [
+    *("reduction", "n_examples", "seed", "repeats", "error", "owns", "plane", "overlap"),
+    *("n_example", "n_feature", "n_mixture", "n_attractors"),
+]
 
 
 def groups(scale: Scale) -> dict[str, list[TrainConfig]]:
@@ -93,7 +97,7 @@ def tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
         "counts": pd.DataFrame(counts),
         "attractors": pd.concat(attractors, ignore_index=True),
         "training": pd.DataFrame(training),
-        "repeats": pd.DataFrame([_of_repeated(run) for run in groups.get(_REPEATED, ())]),
+        "repeats": pd.DataFrame([_of_repeated(run) for run in groups.get(_REPEATED, ())], columns=_OF_REPEATED),
         "planes": pd.concat(planes, ignore_index=True),
         "vectors": pd.concat(shown, ignore_index=True),
     }
@@ -117,7 +121,8 @@ def _of_repeated(run: Run) -> dict[str, object]:
     overlaps = (examples[:1] @ found.attractors.answers.T).ravel()
     error = float(example_losses(run, examples[:1])[0])
     named = {**_key(run), "repeats": run.config.repeats[0], "error": error, "owns": len(own) > 0}
-    return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **found.counts()}
+    counts = {name: value for name, value in found.counts().items() if name in _OF_REPEATED}
+    return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **counts}
 
 
 def of_every_t(runs: pd.DataFrame) -> pd.DataFrame:
