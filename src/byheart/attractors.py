@@ -194,7 +194,7 @@ def disc(radius: float, n_across: int) -> Float64[np.ndarray, "n_points 2"]:
         raise ValueError(f"disc: received radius {radius} and {n_across} cells, accepted: a radius > 0, cells >= 1")
     centres = radius * ((2 * np.arange(n_across) + 1) / n_across - 1)
     points = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
-    return points[np.linalg.norm(points, axis=1) <= radius]
+    return np.asarray(points[np.linalg.norm(points, axis=1) <= radius])
 
 
 def _iterate(

@@ -5,6 +5,7 @@ Blue is for features, vermilion for examples.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -185,26 +186,25 @@ def basins(plane: pd.DataFrame, attractors: pd.DataFrame, vectors_shown: pd.Data
         vectors_shown: Its table of ``vectors_of``.
         ax: Where to draw.
     """
-    kinds = plane.drop_duplicates("attractor").sort_values("angle").set_index("attractor")[["kind"]]
-    places = kinds.groupby("kind").cumcount()
+    flows = plane.drop_duplicates("attractor").sort_values("angle")
     cells = filled(plane)
-    image = np.ones((*cells.shape, 4))
-    image[..., 3] = 0
-    for attractor, kind in kinds["kind"].items():
-        tint = 0 if attractor == -1 else _TINTS[places[attractor] % len(_TINTS)]
-        color = (1 - tint) * np.array(matplotlib.colors.to_rgb(OF_KIND[kind])) + tint
-        image[cells == attractor] = [*color, 1]
+    image = np.zeros((*cells.shape, 4))  # transparent outside of the disc
+    shades = {kind: itertools.cycle(_TINTS) for kind in KINDS} | {"unsettled": itertools.repeat(0)}
+    for attractor, kind in zip(flows["attractor"], flows["kind"], strict=True):
+        tint = next(shades[kind])
+        image[cells == attractor] = [*((1 - tint) * np.array(matplotlib.colors.to_rgb(OF_KIND[kind])) + tint), 1]
     radius = float(plane["radius"].iloc[0])
     ax.imshow(image, origin="lower", extent=(-radius, radius, -radius, radius), interpolation="nearest")
-    for of, color in (("feature", FEATURES), ("example", EXAMPLES)):
+    for of, dots in (("feature", FEATURES), ("example", EXAMPLES)):
         own = vectors_shown[vectors_shown["of"] == of]
-        ax.plot(own["x"], own["y"], "o", color=color, ms=2.2 if len(own) <= _MANY_VECTORS else 1.2, mew=0, alpha=0.9)
+        ax.plot(own["x"], own["y"], "o", color=dots, ms=2.2 if len(own) <= _MANY_VECTORS else 1.2, mew=0, alpha=0.9)
     rim, reach = 1.12 * radius, 1.22 * radius
-    for x, y, kind in attractors[["x", "y", "kind"]].itertuples(index=False):
-        inside, color = np.hypot(x, y) <= rim, OF_KIND[kind]
-        shrunk = 1 if inside else rim / np.hypot(x, y)
-        style = {"mfc": color, "mec": "black", "mew": 0.8} if inside else {"mfc": "white", "mec": color, "mew": 1.3}
-        ax.plot(x * shrunk, y * shrunk, "D", ms=5, zorder=3, **style)
+    for x, y, kind in zip(attractors["x"], attractors["y"], attractors["kind"], strict=True):
+        inside, color = math.hypot(x, y) <= rim, OF_KIND[kind]
+        shrunk = 1 if inside else rim / math.hypot(x, y)
+        fill: dict[str, Any] = {"mfc": color, "mec": "black", "mew": 0.8}
+        hollow: dict[str, Any] = {"mfc": "white", "mec": color, "mew": 1.3}
+        ax.plot(x * shrunk, y * shrunk, "D", ms=5, zorder=3, **(fill if inside else hollow))
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set(visible=True, color="#cccccc")

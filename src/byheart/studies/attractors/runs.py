@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ def groups(scale: Scale) -> dict[str, list[TrainConfig]]:
     }
 
 
-def _key(run: Run) -> dict[str, object]:
+def _key(run: Run) -> dict[str, Any]:
     return {"reduction": run.config.reduction, "n_examples": float(run.config.n_examples), "seed": run.config.seed}
 
 
