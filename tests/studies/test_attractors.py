@@ -33,7 +33,7 @@ def tables(kinds: dict[int, list[tuple]], **counts) -> dict[str, pd.DataFrame]:
         key = {"reduction": reduction, "n_examples": t, "seed": seed}
         n = {f"n_{kind}": sum(row[0] == kind for row in own) for kind in ("example", "feature", "mixture", "origin")}
         n |= {"n_attractors": len(own) - n["n_origin"], "unsettled": 0.0, "n_memorized": t * (t <= 10)}
-        n |= {"n_stable": n["n_example"]}
+        n |= {"n_stable": n["n_example"], "n_represented": 5, "n_on_border": 5}
         rows.append({**key, **n, **counts})
         found += [{**key, **dict(zip(("kind", "first", "second", "share_of_two"), row, strict=True))} for row in own]
     training = pd.DataFrame(
@@ -42,13 +42,13 @@ def tables(kinds: dict[int, list[tuple]], **counts) -> dict[str, pd.DataFrame]:
         if key[1] in (5, 100, 5_000)
         for step, n in ((0, 1), (100, 4), (1_000, 2 if key[1] == 100 else 5))
     )
-    repeats = [(r, seed, r == 20, r / 20) for r in (1, 20) for seed in range(4)]
+    repeats = [(r, seed, r == 20, r == 20, r / 20) for r in (1, 20) for seed in range(4)]
     return {
         "runs": runs,
         "counts": pd.DataFrame(rows),
         "attractors": pd.DataFrame(found),
         "training": training,
-        "repeats": pd.DataFrame(repeats, columns=["repeats", "seed", "owns", "overlap"]),
+        "repeats": pd.DataFrame(repeats, columns=["repeats", "seed", "owns", "on_border", "overlap"]),
     }
 
 
@@ -92,7 +92,10 @@ def test_an_example_at_the_peak_refutes_its_claim():
     assert found["neither-at-the-peak"] == "differs"
 
 
-@pytest.mark.parametrize(("counts", "claim"), [({"unsettled": 0.2}, "no-cycles"), ({"n_stable": -1}, "closed-form")])
+@pytest.mark.parametrize(
+    ("counts", "claim"),
+    [({"unsettled": 0.2}, "no-cycles"), ({"n_stable": -1}, "closed-form"), ({"n_on_border": 4}, "features-on-borders")],
+)
 def test_what_refutes_theory(counts, claim):
     assert verdicts(tables(EXAMPLES | FIVE_FEATURES, **counts))[claim] == "differs"
 

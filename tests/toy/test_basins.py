@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 import byheart as bh
-from byheart.toy.basins import KINDS, attractors_of, filled, find_basins, plane_of, training_examples
+from byheart.toy.basins import (
+    KINDS,
+    attractors_of,
+    filled,
+    find_basins,
+    on_border,
+    plane_of,
+    training_examples,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +63,11 @@ def test_other_models_are_refused(run):
 def test_infinite_data_have_no_examples_to_fall_into():
     config = bh.TrainConfig("inf", n_features=60, sparsity=0.9, n_steps=20, batch_size=20, n_test=30)
     assert "example" not in set(attractors_of(bh.train(config), n_across=10).table["kind"])
+
+
+@pytest.mark.parametrize(("n_features", "expected"), [(3, False), (5, True)])
+def test_features_of_a_pentagon_lie_on_borders_those_of_a_triangle_do_not(n_features, expected):
+    angles = 2 * np.pi * np.arange(n_features) / n_features
+    W = np.stack([np.cos(angles), np.sin(angles)])
+    assert on_border(W, np.zeros(n_features), W.T).tolist() == [expected] * n_features
+    assert on_border(W, np.zeros(n_features), W[:, :0].T).tolist() == []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from byheart.attractors import Attractors, disc, find_attractors, what_they_are
 from byheart.toy.runs import Run
@@ -113,6 +113,21 @@ def find_basins(
         examples=found.basins(own),
     )
     return Basins(found, table, plane, own)
+
+
+def on_border(
+    W: Float[np.ndarray, "2 n_features"],
+    b: Float[np.ndarray, " n_features"],
+    points: Float[np.ndarray, "n_points 2"],
+    degrees: float = 3.0,
+) -> Bool[np.ndarray, " n_points"]:
+    """Return which points lie on the border of two basins: turned by so many degrees either way, they end elsewhere."""
+    if not len(points):
+        return np.zeros(0, dtype=bool)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    one, other = find_attractors(W, b, np.concatenate([points @ turn, points @ turn.T])).reached.reshape(2, -1)
+    return np.asarray(one != other)
 
 
 def training_examples(run: Run) -> scipy.sparse.csr_array:

@@ -1,4 +1,4 @@
-"""What was expected of attractors, from the question and from theory, before the runs of the study."""
+"""What was expected of attractors before the runs, by the question and by theory; and two claims added after them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,24 @@ def _basins_merge(tables: Tables) -> Finding:
     return finding.also(f"on average {found['max'].mean():.3g} at most, {found['last'].mean():.3g} at the end")
 
 
+def _features_on_borders(tables: Tables) -> Finding:
+    counts = _chosen(tables, largest)
+    counts = counts[counts["n_represented"] > 0]
+    words = f"have all features on borders: {counts['n_on_border'].sum()} of {counts['n_represented'].sum()}"
+    return share((counts["n_on_border"] == counts["n_represented"]).tolist(), words, "runs")
+
+
+def _repeats_on_borders(tables: Tables) -> Finding:
+    often = tables["repeats"].query("repeats >= 5")
+    if often.empty:
+        return not_run("an example that occurs five times")
+    by_count = often.groupby("repeats")["on_border"].agg(["sum", "size"])
+    words = ", ".join(f"{row['sum']} of {row['size']} at R = {r}" for r, row in by_count.iterrows())
+    return share(often["on_border"].tolist(), "have it on a border", "runs").also(words)
+
+
 _ASKED, _DERIVED = "the question, before any derivation", "derived before the runs"
+_AFTER = "added after the runs had been seen"
 CLAIMS = (
     Claim(
         "examples-are-attractors",
@@ -278,5 +295,21 @@ CLAIMS = (
         "fewer at the end",
         _basins_merge,
         refuted_if="no run has fewer at the end",
+    ),
+    Claim(
+        "features-on-borders",
+        "At the largest T features lie on the borders of basins: turned by 3 degrees either way, they end elsewhere",
+        _AFTER,
+        "all",
+        _features_on_borders,
+        refuted_if="in no run all do",
+    ),
+    Claim(
+        "repeats-on-borders",
+        "So do examples that occur five times or more, at a T at which features are learned",
+        _AFTER,
+        "all",
+        _repeats_on_borders,
+        refuted_if="none does",
     ),
 )

@@ -90,7 +90,7 @@ def _draw_planes(tables: Tables, every: pd.DataFrame) -> Captioned:
             if size is None:
                 ax.axis("off")
                 continue
-            own = {key: t[(t[keys] == (name, size)).all(axis=1)] for key, t in tables.items() if key in _OF_PLANES}
+            own = {key: tables[key].query("reduction == @name and n_examples == @size") for key in _OF_PLANES}
             basins(own["planes"], own["attractors"].query("seed == 0"), own["vectors"], ax)
             is_peak = size == peak(every[every["reduction"] == name])
             ax.set_title(f"T = {size:,.0f}{' (peak)' * is_peak}")

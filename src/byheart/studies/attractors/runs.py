@@ -13,7 +13,7 @@ import scipy.sparse
 
 from byheart.attractors import OVERLAP, answers, multipliers
 from byheart.studies.study import N_SEEDS, SMALLEST, Scale, setup
-from byheart.toy.basins import Basins, attractors_of, find_basins, plane_of, training_examples
+from byheart.toy.basins import Basins, attractors_of, find_basins, on_border, plane_of, training_examples
 from byheart.toy.config import TrainConfig, log_spaced_steps
 from byheart.toy.measures import example_losses, represented_features
 from byheart.toy.runs import Run, Runs, summed
@@ -35,7 +35,7 @@ _N_ACROSS, _N_ACROSS_TRAINING, _N_ACROSS_SHOWN = 64, 14, 100  # cells of the gri
 _N_SNAPSHOTS = 16
 _FIRST_STEPS = 20  # in which weights hardly change
 _OF_REPEATED = [
-    *("reduction", "n_examples", "seed", "repeats", "error", "owns", "plane", "overlap"),
+    *("reduction", "n_examples", "seed", "repeats", "error", "owns", "on_border", "plane", "overlap"),
     *("n_example", "n_feature", "n_mixture", "n_attractors"),
 ]
 
@@ -72,8 +72,9 @@ def _of_run(run: Run, found: Basins, examples: scipy.sparse.csr_array) -> dict[s
             "n_recalled": int(recalled.sum()),
             "n_asked": len(asked),
         }
-    represented = len(represented_features(run.W, run.b))
-    return {**_key(run), **found.counts(), "unsettled": found.unsettled, "n_represented": represented, **own}
+    features = run.W[:, represented_features(run.W, run.b)].T
+    of_features = {"n_represented": len(features), "n_on_border": int(on_border(run.W, run.b, features).sum())}
+    return {**_key(run), **found.counts(), "unsettled": found.unsettled, **of_features, **own}
 
 
 def tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
@@ -121,7 +122,8 @@ def _of_repeated(run: Run) -> dict[str, object]:
     own = found.table[(found.table["kind"] == "example") & (found.table["which"] == 0)]
     overlaps = (examples[:1] @ found.attractors.answers.T).ravel()
     error = float(example_losses(run, examples[:1])[0])
-    named = {**_key(run), "repeats": run.config.repeats[0], "error": error, "owns": len(own) > 0}
+    border = bool(on_border(run.W, run.b, run.hidden[:1])[0])
+    named = {**_key(run), "repeats": run.config.repeats[0], "error": error, "owns": len(own) > 0, "on_border": border}
     counts = {name: value for name, value in found.counts().items() if name in _OF_REPEATED}
     return {**named, "plane": float(own["plane"].sum()), "overlap": float(overlaps.max(initial=0.0)), **counts}
 
