@@ -25,6 +25,7 @@ if _TYPE_CHECKING:
     __version__: str
     from byheart import datasets as datasets
     from byheart import language as language
+    from byheart.attractors import find_attractors as find_attractors
     from byheart.geometry import example_dimensionality as example_dimensionality
     from byheart.geometry import feature_dimensionality as feature_dimensionality
     from byheart.geometry import maximal_dimensionality as maximal_dimensionality
@@ -43,6 +44,7 @@ if _TYPE_CHECKING:
     from byheart.network.log import TrainingLog as TrainingLog
     from byheart.network.outputs import audit_outputs as audit_outputs
     from byheart.studies import reproduce as reproduce
+    from byheart.toy.basins import attractors_of as attractors_of
     from byheart.toy.config import TrainConfig as TrainConfig
     from byheart.toy.config import learning_rates as learning_rates
     from byheart.toy.config import log_spaced_steps as log_spaced_steps
@@ -61,6 +63,7 @@ if _TYPE_CHECKING:
     from byheart.toy.train import train as train
 
 _NAMES = {
+    "attractors": "find_attractors",
     "geometry": "example_dimensionality feature_dimensionality maximal_dimensionality",
     "network.audit": "Audit audit",
     "network.callbacks": "lightning_callback trainer_callback",
@@ -71,6 +74,7 @@ _NAMES = {
     "network.log": "TrainingLog",
     "network.outputs": "audit_outputs",
     "studies": "reproduce",
+    "toy.basins": "attractors_of",
     "toy.config": "TrainConfig learning_rates log_spaced_steps",
     "toy.data": "SparseExamples sample_examples",
     "toy.kernels": "DivergedError",

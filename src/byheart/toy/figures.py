@@ -5,6 +5,7 @@ Blue is for features, vermilion for examples.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -22,12 +23,15 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.colors import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, VERMILION
+from byheart.toy.basins import KINDS, filled
 from byheart.toy.model import Reduction
 from byheart.toy.reference import paper_reference
 from byheart.toy.runs import summed
 from byheart.toy.tables import at_paper_setup
 
 FEATURES, EXAMPLES, REFERENCE = BLUE, VERMILION, GREY
+OF_KIND = dict(zip(KINDS, (EXAMPLES, FEATURES, GREEN, GREY), strict=True)) | {"unsettled": "black"}
+_TINTS = (0.78, 0.45, 0.64, 0.3)  # shares of white in the colours of basins, in turn, so that neighbours differ
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -77,7 +81,7 @@ def runs_and_mean(
 def losses(runs: pd.DataFrame, ax: Axes) -> Axes:
     """Draw test loss, summed over features, against T: every seed, the mean with its standard error, the level 1."""
     table = summed(runs)
-    x = _positions(table["n_examples"])
+    x = positions(table["n_examples"])
     ax.axhline(1, color="black", lw=0.8, ls="--", label="always answering 0")
     if at_paper_setup(runs):
         paper = paper_reference().query("n_examples in @x")
@@ -99,7 +103,7 @@ def dimensionalities(runs: pd.DataFrame, counts: pd.DataFrame, ax: Axes) -> Axes
         counts: A table of ``dimensionality_counts``.
         ax: Where to draw.
     """
-    x = _positions(runs["n_examples"])
+    x = positions(runs["n_examples"])
     for of, label, side, color in (
         ("feature", "features", 0.97, FEATURES),
         ("example", "training examples", 1.03, EXAMPLES),
@@ -134,7 +138,7 @@ def norms(runs: pd.DataFrame, ax: Axes) -> Axes:
     References:
         Henighan et al. 2023, Figure 4.
     """
-    x = _positions(runs["n_examples"])
+    x = positions(runs["n_examples"])
     for column, label, color in (
         ("W_norm", r"$\Vert W\Vert_F$", FEATURES),
         ("b_norm", r"$\Vert b\Vert_2$", GREEN),
@@ -165,6 +169,42 @@ def vectors(
         ax.plot(*np.stack([points, 0 * points]).transpose(2, 0, 1), color=color, lw=0.6, alpha=0.5)
     ax.plot(*points.T, "o", color=color, ms=3 if few else 1.5, mew=0, rasterized=True)
     reach = 1.2 * (limit or float(np.linalg.norm(points, axis=1).max()) or 1.0)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+    for spine in ax.spines.values():
+        spine.set(visible=True, color="#cccccc")
+    return ax
+
+
+def basins(plane: pd.DataFrame, attractors: pd.DataFrame, vectors_shown: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw a disc coloured by what it flows to, with attractors (diamonds), hidden vectors and columns of W on top.
+
+    Attractors beyond the disc are hollow, at its rim. Columns of W beyond are not shown.
+
+    Args:
+        plane: A table of ``basins.plane_of``, of one run.
+        attractors: The attractors of that run, as ``basins.find_basins`` has them.
+        vectors_shown: Its table of ``vectors_of``.
+        ax: Where to draw.
+    """
+    flows = plane.drop_duplicates("attractor").sort_values("angle")
+    cells = filled(plane)
+    image = np.zeros((*cells.shape, 4))  # transparent outside of the disc
+    shades = {kind: itertools.cycle(_TINTS) for kind in KINDS} | {"unsettled": itertools.repeat(0)}
+    for attractor, kind in zip(flows["attractor"], flows["kind"], strict=True):
+        tint = next(shades[kind])
+        image[cells == attractor] = [*((1 - tint) * np.array(matplotlib.colors.to_rgb(OF_KIND[kind])) + tint), 1]
+    radius = float(plane["radius"].iloc[0])
+    ax.imshow(image, origin="lower", extent=(-radius, radius, -radius, radius), interpolation="nearest")
+    for of, dots in (("feature", FEATURES), ("example", EXAMPLES)):
+        own = vectors_shown[vectors_shown["of"] == of]
+        ax.plot(own["x"], own["y"], "o", color=dots, ms=2.2 if len(own) <= _MANY_VECTORS else 1.2, mew=0, alpha=0.9)
+    rim, reach = 1.12 * radius, 1.22 * radius
+    for x, y, kind in zip(attractors["x"], attractors["y"], attractors["kind"], strict=True):
+        inside, color = math.hypot(x, y) <= rim, OF_KIND[kind]
+        shrunk = 1 if inside else rim / math.hypot(x, y)
+        fill: dict[str, Any] = {"mfc": color, "mec": "black", "mew": 0.8}
+        hollow: dict[str, Any] = {"mfc": "white", "mec": color, "mew": 1.3}
+        ax.plot(x * shrunk, y * shrunk, "D", ms=5, zorder=3, **(fill if inside else hollow))
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
     for spine in ax.spines.values():
         spine.set(visible=True, color="#cccccc")
@@ -230,7 +270,7 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
         figure = Figure(figsize=(8.5, 7), layout="constrained")
         panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.7])
         top = figure.add_subplot(panes[0])
-        x = _positions(runs["n_examples"])
+        x = positions(runs["n_examples"])
         runs_and_mean(summed(runs), "test_loss", top, EXAMPLES, "mean", mean_color="black", at=x)
         top.axhline(1, color="black", lw=0.8, ls="--")
         top.set(ylabel="error on new data", xlabel="number of training examples")
@@ -358,10 +398,10 @@ def _geometry_panes(figure: Figure, place: SubplotSpec, vectors_shown: pd.DataFr
 
 def log_axis(ax: Axes, n_examples: Iterable[float], apart: float = 1.0) -> None:
     """Make x a log axis with a tick at every T, and a label at those that are this factor beyond the last label."""
-    _log_axis(ax, _positions(n_examples), apart)
+    _log_axis(ax, positions(n_examples), apart)
 
 
-def _positions(n_examples: Iterable[float]) -> dict[float, float]:
+def positions(n_examples: Iterable[float]) -> dict[float, float]:
     """Where each T stands on the log axis; infinity stands half a decade beyond the largest finite T."""
     n_examples = set(n_examples)
     finite = [float(t) for t in n_examples if math.isfinite(t)]
