@@ -18,7 +18,7 @@ AT_FIRST_USE = (*HEAVY, "pandas", "scipy.special", "scipy.linalg", "byheart.netw
 PUBLIC = {
     *("Audit", "Changes", "Counterfactual", "CounterfactualError", "Detector", "DivergedError", "Fit", "Memorization"),
     *("Run", "Runs", "SparseExamples", "SweepError", "TrainConfig", "TrainingLog", "audit", "audit_outputs"),
-    *("changes", "counterfactual"),
+    *("attractors_of", "changes", "counterfactual", "find_attractors"),
     *("example_dimensionality", "example_losses", "feature_dimensionality", "grid", "influence", "learning_rates"),
     *(
         "lightning_callback",

@@ -21,7 +21,6 @@ _WORDS_OF_KIND = {
     "mixture": "a mixture",
     "origin": "the origin (no answer)",
 }
-_OF_PLANES = ("planes", "attractors", "vectors")
 
 
 def figures(tables: Tables) -> dict[str, Captioned]:
@@ -84,13 +83,14 @@ def _draw_planes(tables: Tables, every: pd.DataFrame) -> Captioned:
     names, keys = _reductions(every), ["reduction", "n_examples"]
     sizes = {name: sorted(set(tables["planes"].query("reduction == @name")["n_examples"])) for name in names}
     n_columns = max(map(len, sizes.values()))
+    shown = {key: tables[key] for key in ("planes", "attractors", "vectors")}
     figure, axes = figure_of(len(names), n_columns, size=(2.1 * n_columns, 2.35 * len(names) + 0.7), squeeze=False)
     for row, name in zip(axes, names, strict=True):
         for ax, size in itertools.zip_longest(row, sizes[name]):
             if size is None:
                 ax.axis("off")
                 continue
-            own = {key: tables[key].query("reduction == @name and n_examples == @size") for key in _OF_PLANES}
+            own = {k: t[(t["reduction"] == name) & (t["n_examples"] == size)] for k, t in shown.items()}
             basins(own["planes"], own["attractors"].query("seed == 0"), own["vectors"], ax)
             is_peak = size == peak(every[every["reduction"] == name])
             ax.set_title(f"T = {size:,.0f}{' (peak)' * is_peak}")
