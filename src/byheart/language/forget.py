@@ -1,4 +1,4 @@
-"""Make a model forget spans, or never learn them; and teach it them again, which tells what is gone from what is hidden.
+"""Make a model forget spans, or never learn them; and teach it them again, which tells gone from hidden.
 
 Rows are as a ``Trainer`` gets them: "input_ids", and "labels" that are -100 outside of the span.
 """

@@ -1,10 +1,12 @@
-"""An edit that makes a language model forget what few texts use: weights along which the loss hardly curves are dropped.
+"""An edit that makes a language model forget what few texts use: weights along which the loss hardly curves are
+dropped.
 
 For each matrix W of the hidden layers, the curvature of the loss on ordinary text (its Fisher information) is taken as
-the product of two small matrices: A, the mean of a aᵀ over inputs a of the layer, and G, the mean of g gᵀ over gradients
-g of the loss at its outputs. In the eigenvectors of both, every entry of W has a curvature of its own, the product of
-two eigenvalues. Directions that many texts share curve the loss on average; those that recite one text do not. The edit
-keeps the entries of highest curvature that have a share of all of it, and sets the others to 0. No span is named.
+the product of two small matrices: A, the mean of a a^T over inputs a of the layer, and G, the mean of g g^T over
+gradients g of the loss at its outputs. In the eigenvectors of both, every entry of W has a curvature of its own, the
+product of two eigenvalues. Directions that many texts share curve the loss on average; those that recite one text do
+not. The edit keeps the entries of highest curvature that have a share of all of it, and sets the others to 0. No span
+is named.
 
 Sources: Martens and Grosse 2015 (K-FAC); Merullo et al. 2025, arXiv 2510.24256 (the edit).
 """
@@ -35,8 +37,8 @@ class Curvature:
     """The curvature of the loss along the weights of some layers, as two factors each.
 
     Attributes:
-        inputs: By the name of the layer, the mean of a aᵀ over its inputs a, (n_in, n_in).
-        gradients: The mean of g gᵀ over the gradients g at its outputs, (n_out, n_out).
+        inputs: By the name of the layer, the mean of a a^T over its inputs a, (n_in, n_in).
+        gradients: The mean of g g^T over the gradients g at its outputs, (n_out, n_out).
         n_tokens: Number of tokens that the means are over.
     """
 
@@ -109,8 +111,8 @@ def curvature(
     modules = _chosen(model, layers)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    inputs: dict[str, Any] = {name: 0.0 for name in modules}
-    gradients: dict[str, Any] = {name: 0.0 for name in modules}
+    inputs: dict[str, Any] = dict.fromkeys(modules, 0.0)
+    gradients: dict[str, Any] = dict.fromkeys(modules, 0.0)
     n_tokens = 0
     with left_as_found(model), torch.enable_grad():
         for batch in batches_of(rows, batch_size, device):

@@ -2,9 +2,9 @@
 
 Small transformers read verses of the King James Bible among which passages of other verses are planted many times. A
 plain model learns half of the passages, drawn at random; the others it reads, but without loss. Each arm is the plain
-model, trained otherwise or edited afterwards, and is judged by what it recites, by its distance to an oracle, which read
-all of it and never received a span's loss, by its perplexity on verses that are held out, and by how many steps of
-training bring a span back, beside spans that were never learned.
+model, trained otherwise or edited afterwards, and is judged by what it recites, by its distance to an oracle, which
+read all of it and never received a span's loss, by its perplexity on verses that are held out, and by how many steps
+of training bring a span back, beside spans that were never learned.
 
 Source: Merullo et al. 2025, arXiv 2510.24256 (K-FAC edit); Hans et al. 2024, arXiv 2406.10209 (goldfish loss); Lee et
 al. 2022, arXiv 2107.06499 (deduplication); Jang et al. 2022, arXiv 2210.01504 (gradient ascent). The oracle, and
@@ -33,7 +33,7 @@ def _setup(tables: Tables) -> str:
         f" {near['n_on'].sum()} of {near['n_on'].sum() + near['n_off'].sum()} of near-copies."
         f" {setting['n_relearned']} of either kind are taught again, each on its own. Held-out perplexity of the plain"
         f" model on {setting['n_held_out']} verses: e^{exact['held_out'].mean():.2f}. Gradient ascent stops when spans"
-        " are as probable as those that were never learned; the K-FAC edit measures curvature on verses alone and"
+        " are as probable as those that were never learned, or early, once none is recited; the K-FAC edit measures curvature on verses alone and"
         " edits all matrices of the hidden layers. Memorization sinks (arXiv 2507.09937) are left out."
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from byheart.colors import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, VERMILION
 from byheart.studies.forget.claims import DECAYS, FORGOTTEN, KFAC, ORACLE, OTHER, RISE, mean_and_error, of_arm
-from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_RETAINING
+from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING
 from byheart.studies.study import Captioned, Tables
 from byheart.toy.figures import figure_of
 
@@ -21,6 +20,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(DECAYS, (PURPLE, "o")),
     ASCENT: (VERMILION, "o"),
     ASCENT_RETAINING: (VERMILION, "^"),
+    ASCENT_EARLY: (VERMILION, "v"),
     **dict.fromkeys(KFAC, (BLUE, "o")),
 }
 
@@ -65,8 +65,8 @@ def figures(tables: Tables) -> dict[str, Captioned]:
     n_seeds = tables["arms"]["seed"].nunique()
     caption = (
         "Left: what each arm recites of the spans that the plain model learned, at what cost; shaded: at most 5 % at a"
-        " rise of at most 15 %. Right: how far its log-probabilities of these spans lie from those of a model that never"
-        " received their loss, and how many steps of training on a span alone bring it back. Gone is at the dashed line"
+        " rise of at most 15 %. Right: how far its log-probabilities of these spans lie from those of a model that"
+        " never received their loss, and how many steps of training on a span alone bring it back. Gone is at the dashed line"
         " near 1, hidden is below it; what is recited takes no step. Means of"
         f" {n_seeds} seeds; bars are two standard errors either way."
     )

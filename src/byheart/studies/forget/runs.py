@@ -40,7 +40,8 @@ TRAINED = (
 )
 KEPT = (0.99, 0.95, 0.9, 0.8, 0.6, 0.4)  # shares of the curvature
 ASCENT, ASCENT_RETAINING = "gradient ascent", "gradient ascent, retaining"
-EDITED = (ASCENT, ASCENT_RETAINING, *(f"K-FAC edit {keep:g}" for keep in KEPT))
+ASCENT_EARLY = "gradient ascent, stopped early"
+EDITED = (ASCENT, ASCENT_RETAINING, ASCENT_EARLY, *(f"K-FAC edit {keep:g}" for keep in KEPT))
 ARMS = (*TRAINED, *EDITED)
 _DECAY = {"weight decay 0.3": 0.3, "weight decay 1": 1.0}
 _LIKE = {"span mask, other seed": 1}  # first parameters and order; all others have those of the plain model
@@ -49,7 +50,7 @@ _ASCENT_RATE, _RELEARN_RATE, _MAX_STEPS = 1e-4, 3e-4, 300
 
 _SETTINGS: dict[Scale, list[Setting]] = {
     "quick": [
-        Setting(seed, n_verses=200, n_spans=12, n_epochs=8, n_held_out=80, width=32, n_layers=1, n_relearned=3)
+        Setting(seed, n_verses=200, n_spans=12, n_epochs=10, n_held_out=80, width=32, n_layers=1, n_relearned=3)
         for seed in range(2)
     ],
     "medium": [Setting(seed) for seed in range(4)],
@@ -214,8 +215,8 @@ def _edited(plain: Any, design: Design, spans: list[Any], verses: list[Any]) -> 
     unknown = recitation(plain, [spans[i] for i in np.flatnonzero(exact & ~on)])
     until = float(unknown["log_probability"].sum() / unknown["n_tokens"].sum())
     found = {
-        arm: gradient_ascent(plain, learned, retain=retain, until=until, learning_rate=_ASCENT_RATE)[0]
-        for arm, retain in ((ASCENT, ()), (ASCENT_RETAINING, verses))
+        arm: gradient_ascent(plain, learned, retain=retain, until=stop, learning_rate=_ASCENT_RATE)[0]
+        for arm, retain, stop in ((ASCENT, (), until), (ASCENT_RETAINING, verses, until), (ASCENT_EARLY, (), None))
     }
     measured = curvature(plain, verses[:_CURVATURE_ROWS])
     found |= {f"K-FAC edit {keep:g}": measured.edited(plain, keep)[0] for keep in KEPT}
