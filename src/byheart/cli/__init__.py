@@ -43,6 +43,7 @@ _COMMANDS = {
     "counterfactual": ("language", "CounterfactualCommand"),
     "recite": ("text", "ReciteCommand"),
     "copied": ("text", "CopiedCommand"),
+    "forgotten": ("forgotten", "ForgottenCommand"),
     "store": ("store", "StoreCommand"),
 }
 

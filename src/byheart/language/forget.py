@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64
 
 from byheart.language.documents import Documents
 from byheart.language.extras import require
-from byheart.language.labelled import Row, batches_of, check_rows, said_of
+from byheart.language.labelled import Row, batches_of, check_readable, said_of
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # of Knuth's multiplicative hash, 2^64 over the golden ratio
 
@@ -62,7 +62,7 @@ def gradient_ascent(
     check_training(learning_rate, max_steps)
     if until is not None and not until < 0:
         raise ValueError(f"until: received {until}, accepted: a log-probability below 0")
-    check_rows(rows)
+    check_readable(model, rows)
     own, log = copy.deepcopy(model).eval(), []
     parameters = [values.requires_grad_() for values in own.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
@@ -116,6 +116,7 @@ def relearn(
     import torch
 
     check_training(learning_rate, max_steps)
+    check_readable(model, rows)
     own = copy.deepcopy(model).eval()
     parameters = [values.requires_grad_() for values in own.parameters()]
     found = np.full(len(rows), np.inf)

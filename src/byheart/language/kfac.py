@@ -24,7 +24,7 @@ import pandas as pd
 from byheart.language.as_found import left_as_found
 from byheart.language.collate import IGNORED
 from byheart.language.extras import require
-from byheart.language.labelled import Row, batches_of, logits_of
+from byheart.language.labelled import Row, batches_of, check_readable, logits_of
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +109,7 @@ def curvature(
     import torch
 
     modules = _chosen(model, layers)
+    check_readable(model, rows)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     inputs: dict[str, Any] = dict.fromkeys(modules, 0.0)

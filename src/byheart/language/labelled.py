@@ -9,6 +9,7 @@ import numpy as np
 
 from byheart.language.as_found import left_as_found
 from byheart.language.collate import IGNORED
+from byheart.language.finetune import context_of, n_known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,16 +100,30 @@ def said_of(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
     return there, logs * there, (logits.argmax(2) == labels) & there
 
 
-def recitation(model: Any, rows: Sequence[Row], batch_size: int = 16, what: str = "rows") -> pd.DataFrame:
+def recitation(
+    model: Any, rows: Sequence[Row], batch_size: int = 16, what: str = "rows", name: str = "model"
+) -> pd.DataFrame:
     """Say of each row how probable its labelled tokens are, and whether always taking the first guess writes them.
 
     The model is asked in evaluation mode and left as it was.
 
+    Args:
+        model: A causal model of Transformers, or any module that returns logits for ``input_ids``.
+        rows: The rows.
+        batch_size: Rows at once.
+        what: Name of the rows in messages.
+        name: Name of the model in messages.
+
     Returns:
         A row per row: ``n_tokens``, ``log_probability`` (nats, of all of them together) and ``recited``.
+
+    Raises:
+        ValueError: If a row cannot be used, is longer than the model reads or has a token that it does not know, or
+            what the model says is not finite.
     """
     import pandas as pd
 
+    check_readable(model, rows, what)
     device = next(model.parameters()).device
     found = []
     with left_as_found(model):
@@ -117,4 +132,28 @@ def recitation(model: Any, rows: Sequence[Row], batch_size: int = 16, what: str 
             n_tokens = there.sum(1)
             recited = right.sum(1) == n_tokens
             found += list(zip(n_tokens.tolist(), logs.double().sum(1).tolist(), recited.tolist(), strict=True))
-    return pd.DataFrame(found, columns=["n_tokens", "log_probability", "recited"])
+    table = pd.DataFrame(found, columns=["n_tokens", "log_probability", "recited"])
+    if not np.isfinite(table["log_probability"]).all():
+        raise ValueError(
+            f"{name}: received a model whose probabilities are not finite, accepted: one that did not diverge"
+        )
+    return table
+
+
+def check_readable(model: Any, rows: Sequence[Row], what: str = "rows") -> None:
+    """Check that a model can read rows.
+
+    Raises:
+        ValueError: If one cannot be used, is longer than the model reads, or has a token that it does not know, or the
+            model is in half precision on a CPU.
+    """
+    checked = check_rows(rows, what)
+    first = next(model.parameters())
+    if first.device.type == "cpu" and first.dtype.itemsize < 4:
+        raise ValueError(f"model: received {first.dtype} on a CPU, accepted: float32 (`model.float()`)")
+    known, reads = n_known(model), context_of(model)
+    largest, longest = (max(int(of(tokens)) for tokens, _ in checked) for of in (np.max, len))
+    if known is not None and largest >= known:
+        raise ValueError(f"{what}: received token {largest}, of which the model has none, accepted: below {known}")
+    if reads is not None and longest > reads:
+        raise ValueError(f"{what}: received rows of {longest} tokens, accepted: up to the model's {reads}")

@@ -33,8 +33,9 @@ def _setup(tables: Tables) -> str:
         f" {near['n_on'].sum()} of {near['n_on'].sum() + near['n_off'].sum()} of near-copies."
         f" {setting['n_relearned']} of either kind are taught again, each on its own. Held-out perplexity of the plain"
         f" model on {setting['n_held_out']} verses: e^{exact['held_out'].mean():.2f}. Gradient ascent stops when spans"
-        " are as probable as those that were never learned, or early, once none is recited; the K-FAC edit measures curvature on verses alone and"
-        " edits all matrices of the hidden layers. Memorization sinks (arXiv 2507.09937) are left out."
+        " are as probable as those that were never learned, or early, once none is recited; the K-FAC edit measures"
+        " curvature on verses alone and edits all matrices of the hidden layers. Memorization sinks (arXiv 2507.09937)"
+        " are left out."
     )
 
 

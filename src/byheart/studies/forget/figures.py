@@ -66,8 +66,8 @@ def figures(tables: Tables) -> dict[str, Captioned]:
     caption = (
         "Left: what each arm recites of the spans that the plain model learned, at what cost; shaded: at most 5 % at a"
         " rise of at most 15 %. Right: how far its log-probabilities of these spans lie from those of a model that"
-        " never received their loss, and how many steps of training on a span alone bring it back. Gone is at the dashed line"
-        " near 1, hidden is below it; what is recited takes no step. Means of"
+        " never received their loss, and how many steps of training on a span alone bring it back. Gone is at the"
+        " dashed line near 1, hidden is below it; what is recited takes no step. Means of"
         f" {n_seeds} seeds; bars are two standard errors either way."
     )
     return {"forget": Captioned(figure, caption)}
