@@ -92,7 +92,9 @@ def test_what_is_frozen_or_training_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert all(values.grad is None for values in model.parameters())
-    changed = {n for (n, a), b in zip(model.named_parameters(), edited.parameters(), strict=True) if not torch.equal(a, b)}
+    changed = {
+        n for (n, a), b in zip(model.named_parameters(), edited.parameters(), strict=True) if not torch.equal(a, b)
+    }
     assert changed == {"mlp_in.0.weight", "mlp_out.0.weight"}
 
 

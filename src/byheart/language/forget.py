@@ -6,6 +6,7 @@ Rows are as a ``Trainer`` gets them: "input_ids", and "labels" that are -100 out
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -179,6 +180,10 @@ def check_training(learning_rate: float, max_steps: int) -> None:
 
 def _endless(rows: Sequence[Row], batch_size: int, device: Any, seed: int, what: str) -> Iterator[dict[str, Any]]:
     """Batches of rows in random order, another in each round."""
+    batches_of(rows, batch_size, device, what)  # refused at once, not with the first batch
     rng = np.random.default_rng(seed)
-    while True:
-        yield from batches_of([rows[i] for i in rng.permutation(len(rows))], batch_size, device, what)
+    return (
+        batch
+        for _ in itertools.count()
+        for batch in batches_of([rows[i] for i in rng.permutation(len(rows))], batch_size, device, what)
+    )

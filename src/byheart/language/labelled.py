@@ -51,18 +51,23 @@ def check_rows(rows: Sequence[Row], what: str = "rows") -> list[tuple[np.ndarray
 def batches_of(
     rows: Sequence[Row], batch_size: int, device: Any = None, what: str = "rows"
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield rows in their order, filled up at their ends: "input_ids", "attention_mask" and "labels".
+    """Return batches of rows in their order, filled up at their ends: "input_ids", "attention_mask" and "labels".
 
     Raises:
         ValueError: If ``batch_size`` is below 1, or a row cannot be used (see ``check_rows``).
     """
-    import torch
-
     if batch_size < 1:
         raise ValueError(f"batch_size: received {batch_size}, accepted: an integer >= 1")
-    checked = check_rows(rows, what)
-    for first in range(0, len(checked), batch_size):
-        own = checked[first : first + batch_size]
+    return _batches(check_rows(rows, what), batch_size, device)
+
+
+def _batches(
+    rows: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: int, device: Any
+) -> Iterator[dict[str, torch.Tensor]]:
+    import torch
+
+    for first in range(0, len(rows), batch_size):
+        own = rows[first : first + batch_size]
         shape = len(own), max(len(tokens) for tokens, _ in own)
         filled = {"input_ids": np.zeros(shape, np.int64), "attention_mask": np.zeros(shape, np.int64)}
         filled["labels"] = np.full(shape, IGNORED)
