@@ -65,6 +65,13 @@ def test_the_interval_is_of_paired_differences():
     assert covered > 175
 
 
+def test_of_one_span_there_is_no_interval(pair):
+    rows, before, after = pair
+    found = forgotten(before, after, rows[:1], held_out=rows[1:2])
+    assert found.summary["low"].isna().tolist() == [False, True, True]
+    assert found.headline().count("(no interval)") == 2
+
+
 def test_long_texts_weigh_more():
     row = _paired("held-out loss", np.zeros(2), np.array([1.0, 4.0]), np.array([3.0, 1.0]), seed=0)
     assert row["difference"] == pytest.approx(1.75)
@@ -206,7 +213,7 @@ def test_the_command_compares_two_folders(folders, tmp_path, monkeypatch, capsys
         (["MODEL", "OTHER", "--spans", "spans.json"], "accepted: the same model after an edit"),
         (["MODEL", "MODEL", "--spans", "spans.json", "--held-out", "none.txt"], "texts: received none.txt"),
         (["MODEL", "MODEL", "--spans", "spans.json", "--max-steps", "0"], "max_steps: received 0"),
-        (["MODEL", "MODEL", "--spans", "spans.json", "--prefix", "40"], "accepted: spans of more than 40 tokens"),
+        (["MODEL", "MODEL", "--spans", "spans.json", "--prefix", "99"], "accepted: spans of more than 99 tokens"),
         (["MODEL", "MODEL", "--spans", "long.json"], "accepted: up to the model's 64"),
     ],
 )

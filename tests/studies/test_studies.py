@@ -38,6 +38,7 @@ ASKED_FOR = {
     "text-double-descent",
     "staircase",
     "finetune",
+    "forget",
 }
 
 

@@ -32,8 +32,8 @@ class Forgotten:
 
     Attributes:
         summary: A row per measure: ``measure``, ``n`` (spans or held-out texts), ``before``, ``after``, their
-            ``difference``, and its 95 % interval ``low``, ``high``. Measures are "recited" (share of spans),
-            "log10 p_z" (mean over spans) and, with held-out text, "held-out loss" (nats per token).
+            ``difference``, and its 95 % interval ``low``, ``high``, NaN for one span or text. Measures are "recited"
+            (share of spans), "log10 p_z" (mean over spans) and, with held-out text, "held-out loss" (nats per token).
         spans: A row per span: ``n_tokens``; ``log10_p_before``, ``log10_p_after``, ``recited_before`` and
             ``recited_after``; with relearning ``steps``, infinite for one that was given up.
         relearned: With relearning, a row for spans and one for those never learned: ``spans``, ``n``, ``given_up``, and
@@ -54,11 +54,11 @@ class Forgotten:
         said = (
             f"Of {recited['n']} spans, {recited['before']:.0%} were recited before and {recited['after']:.0%} after;"
             f" sampling writes them 10^{p_z['difference']:.1f} times as often"
-            f" (10^{p_z['low']:.1f} to 10^{p_z['high']:.1f})."
+            f"{_interval(p_z['low'], p_z['high'], '10^{:.1f}')}."
         )
         if "held-out loss" in rows:
             rise, low, high = (100 * np.expm1(rows["held-out loss"][name]) for name in ("difference", "low", "high"))
-            said += f" Held-out perplexity: {rise:+.1f} % ({low:+.1f} to {high:+.1f})."
+            said += f" Held-out perplexity: {rise:+.1f} %{_interval(low, high, '{:+.1f}')}."
         if self.ratio is None:
             return said
         ratio, low, high = self.ratio
@@ -73,6 +73,10 @@ class Forgotten:
             f"{said} Taught again, they take {ratio:.2f} times ({low:.2f} to {high:.2f}) the steps of spans never"
             f" learned: {verdict}."
         )
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    return f" ({form.format(low)} to {form.format(high)})" if np.isfinite(low) else " (no interval)"
 
 
 def forgotten(
@@ -141,6 +145,8 @@ def _paired(measure: str, before: np.ndarray, after: np.ndarray, weights: np.nda
     differences = after - before
     total = weights[drawn].sum(axis=1)
     low, high = np.quantile((differences * weights)[drawn].sum(axis=1) / total, [_TAIL, 1 - _TAIL])
+    if n == 1:
+        low = high = np.nan
     if measure == "recited" and (differences == differences[0]).all():  # a bootstrap knows no other outcome
         rest = 1 - _TAIL ** (1 / n)  # share of others that so many spans may have missed
         low, high = max(differences[0] - rest, -1), min(differences[0] + rest, 1)
