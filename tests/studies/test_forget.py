@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -136,17 +137,18 @@ def test_deduplication_leaves_the_first_copy(design):
 
 
 @pytest.mark.slow
-def test_it_runs_small_and_its_tables_say_the_same_again(tmp_path):
-    small = dataclasses.replace(
-        STUDY, groups=lambda scale: {"seeds": [dataclasses.replace(SMALL, seed=s) for s in (0, 1)]}
-    )
-    verdicts = reproduce(small, "quick", tmp_path, n_workers=1)
+def test_it_runs_small_and_its_tables_say_the_same_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("byheart.studies.forget.runs._MAX_STEPS", 10)  # of a model that has learned next to nothing
+    small = dataclasses.replace(STUDY, groups=lambda scale: {"seeds": [SMALL]})
+    with ThreadPoolExecutor(1) as pool:
+        verdicts = reproduce(small, "quick", tmp_path, executor=pool)
+        again = reproduce(small, "quick", tmp_path, executor=pool)
     assert list(verdicts["claim"]) == list(CLAIMS)
-    kept = pd.read_csv(tmp_path / "arms.csv")
-    assert len(kept) == 2 * len(ARMS) * 2
-    assert (kept.loc[kept["arm"] == "span mask", "distance"] == 0).all()
-    assert (kept.loc[kept["arm"] == "plain", "rise"].abs() < 1e-9).all()
-    assert (kept["recited_off"] == 0).all()
-    again = reproduce(small, "quick", tmp_path, n_workers=1)
+    assert set(verdicts["verdict"]) == {"inconclusive"}  # one seed
     pd.testing.assert_frame_equal(verdicts, again)
+    kept = pd.read_csv(tmp_path / "arms.csv")
+    assert len(kept) == len(ARMS) * 2
+    assert (kept.loc[kept["arm"] == "span mask", "distance"].dropna() == 0).all()
+    assert (kept.loc[kept["arm"] == "plain", "rise"].abs() < 1e-9).all()
+    assert (kept["recited_off"].dropna() == 0).all()
     assert (tmp_path / "forget.png").exists()

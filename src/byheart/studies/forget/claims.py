@@ -30,9 +30,9 @@ def of_arm(tables: Tables, arm: str, column: str, kind: str = "exact") -> pd.Ser
 
 
 def mean_and_error(values: pd.Series[float]) -> tuple[float, float]:
-    """Return the mean over seeds and its standard error, 0 for one seed."""
+    """Return the mean over seeds and its standard error, infinite for one seed."""
     error = float(values.sem())
-    return float(values.mean()), error if np.isfinite(error) else 0.0
+    return float(values.mean()), error if np.isfinite(error) else np.inf
 
 
 def forgets(tables: Tables, arm: str) -> bool | None:
@@ -90,8 +90,6 @@ def _hidden(arm_of: Callable[[Tables], str]) -> Callable[[Tables], Finding]:
     def test(tables: Tables) -> Finding:
         arm = arm_of(tables)
         ratio = _ratio(tables, arm)
-        if len(ratio) < 2:
-            return not_run("two seeds")
         fewer = lies_within(*mean_and_error(ratio), high=1)
         return judged(_steps_in_words(tables, arm), fewer is True, fewer is False)
 
@@ -99,8 +97,8 @@ def _hidden(arm_of: Callable[[Tables], str]) -> Callable[[Tables], Finding]:
 
 
 def _control(tables: Tables) -> Finding:
-    ratio = pd.concat([_ratio(tables, arm) for arm in (ORACLE, OTHER)])
-    return compare(ratio.to_numpy(), 1, 0.2, ".2f", "models").also(_steps_in_words(tables, ORACLE))
+    ratio = (_ratio(tables, ORACLE) + _ratio(tables, OTHER)) / 2
+    return compare(ratio.to_numpy(), 1, 0.2, ".2f").also(_steps_in_words(tables, ORACLE))
 
 
 def _distances(tables: Tables, arm: str, kind: str = "exact") -> pd.Series[float]:
@@ -136,7 +134,7 @@ def _of_plain(arm: str, kind: str, low: float = 0, high: float = np.inf) -> Call
             f" {100 * recited:.0f} % recited (plain: {100 * of_arm(tables, 'plain', 'recited_on', kind).mean():.0f} %)"
         )
         within = lies_within(mean, error, low, high)
-        return judged(words, len(share) > 1 and within is True, len(share) > 1 and within is False)
+        return judged(words, within is True, within is False)
 
     return test
 

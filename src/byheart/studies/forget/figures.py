@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from byheart.colors import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, VERMILION
 from byheart.studies.forget.claims import DECAYS, FORGOTTEN, KFAC, ORACLE, OTHER, RISE, mean_and_error, of_arm
 from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING
@@ -37,7 +40,7 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         label = "_" + label if arm in (*KFAC[1:], *DECAYS[1:]) else label
         look: dict[str, Any] = {"fmt": marker, "color": color, "ms": 5, "lw": 1, "label": label, "alpha": 0.85}
         rise, recited, steps, distance = (
-            mean_and_error(values)
+            _mean_and_bar(values)
             for values in (
                 100 * of_arm(tables, arm, "rise"),
                 100 * of_arm(tables, arm, "recited_on"),
@@ -45,9 +48,9 @@ def figures(tables: Tables) -> dict[str, Captioned]:
                 of_arm(tables, arm, "distance") / units,
             )
         )
-        left.errorbar(rise[0], recited[0], 2 * recited[1], 2 * rise[1], **look)
+        left.errorbar(rise[0], recited[0], recited[1], rise[1], **look)
         if arm != ORACLE:  # it is at no distance from itself
-            right.errorbar(distance[0], steps[0], 2 * steps[1], 2 * distance[1], **look)
+            right.errorbar(distance[0], steps[0], steps[1], distance[1], **look)
     for arms, color in ((KFAC, BLUE), (DECAYS, PURPLE)):
         rise, recited = ([100 * of_arm(tables, arm, name).mean() for arm in arms] for name in ("rise", "recited_on"))
         left.plot(rise, recited, "-", color=color, lw=0.8, alpha=0.6)
@@ -71,3 +74,9 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         f" {n_seeds} seeds; bars are two standard errors either way."
     )
     return {"forget": Captioned(figure, caption)}
+
+
+def _mean_and_bar(values: pd.Series[float]) -> tuple[float, float]:
+    """The mean and two standard errors; of one seed there is no bar."""
+    mean, error = mean_and_error(values)
+    return mean, 2 * error if np.isfinite(error) else 0.0

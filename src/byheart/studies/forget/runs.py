@@ -237,12 +237,16 @@ def tables(groups: Mapping[str, Mapping[Setting, Record]]) -> dict[str, pd.DataF
                 row: dict[str, Any] = {"seed": setting.seed, "arm": arm, "kind": kind}
                 row |= {"n_on": int(learned.sum()), "n_off": int(never.sum())}
                 for side, spans in (("on", learned), ("off", never)):
-                    row[f"recited_{side}"] = arrays["recited"][number, spans].mean()
-                    row[f"log_probability_{side}"] = arrays["log_probability"][number, spans].mean()
+                    row[f"recited_{side}"] = _mean(arrays["recited"][number, spans])
+                    row[f"log_probability_{side}"] = _mean(arrays["log_probability"][number, spans])
                     steps = arrays["steps"][number, spans]
-                    told = np.minimum(steps[~np.isnan(steps)], _MAX_STEPS)
-                    row[f"steps_{side}"] = told.mean() if len(told) else np.nan
-                row["distance"] = np.abs(arrays["log_probability"][number] - oracle)[learned].mean()
+                    row[f"steps_{side}"] = _mean(np.minimum(steps[~np.isnan(steps)], _MAX_STEPS))
+                row["distance"] = _mean(np.abs(arrays["log_probability"][number] - oracle)[learned])
                 row |= {"held_out": loss[number], "rise": np.exp(loss[number] - loss[0]) - 1}
                 rows.append(row)
     return {"arms": pd.DataFrame(rows), "setting": pd.DataFrame([dataclasses.asdict(s) for s in groups["seeds"]])}
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean; NaN of none."""
+    return float(values.mean()) if len(values) else float("nan")
