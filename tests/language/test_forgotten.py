@@ -54,13 +54,13 @@ def test_the_same_model_twice_is_no_difference(pair):
 def test_the_interval_is_of_paired_differences():
     rng = np.random.default_rng(0)
     level = rng.normal(0, 10, 200)  # differs between spans far more than the edit does
-    row = _paired("log10 p_z", level, level - 1 + rng.normal(0, 0.1, 200), np.ones(200), seed=0)
+    row = _paired("log10 p_z", [level, level - 1 + rng.normal(0, 0.1, 200)], np.ones(200), seed=0)
     assert row["low"] < -1 < row["high"]
     assert row["high"] - row["low"] < 0.05
     covered = 0
     for seed in range(200):
         values = rng.normal(-1, 1, 40)
-        row = _paired("log10 p_z", np.zeros(40), values, np.ones(40), seed)
+        row = _paired("log10 p_z", [np.zeros(40), values], np.ones(40), seed)
         covered += row["low"] <= -1 <= row["high"]
     assert covered > 175
 
@@ -73,7 +73,7 @@ def test_of_one_span_there_is_no_interval(pair):
 
 
 def test_long_texts_weigh_more():
-    row = _paired("held-out loss", np.zeros(2), np.array([1.0, 4.0]), np.array([3.0, 1.0]), seed=0)
+    row = _paired("held-out loss", [np.zeros(2), np.array([1.0, 4.0])], np.array([3.0, 1.0]), seed=0)
     assert row["difference"] == pytest.approx(1.75)
 
 

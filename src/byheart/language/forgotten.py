@@ -118,7 +118,7 @@ def forgotten(
     log10 = [side["log_probability"].to_numpy() / np.log(10) for side in sides]
     recited = [side["recited"].to_numpy().astype(float) for side in sides]
     ones = np.ones(len(rows))
-    summary = [_paired("recited", *recited, ones, seed), _paired("log10 p_z", *log10, ones, seed)]
+    summary = [_paired("recited", recited, ones, seed), _paired("log10 p_z", log10, ones, seed)]
     if len(held_out):
         told = [
             recitation(model, held_out, batch_size, "held_out", name)
@@ -126,7 +126,7 @@ def forgotten(
         ]
         n_tokens = told[0]["n_tokens"].to_numpy(dtype=float)
         losses = [-side["log_probability"].to_numpy() / n_tokens for side in told]
-        summary.append(_paired("held-out loss", *losses, n_tokens, seed))
+        summary.append(_paired("held-out loss", losses, n_tokens, seed))
     columns: dict[str, Any] = {"n_tokens": sides[0]["n_tokens"]}
     for side, logs, said in zip(("before", "after"), log10, sides, strict=True):
         columns |= {f"log10_p_{side}": logs, f"recited_{side}": said["recited"]}
@@ -138,11 +138,11 @@ def forgotten(
     return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio)
 
 
-def _paired(measure: str, before: np.ndarray, after: np.ndarray, weights: np.ndarray, seed: int) -> dict[str, Any]:
-    """Compare weighted means over the same units."""
+def _paired(measure: str, sides: Sequence[np.ndarray], weights: np.ndarray, seed: int) -> dict[str, Any]:
+    """Compare weighted means over the same units, before and after."""
     n = len(weights)
     drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
-    differences = after - before
+    differences = sides[1] - sides[0]
     total = weights[drawn].sum(axis=1)
     low, high = np.quantile((differences * weights)[drawn].sum(axis=1) / total, [_TAIL, 1 - _TAIL])
     if n == 1:
@@ -150,7 +150,7 @@ def _paired(measure: str, before: np.ndarray, after: np.ndarray, weights: np.nda
     if measure == "recited" and (differences == differences[0]).all():  # a bootstrap knows no other outcome
         rest = 1 - _TAIL ** (1 / n)  # share of others that so many spans may have missed
         low, high = max(differences[0] - rest, -1), min(differences[0] + rest, 1)
-    means = [float(np.average(values, weights=weights)) for values in (before, after)]
+    means = [float(np.average(values, weights=weights)) for values in sides]
     found = {"measure": measure, "n": n, "before": means[0], "after": means[1], "difference": means[1] - means[0]}
     return found | {"low": float(low), "high": float(high)}
 
@@ -159,7 +159,9 @@ def _relearned(
     steps: Sequence[np.ndarray], max_steps: int, seed: int
 ) -> tuple[pd.DataFrame, tuple[float, float, float]]:
     """Mean steps of spans and of those never learned, and their ratio."""
-    rng, rows, drawn = np.random.default_rng(seed), [], []
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    drawn = []
     for name, own in zip(("spans", "never learned"), steps, strict=True):
         capped = np.minimum(own, max_steps)
         means = capped[rng.integers(len(capped), size=(_DRAWS, len(capped)))].mean(axis=1)

@@ -31,8 +31,9 @@ def of_arm(tables: Tables, arm: str, column: str, kind: str = "exact") -> pd.Ser
 
 def mean_and_error(values: pd.Series[float]) -> tuple[float, float]:
     """Return the mean over seeds and its standard error, infinite for one seed."""
-    error = float(values.sem())
-    return float(values.mean()), error if np.isfinite(error) else np.inf
+    told = values.to_numpy(dtype=np.float64)
+    error = float(told.std(ddof=1) / np.sqrt(len(told))) if len(told) > 1 else np.inf
+    return float(told.mean()), error if np.isfinite(error) else np.inf
 
 
 def forgets(tables: Tables, arm: str) -> bool | None:

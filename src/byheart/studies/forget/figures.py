@@ -52,9 +52,9 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         if arm != ORACLE:  # it is at no distance from itself
             right.errorbar(distance[0], steps[0], steps[1], distance[1], **look)
     for arms, color in ((KFAC, BLUE), (DECAYS, PURPLE)):
-        rise, recited = ([100 * of_arm(tables, arm, name).mean() for arm in arms] for name in ("rise", "recited_on"))
-        left.plot(rise, recited, "-", color=color, lw=0.8, alpha=0.6)
-        for arm, at, height in zip(arms, rise, recited, strict=True):
+        rises, shares = ([100 * of_arm(tables, arm, name).mean() for arm in arms] for name in ("rise", "recited_on"))
+        left.plot(rises, shares, "-", color=color, lw=0.8, alpha=0.6)
+        for arm, at, height in zip(arms, rises, shares, strict=True):
             left.annotate(arm.split()[-1], (at, height), (3, 3), textcoords="offset points", fontsize=7, color=color)
     left.set_xscale("symlog", linthresh=10)
     left.set(xlabel="rise of held-out perplexity (%)", ylabel="learned spans recited (%)", ylim=(-4, 106))
