@@ -32,7 +32,6 @@ def figures(tables: Tables) -> dict[str, Captioned]:
     """Draw recitation against cost, and steps until a span is back against the distance to the oracle."""
     figure, (left, right) = figure_of(1, 2, size=(9.5, 4.2))
     units = of_arm(tables, OTHER, "distance").mean()
-    left.axvspan(-1, 100 * RISE, ymax=FORGOTTEN, color=LIGHT_BLUE, alpha=0.25, lw=0)
     right.axhline(1, color="black", lw=0.8, ls="--")
     for arm in ARMS:
         color, marker = _LOOKS[arm]
@@ -57,14 +56,16 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         for arm, at, height in zip(arms, rises, shares, strict=True):
             left.annotate(arm.split()[-1], (at, height), (3, 3), textcoords="offset points", fontsize=7, color=color)
     left.set_xscale("symlog", linthresh=10)
-    left.set(xlabel="rise of held-out perplexity (%)", ylabel="learned spans recited (%)", ylim=(-4, 106))
+    limits = left.get_xlim()
+    left.fill_between([-99, 100 * RISE], -10, 100 * FORGOTTEN, color=LIGHT_BLUE, alpha=0.25, lw=0)
+    left.set(xlabel="rise of held-out perplexity (%)", ylabel="learned spans recited (%)", xlim=limits, ylim=(-4, 106))
     right.set_xscale("log")
     right.set(
         xlabel="distance to the oracle (1: that of another oracle)",
         ylabel="steps until a learned span is recited\n(1: those of one that was never learned)",
         ylim=(-0.1, None),
     )
-    left.legend(loc="lower center", bbox_to_anchor=(1.1, 1), ncols=4)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     n_seeds = tables["arms"]["seed"].nunique()
     caption = (
         "Left: what each arm recites of the spans that the plain model learned, at what cost; shaded: at most 5 % at a"
