@@ -72,7 +72,7 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         " rise of at most 15 %. Right: how far its log-probabilities of these spans lie from those of a model that"
         " never received their loss, and how many steps of training on a span alone bring it back. Gone is at the"
         " dashed line near 1, hidden is below it; what is recited takes no step. Means of"
-        f" {n_seeds} seeds; bars are two standard errors either way."
+        f" {n_seeds} seeds, {n_seeds * len(ARMS)} models in all; bars are two standard errors either way."
     )
     return {"forget": Captioned(figure, caption)}
 
