@@ -331,4 +331,5 @@ def n_known(model: Any) -> int | None:
 def context_of(model: Any) -> int | None:
     """Return the number of tokens that a model reads at once, if it says so."""
     config = getattr(model, "config", None)
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "context")  # the last is that of our own
+    return next((found for name in names if (found := getattr(config, name, None))), None)

@@ -112,13 +112,10 @@ def _of_seed(setting: Setting, *, n_threads: int | None, report: Report) -> Reco
     design = design_of(setting)
     spans = [_row(design, span.measured[0]) for span in design.spans]
     n_first = len(design.documents) - setting.n_held_out
-    held_out = [
-        _row(design, Place(document, 0, len(design.documents.tokens[document])))
-        for document in range(n_first, len(design.documents))
-    ]
-    verses = [
-        _row(design, Place(document, 0, len(design.documents.tokens[document]))) for document in range(setting.n_verses)
-    ]
+    held_out, verses = (
+        [_row(design, row) for row in design.rows if row.document in numbers and not row.start]
+        for numbers in (range(n_first, len(design.documents)), range(setting.n_verses))
+    )
     models = _trained(setting, design, lambda done, loss: report(0.6 * done, loss))
     models |= _edited(models["plain"], design, spans, verses)
     chosen = _relearned(design, setting)
