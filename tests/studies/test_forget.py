@@ -139,6 +139,7 @@ def test_deduplication_leaves_the_first_copy(design):
 @pytest.mark.slow
 def test_it_runs_small_and_its_tables_say_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setattr("byheart.studies.forget.runs._MAX_STEPS", 10)  # of a model that has learned next to nothing
+    monkeypatch.setattr("byheart.studies.forget.design._CONTEXT", 48)  # some verses are longer
     small = dataclasses.replace(STUDY, groups=lambda scale: {"seeds": [SMALL]})
     with ThreadPoolExecutor(1) as pool:
         verdicts = reproduce(small, "quick", tmp_path, executor=pool)

@@ -111,10 +111,10 @@ def _of_seed(setting: Setting, *, n_threads: int | None, report: Report) -> Reco
     began = time.perf_counter()
     design = design_of(setting)
     spans = [_row(design, span.measured[0]) for span in design.spans]
-    n_first = len(design.documents) - setting.n_held_out
+    n_first, every = len(design.documents) - setting.n_held_out, list(enumerate(design.documents.tokens))
     held_out, verses = (
-        [_row(design, row) for row in design.rows if row.document in numbers and not row.start]
-        for numbers in (range(n_first, len(design.documents)), range(setting.n_verses))
+        [_row(design, Place(document, 0, min(len(tokens), design.context - 1))) for document, tokens in own]
+        for own in (every[n_first:], every[: setting.n_verses])
     )
     models = _trained(setting, design, lambda done, loss: report(0.6 * done, loss))
     models |= _edited(models["plain"], design, spans, verses)
