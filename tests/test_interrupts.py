@@ -31,6 +31,7 @@ _STARTS = {  # what may not be interrupted before Python itself has started
     "audit": ["audit", "digits"],
     "recite": ["recite", "nothing", "here.txt"],
     "copied": ["copied", "nothing.txt", "--from", "here.txt"],
+    "forgotten": ["forgotten", "nothing", "here", "--spans", "spans.json"],
 }
 
 

@@ -54,6 +54,8 @@ TERMINAL = os.environ | {"TERM": "xterm"}
         (["copied", "no-such.txt", "--from", "no-such.txt"], "no-such.txt", "a text file"),
         (["copied", __file__, "--from", __file__, "--held-out", __file__], "--held-out", "not in --from"),
         (["copied", __file__, "--from", __file__, "--min-characters", "0"], "received 0", "integer >= 1"),
+        (["forgotten", "a"], "before, after, --spans: received too few", "byheart forgotten A B --spans FILE"),
+        (["forgotten", "a", "b", "--spans", "no-such.json"], "no-such.json", "a JSON file"),
         (["audit", "nowhere.py:make"], "'nowhere.py:make'", "no file nowhere.py"),
         (["audit", "cifar"], "cifar", "FILE.py:function, mnist, fashion-mnist, digits"),
         (["audit", "digits", "--out", "page.txt"], "page.txt", ".html"),

@@ -41,6 +41,7 @@ ASKED_FOR = {
     "text-double-descent",
     "staircase",
     "finetune",
+    "forget",
 }
 
 

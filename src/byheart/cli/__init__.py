@@ -44,6 +44,7 @@ _COMMANDS = {
     "export": ("language", "ExportCommand"),
     "recite": ("text", "ReciteCommand"),
     "copied": ("text", "CopiedCommand"),
+    "forgotten": ("forgotten", "ForgottenCommand"),
     "store": ("store", "StoreCommand"),
 }
 

@@ -23,6 +23,16 @@ from byheart.language.exchange import write_tokens as write_tokens
 from byheart.language.extraction import extraction as extraction
 from byheart.language.finetune import Finetune as Finetune
 from byheart.language.finetune import audit_finetune as audit_finetune
+from byheart.language.forget import goldfish as goldfish
+from byheart.language.forget import gradient_ascent as gradient_ascent
+from byheart.language.forget import relearn as relearn
+from byheart.language.forgotten import Forgotten as Forgotten
+from byheart.language.forgotten import forgotten as forgotten
+from byheart.language.forgotten import span_rows as span_rows
+from byheart.language.forgotten import text_rows as text_rows
+from byheart.language.kfac import Curvature as Curvature
+from byheart.language.kfac import curvature as curvature
+from byheart.language.kfac import kfac_edit as kfac_edit
 from byheart.language.logs import Logs as Logs
 from byheart.language.recite import Recitation as Recitation
 from byheart.language.recite import recite as recite

@@ -280,7 +280,7 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
     import torch
 
     beginning = design.documents.vocabulary if beginning is None else beginning
-    known = _n_known(model)
+    known = n_known(model)
     largest = max(beginning, int(design.documents.flat.max()))
     if known is not None and largest >= known:
         what = "beginning" if beginning >= known else "documents"
@@ -288,7 +288,7 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
             f"{what}: received token {largest}, of which the model has none, accepted: below {known} (such as the"
             " tokenizer's bos_token_id for beginning)"
         )
-    reads, longest = _context(model), max(row.stop - row.start for row in design.rows)
+    reads, longest = context_of(model), max(row.stop - row.start for row in design.rows)
     if reads is not None and longest > reads:
         raise ValueError(f"context: received rows of {longest} tokens, accepted: up to the model's {reads}")
     device = next(model.parameters()).device
@@ -322,13 +322,14 @@ def _same(design: Design) -> dict[bytes, list[Place]]:
     return found
 
 
-def _n_known(model: Any) -> int | None:
-    """Number of tokens that a model has vectors for, if it says so."""
+def n_known(model: Any) -> int | None:
+    """Return the number of tokens that a model has vectors for, if it says so."""
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     return getattr(embeddings, "num_embeddings", None)
 
 
-def _context(model: Any) -> int | None:
-    """Number of tokens that a model reads at once, if it says so."""
+def context_of(model: Any) -> int | None:
+    """Return the number of tokens that a model reads at once, if it says so."""
     config = getattr(model, "config", None)
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "context")  # the last is that of our own
+    return next((found for name in names if (found := getattr(config, name, None))), None)

@@ -11,6 +11,7 @@ from byheart.studies import (
     discrepancy,
     double_descent,
     finetune,
+    forget,
     generalisation_scale,
     middle_regime,
     mnist,
@@ -51,5 +52,6 @@ STUDIES = {
         text_double_descent.STUDY,
         staircase.STUDY,
         finetune.STUDY,
+        forget.STUDY,
     )
 }

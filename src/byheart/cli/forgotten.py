@@ -1,0 +1,88 @@
+"""The command that compares a language model before and after an edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from byheart.cli.console import print_table
+from byheart.own import write_table
+from byheart.storage import prepare_directory
+
+if TYPE_CHECKING:
+    from byheart.language.reciters import Reciter
+
+
+@dataclass
+class ForgottenCommand:
+    """Find what an edit made a causal language model forget, what it cost, and whether it is gone or hidden."""
+
+    before_and_after: tuple[str, ...] = field(default=(), metadata={"positional": "BEFORE AFTER"})
+    """Each smollm2, a name in Hugging Face's local cache, a folder or a .gguf file; both with the same tokenizer."""
+    spans: Path | None = None
+    """JSON list of what was to be forgotten: strings, or {"prefix", "text"}."""
+    never: Path | None = None
+    """The same, of spans of the same kind that were never trained on: with them, spans are taught again."""
+    held_out: tuple[Path, ...] = ()
+    """Text files that neither was trained on (.jsonl: a document a line, in the field "text"), to tell the cost."""
+    prefix: int = 16
+    """Tokens that precede the span in a string."""
+    max_steps: int = 200
+    """Steps of training after which a span is given up."""
+    learning_rate: float = 3e-4
+    """Of that training."""
+    encoding: str | None = None
+    """Encoding of text files; default UTF-8."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    out: Path = Path("forgotten")
+    """Directory of the tables summary.csv, spans.csv and relearned.csv."""
+
+    def run(self) -> None:
+        """Ask both models, print the comparison, and write the tables."""
+        from byheart.language.forget import check_training
+        from byheart.language.forgotten import forgotten, span_rows, spans_of_file, text_rows
+        from byheart.language.reciters import reciter
+        from byheart.language.texts import read_texts
+
+        if len(self.before_and_after) != 2 or self.spans is None:
+            raise ValueError("before, after, --spans: received too few, accepted: byheart forgotten A B --spans FILE")
+        check_training(self.learning_rate, self.max_steps)
+        spans = spans_of_file(self.spans)
+        never = [] if self.never is None else spans_of_file(self.never)
+        texts = read_texts(self.held_out, encoding=self.encoding).texts if self.held_out else ()
+        before, after = (reciter(name) for name in self.before_and_after)
+        _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
+        tokenizer, head = before.tokenizer, before.head
+        context = min(before.context, after.context) - len(head)
+        found = forgotten(
+            before.model,
+            after.model,
+            span_rows(tokenizer, spans, prefix=self.prefix, head=head),
+            held_out=text_rows(tokenizer, texts, context=min(context, 512), head=head) if texts else (),
+            never=span_rows(tokenizer, never, prefix=self.prefix, head=head) if never else (),
+            learning_rate=self.learning_rate,
+            max_steps=self.max_steps,
+            seed=self.seed,
+        )
+        prepare_directory(self.out)
+        print(found.headline())
+        words = [span if isinstance(span, str) else span[1] for span in spans]
+        tables = {"summary": found.summary, "spans": found.spans.assign(text=words), "relearned": found.relearned}
+        for name, table in tables.items():
+            if table is not None:
+                write_table(self.out / f"{name}.csv", table)
+                if name != "spans":
+                    print_table(table.columns, table.itertuples(index=False), title=name)
+        print(f"wrote {self.out / 'summary.csv'} and {self.out / 'spans.csv'}")
+
+
+def _check_same(before: Reciter, after: Reciter, texts: list[str]) -> None:
+    """Refuse models that cut texts otherwise: their spans would not be the same."""
+    ids = [own.tokenizer(texts)["input_ids"] for own in (before, after)]
+    if ids[0] != ids[1]:
+        raise ValueError(
+            f"after: received {after.name}, whose tokenizer cuts the spans otherwise than that of {before.name},"
+            " accepted: the same model after an edit"
+        )

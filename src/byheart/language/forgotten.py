@@ -1,0 +1,269 @@
+"""Did an edit make a model forget? The same spans under the model before and after it, paired, and what it cost.
+
+A model that no longer recites a span may still know it: so spans can be taught again, beside spans that were never
+learned. Spans that come back in fewer steps than these were hidden, not gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from byheart.language.collate import IGNORED
+from byheart.language.forget import relearn
+from byheart.language.labelled import Row, recitation
+from byheart.language.spans import snapped
+from byheart.language.tokens import tokenize
+
+_DRAWS = 2_000  # of the bootstrap
+_TAIL = 0.025
+_ACCEPTED = 'accepted: a JSON list of strings, or of {"prefix": "...", "text": "..."}'
+
+
+@dataclass(frozen=True, eq=False)
+class Forgotten:
+    """A model before and after an edit.
+
+    Attributes:
+        summary: A row per measure: ``measure``, ``n`` (spans or held-out texts), ``before``, ``after``, their
+            ``difference``, and its 95 % interval ``low``, ``high``, NaN for one span or text. Measures are "recited"
+            (share of spans), "log10 p_z" (mean over spans) and, with held-out text, "held-out loss" (nats per token).
+        spans: A row per span: ``n_tokens``; ``log10_p_before``, ``log10_p_after``, ``recited_before`` and
+            ``recited_after``; with relearning ``steps``, infinite for one that was given up.
+        relearned: With relearning, a row for spans and one for those never learned: ``spans``, ``n``, ``given_up``, and
+            the mean number of ``steps`` with its interval ``low``, ``high``; those given up count as ``max_steps``.
+            Else None.
+        ratio: With relearning, the steps of spans over the steps of those never learned, and its 95 % interval.
+    """
+
+    summary: pd.DataFrame
+    spans: pd.DataFrame
+    relearned: pd.DataFrame | None
+    ratio: tuple[float, float, float] | None
+
+    def headline(self) -> str:
+        """Say what is recited, what the edit cost, and whether the spans are gone or hidden."""
+        rows = {row["measure"]: row for row in self.summary.to_dict("records")}
+        recited, p_z = rows["recited"], rows["log10 p_z"]
+        said = (
+            f"Of {recited['n']} spans, {recited['before']:.0%} were recited before and {recited['after']:.0%} after;"
+            f" sampling writes them 10^{p_z['difference']:.1f} times as often"
+            f"{_interval(p_z['low'], p_z['high'], '10^{:.1f}')}."
+        )
+        if "held-out loss" in rows:
+            rise, low, high = (100 * np.expm1(rows["held-out loss"][name]) for name in ("difference", "low", "high"))
+            said += f" Held-out perplexity: {rise:+.1f} %{_interval(low, high, '{:+.1f}')}."
+        if self.ratio is None:
+            return said
+        ratio, low, high = self.ratio
+        verdict = (
+            "they were hidden, not gone"
+            if high < 1
+            else "nothing says that they were hidden"
+            if low > 0.5
+            else "too few to tell whether they were hidden"
+        )
+        return (
+            f"{said} Taught again, they take {ratio:.2f} times ({low:.2f} to {high:.2f}) the steps of spans never"
+            f" learned: {verdict}."
+        )
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    return f" ({form.format(low)} to {form.format(high)})" if np.isfinite(low) else " (no interval)"
+
+
+def forgotten(
+    before: Any,
+    after: Any,
+    rows: Sequence[Row],
+    *,
+    held_out: Sequence[Row] = (),
+    never: Sequence[Row] = (),
+    learning_rate: float = 3e-4,
+    max_steps: int = 200,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Forgotten:
+    """Compare a causal model before and after an edit, on the same spans and the same held-out text.
+
+    Intervals are of a bootstrap over spans, or held-out texts, each with both models' values. They are of one model and
+    one edit: they do not say how another training would have turned out.
+
+    Args:
+        before: A causal model of Transformers, or any module that returns logits for ``input_ids``.
+        after: The same model after the edit.
+        rows: A span each, with what precedes it, as ``span_rows`` makes them; labels are -100 outside of the span.
+        held_out: Text that neither was trained on, as ``text_rows`` makes it, to tell what the edit cost.
+        never: Spans of the same kind that were never trained on: with them, the edited model is taught ``rows`` and
+            these again, each span alone (see ``relearn``).
+        learning_rate: Of that training.
+        max_steps: Steps after which a span is given up.
+        batch_size: Rows at once.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If there is no row, a number is out of range, or a model's answers are not finite.
+        ModuleNotFoundError: If PyTorch is missing.
+    """
+    sides = [
+        recitation(model, rows, batch_size, "spans", name) for model, name in ((before, "before"), (after, "after"))
+    ]
+    log10 = [side["log_probability"].to_numpy() / np.log(10) for side in sides]
+    recited = [side["recited"].to_numpy().astype(float) for side in sides]
+    ones = np.ones(len(rows))
+    summary = [_paired("recited", recited, ones, seed), _paired("log10 p_z", log10, ones, seed)]
+    if len(held_out):
+        told = [
+            recitation(model, held_out, batch_size, "held_out", name)
+            for model, name in ((before, "before"), (after, "after"))
+        ]
+        n_tokens = told[0]["n_tokens"].to_numpy(dtype=float)
+        losses = [-side["log_probability"].to_numpy() / n_tokens for side in told]
+        summary.append(_paired("held-out loss", losses, n_tokens, seed))
+    columns: dict[str, Any] = {"n_tokens": sides[0]["n_tokens"]}
+    for side, logs, said in zip(("before", "after"), log10, sides, strict=True):
+        columns |= {f"log10_p_{side}": logs, f"recited_{side}": said["recited"]}
+    relearned = ratio = None
+    if len(never):
+        steps = [relearn(after, own, learning_rate=learning_rate, max_steps=max_steps) for own in (rows, never)]
+        columns["steps"] = steps[0]
+        relearned, ratio = _relearned(steps, max_steps, seed)
+    return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio)
+
+
+def _paired(measure: str, sides: Sequence[np.ndarray], weights: np.ndarray, seed: int) -> dict[str, Any]:
+    """Compare weighted means over the same units, before and after."""
+    n = len(weights)
+    drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
+    differences = sides[1] - sides[0]
+    total = weights[drawn].sum(axis=1)
+    low, high = np.quantile((differences * weights)[drawn].sum(axis=1) / total, [_TAIL, 1 - _TAIL])
+    if n == 1:
+        low = high = np.nan
+    if measure == "recited" and (differences == differences[0]).all():  # a bootstrap knows no other outcome
+        rest = 1 - _TAIL ** (1 / n)  # share of others that so many spans may have missed
+        low, high = max(differences[0] - rest, -1), min(differences[0] + rest, 1)
+    means = [float(np.average(values, weights=weights)) for values in sides]
+    found = {"measure": measure, "n": n, "before": means[0], "after": means[1], "difference": means[1] - means[0]}
+    return found | {"low": float(low), "high": float(high)}
+
+
+def _relearned(
+    steps: Sequence[np.ndarray], max_steps: int, seed: int
+) -> tuple[pd.DataFrame, tuple[float, float, float]]:
+    """Mean steps of spans and of those never learned, and their ratio."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    drawn = []
+    for name, own in zip(("spans", "never learned"), steps, strict=True):
+        capped = np.minimum(own, max_steps)
+        means = capped[rng.integers(len(capped), size=(_DRAWS, len(capped)))].mean(axis=1)
+        low, high = np.quantile(means, [_TAIL, 1 - _TAIL])
+        row = {"spans": name, "n": len(own), "given_up": int(np.isinf(own).sum()), "steps": float(capped.mean())}
+        rows.append(row | {"low": float(low), "high": float(high)})
+        drawn.append(means)
+    if not drawn[1].all():
+        raise ValueError("never: received spans that the edited model recites, accepted: spans that it never learned")
+    low, high = np.quantile(drawn[0] / drawn[1], [_TAIL, 1 - _TAIL])
+    return pd.DataFrame(rows), (rows[0]["steps"] / rows[1]["steps"], float(low), float(high))
+
+
+def span_rows(
+    tokenizer: Any, spans: Sequence[str | tuple[str, str]], *, prefix: int = 16, head: Sequence[int] = ()
+) -> list[dict[str, np.ndarray]]:
+    """Return rows of spans, each with what precedes it, for ``forgotten``, ``gradient_ascent`` and ``relearn``.
+
+    Args:
+        tokenizer: A fast tokenizer of Hugging Face, or what else ``tokenize`` takes.
+        spans: Pairs of what precedes the span and the span itself, or strings, of which the first tokens precede it.
+        prefix: Number of tokens that precede the span in a string, at least 1.
+        head: Tokens that the model reads before every text, such as ``Reciter.head``.
+
+    Raises:
+        ValueError: If there is no span, or one has no token after those that precede it.
+        ModuleNotFoundError: If the package tokenizers is missing.
+    """
+    if prefix < 1:
+        raise ValueError(f"prefix: received {prefix}, accepted: an integer >= 1")
+    if not spans:
+        raise ValueError("spans: received none, accepted: at least one")
+    pairs = [("", span) if isinstance(span, str) else span for span in spans]
+    documents = tokenize([f"span {i}" for i in range(len(pairs))], ["".join(pair) for pair in pairs], tokenizer)
+    rows = []
+    for number, (before, text) in enumerate(pairs):
+        tokens = documents.tokens[number]
+        start = prefix if isinstance(spans[number], str) else 0
+        if before and text.strip():
+            start = snapped(documents, number, len(before), len(before + text)).start
+        if start >= len(tokens) or not text.strip() or (start == 0 and not head):
+            raise ValueError(
+                f"spans: received {text!r:.60} with {min(start, len(tokens))} of {len(tokens)} tokens before it,"
+                f" accepted: spans of more than {prefix} tokens, or with a prefix, and a text"
+            )
+        labels = np.where(np.arange(len(tokens)) >= start, tokens, IGNORED)
+        first = np.array(head, dtype=np.int64)
+        rows.append({"input_ids": np.append(first, tokens), "labels": np.append(np.full(len(first), IGNORED), labels)})
+    return rows
+
+
+def text_rows(
+    tokenizer: Any, texts: Sequence[str], *, context: int = 128, head: Sequence[int] = ()
+) -> list[dict[str, np.ndarray]]:
+    """Return rows of texts, cut into pieces: ordinary text for ``kfac_edit``, text to retain, or to hold out.
+
+    Args:
+        tokenizer: A fast tokenizer of Hugging Face, or what else ``tokenize`` takes.
+        texts: The texts; pieces of a single token are left out.
+        context: Tokens of a piece at most, at least 2.
+        head: Tokens that the model reads before every text, such as ``Reciter.head``.
+
+    Raises:
+        ValueError: If nothing is left, or a number is out of range.
+        ModuleNotFoundError: If the package tokenizers is missing.
+    """
+    if context < 2:
+        raise ValueError(f"context: received {context}, accepted: an integer >= 2")
+    if not texts:
+        raise ValueError("texts: received none, accepted: at least one")
+    documents = tokenize([f"text {i}" for i in range(len(texts))], texts, tokenizer)
+    pieces = [own[at : at + context] for own in documents.tokens for at in range(0, len(own), context)]
+    found = [{"input_ids": np.append(np.array(head, dtype=np.int64), piece)} for piece in pieces if len(piece) > 1]
+    if not found:
+        raise ValueError("texts: received single tokens, accepted: texts of two tokens or more")
+    return found
+
+
+def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
+    """Read spans from a JSON list of strings, or of objects with "prefix" and "text", as ``span_rows`` takes them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such list.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"spans: received {path}, accepted: a JSON file")
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"spans: received {path} ({error}), {_ACCEPTED}") from None
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"spans: received {path}, which is no list with a span, {_ACCEPTED}")
+    found: list[str | tuple[str, str]] = []
+    for span in given:
+        if isinstance(span, dict) and {name: type(value) for name, value in span.items()} == {
+            "prefix": str,
+            "text": str,
+        }:
+            found.append((span["prefix"], span["text"]))
+        elif isinstance(span, str):
+            found.append(span)
+        else:
+            raise ValueError(f"spans: received {json.dumps(span):.80} in {path}, {_ACCEPTED}")
+    return found

@@ -1,0 +1,230 @@
+"""Before and after an edit: paired numbers, rows of spans and texts, and the command on models of Transformers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from language.tiny_causal import rows_of, trained_on, untrained  # noqa: E402
+
+from byheart.cli import main  # noqa: E402
+from byheart.language.forgotten import _paired, _relearned, forgotten, span_rows, spans_of_file, text_rows  # noqa: E402
+from byheart.language.labelled import recitation  # noqa: E402
+from byheart.language.tokens import trained  # noqa: E402
+
+WORDS = "the quick brown fox jumps over a lazy dog while seven wizards make toxic brew for evil queens and jacks"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    rows = rows_of(10)
+    return rows, trained_on(rows), untrained()
+
+
+def test_the_numbers_are_those_of_either_model(pair):
+    rows, before, after = pair
+    held_out = rows_of(12, seed=5, prefix=1)
+    found = forgotten(before, after, rows, held_out=held_out)
+    summary = found.summary.set_index("measure")
+    sides = [recitation(model, rows) for model in (before, after)]
+    assert summary.loc["recited", ["before", "after", "difference"]].tolist() == [1, 0, -1]
+    expected = [side["log_probability"].mean() / np.log(10) for side in sides]
+    assert summary.loc["log10 p_z", ["before", "after"]].tolist() == pytest.approx(expected)
+    told = [recitation(model, held_out) for model in (before, after)]
+    losses = [-side["log_probability"].sum() / side["n_tokens"].sum() for side in told]
+    assert summary.loc["held-out loss", ["before", "after"]].tolist() == pytest.approx(losses)
+    assert (summary["low"] <= summary["difference"]).all()
+    assert (summary["difference"] <= summary["high"]).all()
+    assert found.spans["recited_before"].all()
+    assert found.relearned is None
+    assert "100% were recited before and 0% after" in found.headline()
+    assert "Held-out perplexity: " in found.headline()
+
+
+def test_the_same_model_twice_is_no_difference(pair):
+    rows, before, _ = pair
+    summary = forgotten(before, before, rows, held_out=rows_of(4, seed=5)).summary
+    assert (summary["difference"] == 0).all()
+    assert summary.set_index("measure").loc["recited", "low"] == pytest.approx(-(1 - 0.025 ** (1 / 10)))
+
+
+def test_the_interval_is_of_paired_differences():
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 10, 200)  # differs between spans far more than the edit does
+    row = _paired("log10 p_z", [level, level - 1 + rng.normal(0, 0.1, 200)], np.ones(200), seed=0)
+    assert row["low"] < -1 < row["high"]
+    assert row["high"] - row["low"] < 0.05
+    covered = 0
+    for seed in range(200):
+        values = rng.normal(-1, 1, 40)
+        row = _paired("log10 p_z", [np.zeros(40), values], np.ones(40), seed)
+        covered += row["low"] <= -1 <= row["high"]
+    assert covered > 175
+
+
+def test_of_one_span_there_is_no_interval(pair):
+    rows, before, after = pair
+    found = forgotten(before, after, rows[:1], held_out=rows[1:2])
+    assert found.summary["low"].isna().tolist() == [False, True, True]
+    assert found.headline().count("(no interval)") == 2
+
+
+def test_long_texts_weigh_more():
+    row = _paired("held-out loss", [np.zeros(2), np.array([1.0, 4.0])], np.array([3.0, 1.0]), seed=0)
+    assert row["difference"] == pytest.approx(1.75)
+
+
+def test_relearning_is_beside_spans_that_were_never_learned(pair):
+    rows, before, _ = pair
+    found = forgotten(before, before, rows, never=rows_of(6, seed=8), learning_rate=1e-2)
+    assert found.relearned["spans"].tolist() == ["spans", "never learned"]
+    assert found.relearned["steps"].iloc[0] == 0 < found.relearned["steps"].iloc[1]
+    assert found.ratio == (0, 0, 0)
+    assert "hidden, not gone" in found.headline()
+
+
+@pytest.mark.parametrize(
+    ("spans", "verdict"),
+    [(4, "they were hidden, not gone"), (20, "nothing says that they were hidden")],
+)
+def test_a_verdict_follows_from_the_steps(pair, spans, verdict):
+    rows, before, _ = pair
+    rng = np.random.default_rng(1)
+    table, ratio = _relearned([spans + rng.integers(0, 3, 30), 20 + rng.integers(0, 3, 30)], 200, seed=0)
+    found = dataclasses.replace(forgotten(before, before, rows), relearned=table, ratio=ratio)
+    assert verdict in found.headline()
+    wide = dataclasses.replace(found, ratio=(0.9, 0.3, 1.5))
+    assert "too few to tell" in wide.headline()
+
+
+def test_spans_that_are_given_up_count_as_the_last_step():
+    table, (ratio, _, _) = _relearned([np.array([10, np.inf]), np.array([20.0, 20.0])], 50, seed=0)
+    assert table["given_up"].tolist() == [1, 0]
+    assert ratio == 30 / 20
+    with pytest.raises(ValueError, match="never: received spans that the edited model recites"):
+        _relearned([np.array([1.0]), np.array([0.0])], 50, seed=0)
+
+
+def test_a_span_begins_where_its_text_does():
+    tokenizer = trained([WORDS], 300)
+    rows = span_rows(
+        tokenizer, [("the quick brown", " fox jumps"), ("the quick brown ", "fox jumps"), WORDS], head=(7,)
+    )
+    for row in rows:
+        assert row["input_ids"][0] == 7
+        assert row["labels"][0] == -100
+        kept = row["labels"] != -100
+        assert (row["labels"][kept] == row["input_ids"][kept]).all()
+    said = [tokenizer.decode(row["labels"][row["labels"] != -100].tolist()) for row in rows]
+    assert said[:2] == [" fox jumps", " fox jumps"]
+    assert (rows[2]["labels"][1:] == -100).sum() == 16
+
+
+def test_texts_are_cut_into_pieces():
+    tokenizer = trained([WORDS], 300)
+    n = len(tokenizer.encode(WORDS).ids)
+    rows = text_rows(tokenizer, [WORDS, WORDS], context=n - 2)
+    assert [len(row["input_ids"]) for row in rows] == [n - 2, 2] * 2
+    assert len(text_rows(tokenizer, [WORDS], context=n - 1)) == 1  # a piece of one token predicts nothing
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: span_rows(t, []), "spans: received none"),
+        (lambda t: span_rows(t, ["the quick"]), "accepted: spans of more than 16 tokens"),
+        (lambda t: span_rows(t, [("the", "  ")]), "accepted: spans of more than"),
+        (lambda t: span_rows(t, [("", "quick")]), "with 0 of"),
+        (lambda t: span_rows(t, [WORDS], prefix=0), "prefix: received 0"),
+        (lambda t: text_rows(t, []), "texts: received none"),
+        (lambda t: text_rows(t, ["a"]), "texts: received single tokens"),
+        (lambda t: text_rows(t, [WORDS], context=1), "context: received 1"),
+    ],
+)
+def test_bad_texts_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(trained([WORDS], 300))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[1]", '[{"text": "a"}]', '[{"prefix": 1, "text": "a"}]'])
+def test_a_file_of_spans_is_a_list(tmp_path, content):
+    (tmp_path / "spans.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="accepted: a JSON list of strings, or of"):
+        spans_of_file(tmp_path / "spans.json")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model that has learned two spans, and the same before it did, saved as people save theirs."""
+    import transformers
+
+    where = tmp_path_factory.mktemp("models")
+    own = trained([WORDS], 300)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=own.get_vocab_size(), n_positions=64, n_embd=32, n_layer=1, n_head=2,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config)
+    for name in ("fresh", "learned"):
+        tokenizer.save_pretrained(where / name)
+        model.save_pretrained(where / name)
+        ids = torch.tensor(own.encode(WORDS).ids)[None]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+    other = transformers.PreTrainedTokenizerFast(tokenizer_object=trained([WORDS], 270))
+    other.save_pretrained(where / "other")
+    model.save_pretrained(where / "other")
+    return where
+
+
+@pytest.mark.integrations
+@pytest.mark.filterwarnings("default")
+def test_the_command_compares_two_folders(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = WORDS.split()
+    pairs = [{"prefix": " ".join(words[:3]), "text": " " + " ".join(words[3:9])}, WORDS]
+    (tmp_path / "spans.json").write_text(json.dumps(pairs), encoding="utf-8")
+    (tmp_path / "never.json").write_text(json.dumps([" ".join(words[::-1])]), encoding="utf-8")
+    (tmp_path / "other.txt").write_text(" ".join(words[::2]), encoding="utf-8")
+    arguments = ["--spans", "spans.json", "--never", "never.json", "--held-out", "other.txt", "--learning-rate", "0.01"]
+    assert main(["forgotten", str(folders / "learned"), str(folders / "fresh"), *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert "Of 2 spans, 100% were recited before and 0% after" in out
+    assert "Taught again" in out
+    assert not err
+    assert {file.name for file in (tmp_path / "forgotten").iterdir()} == {"summary.csv", "spans.csv", "relearned.csv"}
+
+
+@pytest.mark.integrations
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("arguments", "accepted"),
+    [
+        (["MODEL"], "byheart forgotten A B --spans FILE"),
+        (["MODEL", "MODEL"], "byheart forgotten A B --spans FILE"),
+        (["MODEL", "MODEL", "--spans", "none.json"], "accepted: a JSON file"),
+        (["MODEL", "no/such-model", "--spans", "spans.json"], "hf download no/such-model"),
+        (["MODEL", "OTHER", "--spans", "spans.json"], "accepted: the same model after an edit"),
+        (["MODEL", "MODEL", "--spans", "spans.json", "--held-out", "none.txt"], "texts: received none.txt"),
+        (["MODEL", "MODEL", "--spans", "spans.json", "--max-steps", "0"], "max_steps: received 0"),
+        (["MODEL", "MODEL", "--spans", "spans.json", "--prefix", "99"], "accepted: spans of more than 99 tokens"),
+        (["MODEL", "MODEL", "--spans", "long.json"], "accepted: up to the model's 64"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(folders, tmp_path, monkeypatch, capsys, arguments, accepted):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spans.json").write_text(json.dumps([WORDS]), encoding="utf-8")
+    (tmp_path / "long.json").write_text(json.dumps([" ".join([WORDS] * 9)]), encoding="utf-8")
+    names = {"MODEL": str(folders / "learned"), "OTHER": str(folders / "other")}
+    assert main(["forgotten", *(names.get(word, word) for word in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1, err
+    assert accepted in err
+    assert not (tmp_path / "forgotten").exists()
