@@ -52,6 +52,7 @@ class ForgottenCommand:
         spans = spans_of_file(self.spans)
         never = [] if self.never is None else spans_of_file(self.never)
         texts = read_texts(self.held_out, encoding=self.encoding).texts if self.held_out else ()
+        prepare_directory(self.out)
         before, after = (reciter(name) for name in self.before_and_after)
         _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
         tokenizer, head = before.tokenizer, before.head
@@ -66,7 +67,6 @@ class ForgottenCommand:
             max_steps=self.max_steps,
             seed=self.seed,
         )
-        prepare_directory(self.out)
         print(found.headline())
         words = [span if isinstance(span, str) else span[1] for span in spans]
         tables = {"summary": found.summary, "spans": found.spans.assign(text=words), "relearned": found.relearned}

@@ -182,7 +182,6 @@ _CLAIMS = (
         "Henighan et al. 2023, Figure 2: regular at T = 3, 5, 6, 10 and 15, not at 8",
         "in some experiments several initialisations, the one of lowest train loss kept",
         _choice,
-        True,
         refuted_if="one initialisation makes them ten times as likely as any other number does",
     ),
     *(
