@@ -24,10 +24,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64, Int64
 
-from byheart import jobs
 from byheart.claims import Claim, Finding, compare, judged, lies_within
 from byheart.colors import BLUE, GREY, VERMILION
-from byheart.jobs import Job, JobsError, Report
+from byheart.jobs import Job, Report
 from byheart.language.design import Design, Role
 from byheart.language.documents import Documents
 from byheart.language.ensemble import STACK, Batches, EnsembleConfig, answers
@@ -35,8 +34,8 @@ from byheart.language.rotation import Rotation, Staircase, estimate, rarity
 from byheart.language.texts import corpus
 from byheart.language.tokens import tokenize
 from byheart.provenance import provenance
-from byheart.records import Record, Records
-from byheart.studies.study import Captioned, Scale, Study, Tables
+from byheart.records import Record
+from byheart.studies.study import Captioned, Scale, Study, Tables, run_jobs
 from byheart.toy.figures import figure_of
 from byheart.toy.sweep import OnProgress
 
@@ -84,24 +83,9 @@ def _train(
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, dict[Setting, np.ndarray]], list[dict[str, Any]]]:
     """Train all runs, and return their losses: run x epochs done x verse."""
-    from byheart.toy.sweep import Progress
-
-    def report(progress: jobs.Progress) -> None:
-        assert on_progress is not None
-        done, total = progress.work_done, progress.work_total
-        on_progress(Progress(progress.n_jobs, progress.n_finished, done, total, progress.value))
-
-    records = Records(directory)
     todo = {setting: _jobs(setting) for own in groups.values() for setting in own}
-    failures = jobs.run(
-        [job for own in todo.values() for job in own],
-        records,
-        n_workers=n_workers,
-        executor=executor,
-        on_progress=None if on_progress is None else report,
-    )
-    if failures:
-        raise JobsError(failures)
+    jobs = [job for own in todo.values() for job in own]
+    records = run_jobs(jobs, directory, n_workers=n_workers, executor=executor, on_progress=on_progress)
     made = {setting: [records.read(job.key) for job in own] for setting, own in todo.items()}
     losses = {setting: np.concatenate([record.arrays["losses"] for record in own]) for setting, own in made.items()}
     found = {label: {setting: losses[setting] for setting in own} for label, own in groups.items()}

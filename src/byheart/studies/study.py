@@ -27,6 +27,8 @@ from byheart.toy.tables import at_paper_setup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from byheart.jobs import Job
+    from byheart.records import Records
     from byheart.toy.sweep import OnProgress
 
 Scale = Literal["quick", "medium", "paper"]
@@ -71,6 +73,34 @@ def train_toy(
     by_id = {header.id: header for header in runs.headers}
     found = {label: Runs([by_id[config.run_id()] for config in own]) for label, own in groups.items()}
     return found, [header.provenance for header in runs.headers]
+
+
+def run_jobs(
+    todo: Sequence[Job],
+    directory: Path,
+    *,
+    n_workers: int | None = None,
+    executor: Executor | None = None,
+    on_progress: OnProgress | None = None,
+) -> Records:
+    """Run the jobs of a study whose results are not runs of the toy model, and return the records of all.
+
+    Raises:
+        JobsError: If jobs failed; the records of the others are kept.
+    """
+    from byheart import jobs
+    from byheart.records import Records
+    from byheart.toy.sweep import Progress
+
+    def report(progress: jobs.Progress) -> None:
+        assert on_progress is not None
+        done, total = progress.work_done, progress.work_total
+        on_progress(Progress(progress.n_jobs, progress.n_finished, done, total, progress.value))
+
+    records, told = Records(directory), None if on_progress is None else report
+    if failures := jobs.run(todo, records, n_workers=n_workers, executor=executor, on_progress=told):
+        raise jobs.JobsError(failures)
+    return records
 
 
 @dataclass(frozen=True)

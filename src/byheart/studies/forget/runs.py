@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from byheart import jobs
-from byheart.jobs import Job, JobsError, Report
+from byheart.jobs import Job, Report
 from byheart.language.collate import IGNORED
 from byheart.language.design import Design, Place
 from byheart.language.ensemble import Batches, EnsembleConfig
@@ -23,9 +22,9 @@ from byheart.language.forget import goldfish, gradient_ascent, relearn
 from byheart.language.kfac import curvature
 from byheart.language.labelled import recitation
 from byheart.provenance import provenance
-from byheart.records import Record, Records
+from byheart.records import Record
 from byheart.studies.forget.design import Setting, design_of, of_first_copies
-from byheart.studies.study import Scale
+from byheart.studies.study import Scale, run_jobs
 from byheart.toy.sweep import OnProgress
 
 TRAINED = (
@@ -72,24 +71,9 @@ def train(
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, dict[Setting, Record]], list[dict[str, Any]]]:
     """Train, edit and teach the models of all seeds, and return what each says."""
-    from byheart.toy.sweep import Progress
-
-    def report(progress: jobs.Progress) -> None:
-        assert on_progress is not None
-        done, total = progress.work_done, progress.work_total
-        on_progress(Progress(progress.n_jobs, progress.n_finished, done, total, progress.value))
-
-    records = Records(directory)
     todo = {setting: _job(setting) for own in groups.values() for setting in own}
-    failures = jobs.run(
-        list(todo.values()),
-        records,
-        n_workers=n_workers,
-        executor=executor,
-        on_progress=None if on_progress is None else report,
-    )
-    if failures:
-        raise JobsError(failures)
+    jobs = list(todo.values())
+    records = run_jobs(jobs, directory, n_workers=n_workers, executor=executor, on_progress=on_progress)
     made = {setting: records.read(job.key) for setting, job in todo.items()}
     found = {label: {setting: made[setting] for setting in own} for label, own in groups.items()}
     return found, [json.loads(record.header["provenance"]) for record in made.values()]

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
-from byheart import jobs
 from byheart.datasets import Labelled, with_wrong_labels
-from byheart.jobs import Job, JobsError, Report
+from byheart.jobs import Job, Report
 from byheart.network.audit import audit
 from byheart.network.fit import recorded
 from byheart.network.log import TrainingLog
-from byheart.records import Record, Records, digest
-from byheart.studies.study import Scale
+from byheart.records import Record, digest
+from byheart.studies.study import Scale, run_jobs
 from byheart.studies.wrong_labels.networks import DATA, Network, trained
 
 if TYPE_CHECKING:
@@ -70,17 +69,9 @@ def train(
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, list[tuple[Network, Mapping[str, np.ndarray]]]], list[dict[str, Any]]]:
     """Train and audit all networks, and return what was found of each."""
-    from byheart.toy.sweep import Progress
-
-    networks = [network for own in groups.values() for network in own]
-    todo, records = {network: _job(network) for network in networks}, Records(directory)
-
-    def advance(p: jobs.Progress) -> None:
-        if on_progress is not None:
-            on_progress(Progress(p.n_jobs, p.n_finished, p.n_finished, p.n_jobs, None))
-
-    if failures := jobs.run(list(todo.values()), records, n_workers=n_workers, executor=executor, on_progress=advance):
-        raise JobsError(failures)
+    todo = {network: _job(network) for own in groups.values() for network in own}
+    jobs = list(todo.values())
+    records = run_jobs(jobs, directory, n_workers=n_workers, executor=executor, on_progress=on_progress)
     found = {network: records.read(job.key) for network, job in todo.items()}
     by_group = {label: [(network, found[network].arrays) for network in own] for label, own in groups.items()}
     return by_group, [json.loads(record.header["provenance"]) for record in found.values()]
