@@ -67,3 +67,22 @@ def test_neither_the_order_of_examples_nor_that_of_features_matters():
     X = examples.to_scipy().toarray()[examples_order][:, features_order]
     after = code(W[:, features_order], b[features_order], SparseExamples.from_matrix(X), SPARSITY).with_model
     np.testing.assert_allclose(after, before[examples_order], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"W": np.full((2, N), np.nan)}, "W: received nan"),
+        ({"W": np.zeros((N, 2))}, "W, b: received shapes"),
+        ({"b": np.zeros(1)}, "W, b: received shapes"),
+        ({"b": np.full(N, np.inf)}, "finite, as the examples have 200 features"),
+        ({"sparsity": 95}, "sparsity: received 95, accepted: above 0, below 1"),
+        ({"sparsity": 1.0}, "sparsity: received 1.0"),
+        ({"examples": SparseExamples.from_matrix(np.full((2, N), 5.0))}, "received values from 5 to 5, accepted"),
+        ({"examples": SparseExamples.from_matrix(np.full((2, N), -0.5))}, "received values from -0.5 to -0.5"),
+    ],
+)
+def test_what_would_be_misread_is_refused(changed, message):
+    given = {"W": np.zeros((2, N)), "b": np.zeros(N), "examples": apart(2), "sparsity": SPARSITY}
+    with pytest.raises(ValueError, match=message):
+        code(**(given | changed))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from byheart.arrays import finite_array
 from byheart.toy.data import SparseExamples
 
 RESOLUTION = 2**-7  # to which values, between 0 and 1, are written
@@ -57,8 +58,14 @@ def code(
         W: Weights of the ReLU-output model.
         b: Bias.
         examples: What is written down; values lie between 0 and 1.
-        sparsity: Probability that a feature is 0, which both sides know.
+        sparsity: Probability that a feature is 0, which both sides know; above 0, below 1.
+
+    Raises:
+        ValueError: If weights are not finite or do not fit the examples, values lie outside of 0 to 1, or the sparsity
+            is out of range.
     """
+    W, b = finite_array(W, "W"), np.asarray(b)
+    _check(W, b, examples, sparsity)
     X = examples.to_scipy().toarray().astype(np.float64)
     there = X > 0
     n_there = there.sum(axis=1)
@@ -75,6 +82,18 @@ def code(
         shorter = 1 + np.minimum(found, without)
         best = shorter if shorter.sum() < best.sum() else best
     return Code(without, best)
+
+
+def _check(W: np.ndarray, b: np.ndarray, examples: SparseExamples, sparsity: float) -> None:
+    n = examples.n_features
+    if W.shape[1] != n or b.shape != (n,) or not np.isfinite(b).all():
+        accepted = f"W of shape (n_hidden, {n}) and b of shape ({n},), finite, as the examples have {n} features"
+        raise ValueError(f"W, b: received shapes {W.shape} and {b.shape}, accepted: {accepted}")
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity: received {sparsity}, accepted: above 0, below 1")
+    if len(examples.values) and not (examples.values.min() >= 0 and examples.values.max() <= 1 + RESOLUTION):
+        low, high = examples.values.min(), examples.values.max()
+        raise ValueError(f"examples: received values from {low:g} to {high:g}, accepted: from 0 to 1")
 
 
 def _corrections(
