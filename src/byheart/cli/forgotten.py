@@ -43,6 +43,7 @@ class ForgottenCommand:
         """Ask both models, print the comparison, and write the tables."""
         from byheart.language.forget import check_training
         from byheart.language.forgotten import forgotten, span_rows, spans_of_file, text_rows
+        from byheart.language.labelled import check_readable
         from byheart.language.reciters import reciter
         from byheart.language.texts import read_texts
 
@@ -52,17 +53,23 @@ class ForgottenCommand:
         spans = spans_of_file(self.spans)
         never = [] if self.never is None else spans_of_file(self.never)
         texts = read_texts(self.held_out, encoding=self.encoding).texts if self.held_out else ()
-        prepare_directory(self.out)
         before, after = (reciter(name) for name in self.before_and_after)
         _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
         tokenizer, head = before.tokenizer, before.head
         context = min(before.context, after.context) - len(head)
+        rows = span_rows(tokenizer, spans, prefix=self.prefix, head=head)
+        told = text_rows(tokenizer, texts, context=min(context, 512), head=head) if texts else ()
+        unlearned = span_rows(tokenizer, never, prefix=self.prefix, head=head) if never else ()
+        for these, what in ((rows, "spans"), (told, "held_out"), (unlearned, "never")):
+            if len(these):
+                check_readable(before.model, these, what)
+        prepare_directory(self.out)
         found = forgotten(
             before.model,
             after.model,
-            span_rows(tokenizer, spans, prefix=self.prefix, head=head),
-            held_out=text_rows(tokenizer, texts, context=min(context, 512), head=head) if texts else (),
-            never=span_rows(tokenizer, never, prefix=self.prefix, head=head) if never else (),
+            rows,
+            held_out=told,
+            never=unlearned,
             learning_rate=self.learning_rate,
             max_steps=self.max_steps,
             seed=self.seed,
