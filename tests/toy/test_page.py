@@ -9,14 +9,16 @@ import numpy as np
 import plotly.offline
 import pytest
 
+from byheart.attractors import find_attractors
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.page import asset
 from byheart.page.encoding import decode
 from byheart.toy.config import TrainConfig
 from byheart.toy.page import _SCRIPTS as SCRIPTS
 from byheart.toy.page import write_report
-from byheart.toy.page.contents import allowances, collect_run, pick, principal_axes, x_axis
+from byheart.toy.page.contents import allowances, collect_basins, collect_run, pick, principal_axes, x_axis
 from byheart.toy.runs import Run, open_runs
+from byheart.toy.train import train
 
 BASE = TrainConfig(n_examples=5, n_features=50, sparsity=0.9, n_steps=100, n_test=40, snapshot_steps=(0, 10, 100))
 HOSTILE = '</script><script>alert("x")</script>'
@@ -118,6 +120,8 @@ def test_every_figure_can_be_drawn_and_holds_no_nan(directory, tmp_path):
         const [x, y] = [0, 1].map((k) => set.xy.filter((_, i) => i % 2 === k));
         drawn.push(runFigures.vectors({ ...set, x, y }, kind, "", 1, ["", ""]));
       }
+      const none = { x: [], y: [], index: [] };
+      if (run.basins) drawn.push(runFigures.basins(run.basins, none, none));
     }
     for (const figure of drawn) {
       if (!figure.layout) throw new Error("no layout");
@@ -134,10 +138,35 @@ def test_every_figure_can_be_drawn_and_holds_no_nan(directory, tmp_path):
     }
     console.log(drawn.length);
     """
-    data = json.dumps(data_in(page_of(directory, tmp_path)))
-    done = subprocess.run(["node", "-e", script], input=data, capture_output=True, text=True, timeout=60)
+    data = data_in(write_report(directory, tmp_path / "report.html", basins=True).read_text(encoding="utf-8"))
+    done = subprocess.run(["node", "-e", script], input=json.dumps(data), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 7 * len(open_runs(directory))
+    with_plane = [run for run in data["report"]["runs"] if run["basins"]]
+    assert int(done.stdout) == 7 * len(open_runs(directory)) + len(with_plane)
+
+
+def test_every_cell_of_a_plane_flows_to_the_attractor_it_says(tmp_path):
+    run = train(dataclasses.replace(BASE, n_steps=2_000))
+    found = collect_basins(run)
+    n, radius = found["n_across"], found["radius"]
+    cells = decode(found["cells"]).reshape(n, n).astype(int)
+    centres = radius * ((2 * np.arange(n) + 1) / n - 1)
+    x, y = np.meshgrid(centres, centres)
+    assert ((cells > 0) == (np.hypot(x, y) <= radius)).all()
+    for row, column in [(n // 2, 3), (3, n // 2), (n // 2 + 9, n // 2 - 5)]:  # rows from below, x along a row
+        end = find_attractors(run.W, run.b, np.array([[centres[column], centres[row]]])).hidden[0]
+        said = found["attractors"][cells[row, column] - 2]
+        assert (said["x"], said["y"]) == pytest.approx(tuple(end), abs=1e-2 * radius)
+    assert sum(one["plane"] for one in found["attractors"]) == pytest.approx(1 - found["unsettled"], abs=1e-5)
+
+
+def test_planes_are_shown_if_asked_for_and_of_models_that_have_one(tmp_path):
+    runs = saved([made_up(), made_up(n_hidden=3), made_up(hidden_relu=True), made_up(digest="ab12" * 16)], tmp_path / "runs")
+    assert 'id="attracting"' not in page_of(runs, tmp_path)
+    page = write_report(runs, tmp_path / "report.html", basins=True).read_text(encoding="utf-8")
+    assert 'id="attracting"' in page
+    drawn = data_in(page)["report"]["runs"]
+    assert [run["n_hidden"] for run in drawn if run["basins"]] == [2]
 
 
 @pytest.mark.parametrize(

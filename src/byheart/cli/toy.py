@@ -138,6 +138,8 @@ class ReportCommand:
     """Directory of run files, or URL of an object store with them, or what byheart counterfactual wrote."""
     out: Path = Path("report.html")
     """The page."""
+    basins: bool = False
+    """Also colour planes of two hidden units by where they flow, the basins of attractors; takes seconds a run."""
 
     def run(self) -> None:
         """Write the page."""
@@ -148,5 +150,5 @@ class ReportCommand:
             print(f"wrote {report(self.runs, self.out)}")
             return
 
-        page = write_report(self.runs, self.out)
+        page = write_report(self.runs, self.out, self.basins)
         print(f"wrote {page}")

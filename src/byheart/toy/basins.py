@@ -15,6 +15,7 @@ import scipy.sparse
 from jaxtyping import Bool, Float
 
 from byheart.attractors import Attractors, disc, find_attractors, what_they_are
+from byheart.toy.config import TrainConfig
 from byheart.toy.runs import Run
 from byheart.toy.train import draw_examples
 
@@ -69,13 +70,18 @@ def attractors_of(run: Run, examples: Any = None, n_across: int = 64) -> Basins:
         ValueError: If the model is another one, or was trained on your own examples and these are missing.
     """
     config = run.config
-    if config.n_hidden != 2 or not config.tied or config.hidden_relu:
+    if not has_plane(config):
         received = f"n_hidden {config.n_hidden}, tied {config.tied}, hidden_relu {config.hidden_relu}"
         raise ValueError(f"run: received {received}, accepted: n_hidden 2, tied True, hidden_relu False")
     if run.data_digest and examples is None:
         raise ValueError("examples: received none for a run with data of your own, accepted: its training examples")
     rows = training_examples(run) if examples is None else scipy.sparse.csr_array(examples)
     return find_basins(run.W, run.b, run.hidden, rows, n_across)
+
+
+def has_plane(config: TrainConfig) -> bool:
+    """Return whether a model can be fed its own answers, and has a plane in which to draw where that ends."""
+    return config.n_hidden == 2 and config.tied and not config.hidden_relu
 
 
 def find_basins(
@@ -96,7 +102,7 @@ def find_basins(
         n_across: Cells of the grid from one side of the disc to the other.
         most_examples: How many hidden vectors, at most, are starting points, and a tenth as many columns of W.
     """
-    around = disc(_radius(hidden), n_across)
+    around = disc(radius_of(hidden), n_across)
     asked = hidden[:most_examples]
     features = W.T[np.argsort(-np.linalg.norm(W, axis=0))[: most_examples // 10]]
     found = find_attractors(W, b, np.concatenate([around, asked, features]))
@@ -142,7 +148,7 @@ def plane_of(run: Run, examples: scipy.sparse.csr_array, n_across: int) -> pd.Da
 
     The columns are row, first, last, attractor (-1 for none), its kind and angle, and n_across and radius of the grid.
     """
-    radius = _radius(run.hidden)
+    radius = radius_of(run.hidden)
     around = disc(radius, n_across)
     columns, rows = np.round((around / radius + 1) * n_across / 2 - 0.5).astype(int).T
     found = find_attractors(run.W, run.b, around)
@@ -161,6 +167,11 @@ def plane_of(run: Run, examples: scipy.sparse.csr_array, n_across: int) -> pd.Da
     return table.assign(kind=[kinds[k] for k in which], angle=angles[which], **of_grid)
 
 
+def radius_of(hidden: Float[np.ndarray, "n_examples 2"]) -> float:
+    """Return the radius of the disc in which basins are measured: the longest hidden vector's length."""
+    return float(np.linalg.norm(hidden, axis=1).max()) or 1.0
+
+
 def filled(plane: pd.DataFrame) -> np.ndarray:
     """Return the attractor of every cell of a table of ``plane_of``, rows from below; -2 outside of the disc."""
     n_across = int(plane["n_across"].iloc[0])
@@ -168,7 +179,3 @@ def filled(plane: pd.DataFrame) -> np.ndarray:
     for row, first, last, attractor in plane[["row", "first", "last", "attractor"]].itertuples(index=False):
         cells[row, first : last + 1] = attractor
     return cells
-
-
-def _radius(hidden: Float[np.ndarray, "n_examples 2"]) -> float:
-    return float(np.linalg.norm(hidden, axis=1).max()) or 1.0

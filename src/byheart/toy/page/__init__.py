@@ -23,7 +23,7 @@ _SCRIPTS = ("page/figures.js", "toy/page/sweep_figures.js", "toy/page/run_figure
 _MAIN_SETUP = ("n_features", "sparsity", "n_hidden", "n_steps", "weight_decay")
 
 
-def write_report(directory: str | Path, out: str | Path) -> Path:
+def write_report(directory: str | Path, out: str | Path, basins: bool = False) -> Path:
     """Write a self-contained, interactive page about all runs of a directory, and return its path.
 
     The same runs give the same bytes.
@@ -31,6 +31,8 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     Args:
         directory: Directory of run files, or URL of an object store; damaged ones are left out with a warning.
         out: The page to write, replaced if it is one of byheart's.
+        basins: Also colour the plane of every model of two hidden units by where it flows when the model is fed its own
+            answers (``attractors_of``); of own data or with other variants it is left out. Takes seconds per run.
 
     Raises:
         ValueError: If there is no such directory, it holds no runs, or a file that is no page is in the way of ``out``.
@@ -43,7 +45,7 @@ def write_report(directory: str | Path, out: str | Path) -> Path:
     where = place(directory)
     if not len(runs):
         raise ValueError(f"runs: received {directory} with no run files, accepted: a directory of {SUFFIX} run files")
-    data, shared, origin = collect(runs), shared_config(runs), provenance_of(runs)
+    data, shared, origin = collect(runs, basins), shared_config(runs), provenance_of(runs)
     if not data["runs"]:
         raise ValueError(f"runs: received {directory} without a whole run file, accepted: at least one")
     paper = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import re
 import warnings
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from byheart.attractors import disc
 from byheart.geometry import example_dimensionality, feature_dimensionality
 from byheart.page.encoding import Encoded, encode, quantise
+from byheart.toy.basins import attractors_of, has_plane, radius_of
 from byheart.toy.config import TrainConfig, is_paper_setup
 from byheart.toy.model import encoder, loss_scale
 from byheart.toy.runs import Header, Run, Runs, load_run
@@ -30,6 +33,7 @@ _SNAPSHOT_VECTORS = (600, 450, 300, 200, 100, 50)
 _SNAPSHOT_BYTES = 12e6
 _SNAPSHOTS_PER_RUN = 48
 _CURVES = 100  # dimensionality over steps: so many examples, a fifth as many features
+_ACROSS = 64  # cells from one side of a plane to the other
 # What stands along x: a symbol, and words for the axis; of other fields their names.
 _X_WORDS = {
     "n_examples": ("T", "training examples T"),
@@ -40,8 +44,8 @@ _X_WORDS = {
 _DIMENSIONALITY_STEP = 1e-3  # less than half a pixel of the main figure
 
 
-def collect(runs: Runs) -> dict[str, Any]:
-    """Return what page.js draws, as JSON values.
+def collect(runs: Runs, basins: bool = False) -> dict[str, Any]:
+    """Return what page.js draws, as JSON values; with ``basins``, also where the planes of two hidden units flow.
 
     Keys: ``x`` (what the figures over all runs have along x), ``axes`` (swept fields other than that and the seed, with
     their values as text), ``runs``, ``n_vectors`` and ``n_snapshot_vectors`` (the allowances).
@@ -63,6 +67,7 @@ def collect(runs: Runs) -> dict[str, Any]:
             warnings.warn(f"left out: {error}", stacklevel=1)
             continue
         drawn = collect_run(run, n_vectors, n_snapshot_vectors)
+        drawn["basins"] = collect_basins(run) if basins and has_plane(run.config) and not run.data_digest else None
         value = getattr(run.config, x)
         drawn["x"] = None if value == "inf" else value
         collected.append(drawn | {"group": ranks[i], "group_label": labels[i]})
@@ -186,6 +191,26 @@ def collect_run(run: Run, n_vectors: int, n_snapshot_vectors: int) -> dict[str, 
         "example_dims": _distinct(examples),
         "history": {name: encode(run.history[name], "f4") for name in ("step", "train_loss")},
         "snapshots": _snapshots(run, axes, repeats, n_snapshot_vectors) if len(run.snapshots) else None,
+    }
+
+
+def collect_basins(run: Run) -> dict[str, Any]:
+    """Return which attractor every cell of a square around the disc flows to, rows from below, and the attractors.
+
+    Of the cells, 0 is outside of the disc, 1 ends in no attractor, and k + 2 in attractor k.
+    """
+    found = attractors_of(run, n_across=_ACROSS)
+    radius = radius_of(run.hidden)
+    columns, rows = np.round((disc(radius, _ACROSS) / radius + 1) * _ACROSS / 2 - 0.5).astype(int).T
+    cells = np.zeros((_ACROSS, _ACROSS), dtype=int)
+    cells[rows, columns] = found.attractors.reached[found.plane] + 2
+    shown = found.table[["kind", "which", "first", "second", "x", "y", "plane", "examples"]]
+    return {
+        "cells": encode(cells, "u2"),
+        "n_across": _ACROSS,
+        "radius": radius,
+        "unsettled": found.unsettled,
+        "attractors": json.loads(shown.to_json(orient="records", double_precision=6)),
     }
 
 

@@ -176,6 +176,33 @@ function drawGeometry() {
   element("geometry-caption").textContent = sentences.join(" ");
 }
 
+function drawBasins() {
+  if (!element("basins")) return; // no run of this page has any
+  const found = opened.basins;
+  element("basins").classList.toggle("absent", !found);
+  element("no-basins").classList.toggle("absent", Boolean(found));
+  element("basins-caption").textContent = "";
+  if (!found) return;
+  plot("basins", runFigures.basins(found, vectorSet(opened.features), vectorSet(opened.examples)));
+  const kinds = ["example", "feature", "mixture", "origin"].map((kind) => [
+    kind,
+    found.attractors.filter((one) => one.kind === kind),
+  ]);
+  const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+  const list = kinds
+    .filter(([, all]) => all.length)
+    .map(([kind, all]) => `${plural(all.length, kind)} (${percent(all.reduce((sum, one) => sum + one.plane, 0))})`);
+  const sentences = [
+    "Take a point, scale the network's answer to length 1, feed it back, and so on: the colour says where that ends.",
+    `Attractors, diamonds, with the share of the disc that flows to them: ${list.join(", ") || "none"}.`,
+    "An attractor is an example (vermilion) or a feature (blue) if its answer has a cosine of 0.9 with it, else a mixture",
+    "of features (green); grey is the origin, where nothing is answered.",
+    "Hollow: beyond the disc, in that direction. Dots: hidden vectors of examples, columns of W.",
+  ];
+  if (found.unsettled > 0) sentences.push(`Black: ${percent(found.unsettled)} settle in no attractor.`);
+  element("basins-caption").textContent = sentences.join(" ");
+}
+
 function drawHistory() {
   const run = opened;
   const has = run.snapshots !== null;
@@ -259,6 +286,7 @@ function choose(index, frame = Infinity) {
   if (!had || chosen().group_label !== groupBefore) drawGroup();
   else Plotly.relayout("main", { shapes: sweepFigures.mainShapes(report.runs.filter(sameGroup), chosen().x, report.x) });
   drawGeometry();
+  drawBasins();
   drawHistory();
   for (const row of document.querySelectorAll("#table tbody tr"))
     row.classList.toggle("shown", Number(row.dataset.run) === index);

@@ -54,6 +54,99 @@ const runFigures = (() => {
     };
   }
 
+  const OF_KIND = { example: COLOR.example, feature: COLOR.feature, mixture: COLOR.bias, origin: "#999999" };
+  const TINTS = [0.78, 0.45, 0.64, 0.3]; // shares of white, in turn, so that neighbours differ
+  const RIM = 1.12; // of the disc, where attractors beyond it are drawn
+
+  function tinted(color, white) {
+    const parts = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+    return `rgb(${parts.map((part) => Math.round((1 - white) * part + 255 * white)).join(",")})`;
+  }
+
+  const sayAttractor = ({ kind, which, first, second, plane }) => {
+    const what = { example: `example ${which}`, feature: `feature ${which}`, origin: "the origin, no answer" }[kind];
+    return `${what ?? `a mixture, of features ${first} and ${second} most`}<br>${(100 * plane).toFixed(1)} % of the disc`;
+  };
+
+  // The disc coloured by the attractor that its points flow to, {cells, n_across, radius, attractors}.
+  function basins(found, features, examples) {
+    const { n_across: n, radius, attractors } = found;
+    const order = sorted(attractors.keys()).sort(
+      (a, b) => Math.atan2(attractors[a].y, attractors[a].x) - Math.atan2(attractors[b].y, attractors[b].x),
+    );
+    const seen = {};
+    const colors = ["#ffffff", "#000000", ...attractors.map(() => "")];
+    for (const k of order) {
+      const { kind } = attractors[k];
+      seen[kind] = (seen[kind] ?? -1) + 1;
+      colors[k + 2] = tinted(OF_KIND[kind], TINTS[seen[kind] % TINTS.length]);
+    }
+    const last = colors.length - 1;
+    const centres = [...Array(n).keys()].map((i) => radius * ((2 * i + 1) / n - 1));
+    const rows = centres.map((_, row) => [...found.cells.slice(row * n, (row + 1) * n)]);
+    const z = rows.map((cells) => cells.map((cell) => cell || null)); // nothing outside of the disc
+    const text = rows.map((cells) =>
+      cells.map((cell) => (cell > 1 ? `flows to ${sayAttractor(attractors[cell - 2])}` : cell ? "settles nowhere" : "")),
+    );
+    const dots = (set, kind) => ({
+      x: set.x,
+      y: set.y,
+      mode: "markers",
+      hoverinfo: "skip",
+      marker: { color: COLOR[kind], size: set.index.length > 200 ? 3 : 5 },
+    });
+    const length = attractors.map(({ x, y }) => Math.hypot(x, y));
+    const shrink = length.map((one) => (one > RIM * radius ? (RIM * radius) / one : 1));
+    const side = {
+      automargin: false,
+      range: [-1.22 * radius, 1.22 * radius],
+      constrain: "domain",
+      nticks: 7,
+      exponentformat: "power",
+      minexponent: 4,
+    };
+    return {
+      data: [
+        {
+          type: "heatmap",
+          x: centres,
+          y: centres,
+          z,
+          text,
+          hoverinfo: "text",
+          showscale: false,
+          zmin: -0.5,
+          zmax: last + 0.5,
+          colorscale: colors.flatMap((color, k) => [
+            [k / (last + 1), color],
+            [(k + 1) / (last + 1), color],
+          ]),
+        },
+        dots(features, "feature"),
+        dots(examples, "example"),
+        {
+          x: attractors.map(({ x }, k) => x * shrink[k]),
+          y: attractors.map(({ y }, k) => y * shrink[k]),
+          text: attractors.map(sayAttractor),
+          hoverinfo: "text",
+          mode: "markers",
+          marker: {
+            symbol: "diamond",
+            size: 11,
+            color: attractors.map(({ kind }, k) => (shrink[k] < 1 ? "#ffffff" : OF_KIND[kind])),
+            line: { width: 1.5, color: attractors.map(({ kind }, k) => (shrink[k] < 1 ? OF_KIND[kind] : "#000000")) },
+          },
+        },
+      ],
+      layout: layout({
+        showlegend: false,
+        margin: { l: 62, r: 12, t: 12, b: 50 },
+        xaxis: axis("hidden unit 1", side),
+        yaxis: axis("hidden unit 2", { ...side, scaleanchor: "x" }),
+      }),
+    };
+  }
+
   const atStep = (step) => (step === 0 ? 0.5 : step); // a log axis has no 0
 
   function history(run) {
@@ -132,5 +225,5 @@ const runFigures = (() => {
     },
   ];
 
-  return { vectors, history, historyShapes };
+  return { vectors, basins, history, historyShapes };
 })();
