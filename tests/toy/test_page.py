@@ -161,7 +161,9 @@ def test_every_cell_of_a_plane_flows_to_the_attractor_it_says(tmp_path):
 
 
 def test_planes_are_shown_if_asked_for_and_of_models_that_have_one(tmp_path):
-    runs = saved([made_up(), made_up(n_hidden=3), made_up(hidden_relu=True), made_up(digest="ab12" * 16)], tmp_path / "runs")
+    runs = saved(
+        [made_up(), made_up(n_hidden=3), made_up(hidden_relu=True), made_up(digest="ab12" * 16)], tmp_path / "runs"
+    )
     assert 'id="attracting"' not in page_of(runs, tmp_path)
     page = write_report(runs, tmp_path / "report.html", basins=True).read_text(encoding="utf-8")
     assert 'id="attracting"' in page

@@ -222,7 +222,16 @@ _CLAIMS = (
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     by_id = {run.id: measured(run) for runs in groups.values() for run in runs}
-    runs = table_of(groups).merge(pd.DataFrame(by_id.values()), on="id")
+    return _of_runs(table_of(groups).merge(pd.DataFrame(by_id.values()), on="id"))
+
+
+def _add(before: Tables, new: Tables) -> dict[str, pd.DataFrame]:
+    """Return the tables of all runs, from those of some and those of others."""
+    runs = pd.concat([before["runs"], new["runs"]], ignore_index=True)
+    return _of_runs(runs.sort_values(["n_inits", "n_examples", "seed"], ignore_index=True))
+
+
+def _of_runs(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     table = summed(runs)
     at_paper = at_paper_setup(runs)
     values = _values(table) if at_paper else _values(table.iloc[:0])
@@ -275,4 +284,5 @@ STUDY = Study(
     _tables,
     _CLAIMS,
     _figures,
+    add=_add,
 )
