@@ -2,8 +2,8 @@
 
 A fork is a process of its own, and so are its workers: they are killed by real signals and write real files. What it
 lacks is the start of Python and the imports, which ``benchmarks.kills`` tries with whole processes. Workers run the
-same text as ever; only the ``Popen`` of ``byheart.workers`` is replaced, in the forks, by one that forks in place of starting
-Python.
+same text as ever; only the ``Popen`` of ``byheart.workers`` is replaced, in the forks, by one that forks in place of
+starting Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from byheart import workers
 
@@ -28,6 +28,7 @@ _ONE_THREAD = {  # in a process that is forked; the last is of Arrow, which pand
     "NUMBA_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
+
 
 class Forks:
     """The process that commands are forks of; it is killed after a ``with`` block.
@@ -46,7 +47,9 @@ class Forks:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._ask(warm)
+        if why := self._ask(warm):
+            with self:
+                raise RuntimeError(why)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +82,8 @@ class Forked:
     """A command that is a fork, with what is needed of a Popen."""
 
     def __init__(self, forks: Forks, pid: int) -> None:
-        self.pid, self._forks, self._status = pid, forks, None
+        self.pid, self._forks = pid, forks
+        self._status: int | None = None
 
     def poll(self) -> int | None:
         """How it ended; None: not yet."""
@@ -117,14 +121,16 @@ def of_session(number: int) -> list[int]:
 def serve() -> None:
     """Fork commands as they are asked for, one line of JSON each."""
     exec(json.loads(sys.stdin.readline()), {})
-    assert len(os.listdir("/proc/self/task")) == 1, "a process with threads is not forked"  # noqa: PTH208
+    is_alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
     gc.collect()
     gc.freeze()  # so that the collector does not touch, and thereby copy, what all forks share
-    _answer(None)
+    _answer("" if is_alone else "a process with threads is not forked")
     for line in sys.stdin:
         match json.loads(line):
             case ["start", program, *arguments, said]:
-                _answer(os.fork() or _become(program, arguments, said))
+                if not (pid := os.fork()):
+                    _become(program, arguments, said)
+                _answer(pid)
             case [how, pid]:
                 ended, status = os.waitpid(pid, 0 if how == "wait" else os.WNOHANG)
                 _answer(os.waitstatus_to_exitcode(status) if ended else None)
@@ -134,14 +140,14 @@ def _answer(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
-def _become(program: str, arguments: list[str], said: str) -> None:
+def _become(program: str, arguments: list[str], said: str) -> NoReturn:
     """Be a command, in a fork, until it ends."""
     os.setsid()
     for descriptor, path in enumerate((os.devnull, said, os.devnull)):
         os.dup2(os.open(path, os.O_RDWR), descriptor)
     _leave_open()
     tempfile.tempdir = None
-    workers.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": _Fork})  # type: ignore[assignment]
+    workers.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": _Fork})  # type: ignore[attr-defined]
     _run(program, arguments)
 
 
@@ -153,7 +159,7 @@ def _leave_open(*descriptors: int) -> None:
                 os.close(int(name))
 
 
-def _run(program: str, arguments: list[str]) -> None:
+def _run(program: str, arguments: list[str]) -> NoReturn:
     """Run a program, and end this process whatever comes of it."""
     sys.argv = ["-c", *arguments]
     try:

@@ -41,6 +41,7 @@ _N_RESULTS = 12  # of a command
 _SECONDS_PER_LOOK = 0.005
 _SHARE_IN_FLIGHT = 0.75  # of kills that wait until a result is being computed
 
+
 @dataclass(frozen=True)
 class Command:
     """What is killed."""
@@ -93,8 +94,8 @@ from byheart.toy.train import train
 
 train(TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps=1), kernel="cpu", n_threads=1)
 """
-# To load the compiled kernel takes most of the life of a sweep; the reference kernel, in NumPy, needs no loading, so that
-# many more of its kills can be afforded. Forks have imported and loaded everything before they begin.
+# To load the compiled kernel takes most of the life of a sweep; the reference kernel, in NumPy, needs no loading, so
+# that many more of its kills can be afforded. Forks have imported and loaded everything before they begin.
 _COMMANDS = {
     "sweep": Command(_SWEEP.format(n_steps=6_000, kernel="cpu")),
     "sweep-by-reference": Command(_SWEEP.format(n_steps=1_000, kernel="reference")),

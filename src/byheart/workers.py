@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -168,7 +168,7 @@ def work(connection: Connection) -> NoReturn:
             connection.send((kind, value))
 
     with ThreadPoolExecutor(1) as aside:
-        before = aside.submit(int)
+        before: Future[Any] = aside.submit(int)
         while True:
             content = calls.get()
             try:
