@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -161,13 +162,16 @@ def _leave_open(*descriptors: int) -> None:
 
 def _run(program: str, arguments: list[str]) -> NoReturn:
     """Run a program, and end this process whatever comes of it."""
-    sys.argv = ["-c", *arguments]
+    sys.argv, status = ["-c", *arguments], 1
     try:
         exec(program, {"__name__": "__main__"})
-        sys.stdout.flush()
-        os._exit(0)
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:  # noqa: BLE001 - below lies what the fork is a fork of, which must not go on in it
-        os._exit(1)
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 class _Fork:
@@ -179,6 +183,8 @@ class _Fork:
         with contextlib.suppress(OSError):  # both do it, so that it is done for either
             os.setpgid(self.pid, process_group)
         if not self.pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             _leave_open(*pass_fds)
             _run(program, arguments)
 

@@ -37,11 +37,12 @@ during imports, before any result was computed; *in flight*, while results were;
 
 Most of what such a kill costs are the imports of three processes. `forked-sweep` and `forked-counterfactual` leave them
 out: commands and workers are forks of a process that has imported everything. All else is as above: each is a process
-of its own, they are killed by the same signals, and write to the same disk; *starting* is short here. A hundred of these
-kills are among the quick tests (`make test`), 25 of whole processes among the slow ones.
+of its own, they are killed by the same signals, and write to the same disk; *starting* is short here. A hundred of
+these kills are among the quick tests (`make test`), 25 of whole processes among the slow ones.
 
-{n_kills:,} kills, {n_in_flight:,} of them in flight; {n_forked:,} were of forks, {n_whole:,} of whole processes. Of {n_results:,} results in {n_stores} stores, lost: {n_lost};
-different: {n_different}. Files and processes left behind: {n_strays}."""
+{n_kills:,} kills, {n_in_flight:,} of them in flight; {n_forked:,} were of forks, {n_whole:,} of whole processes. Of
+{n_results:,} results in {n_stores} stores, lost: {n_lost}; different: {n_different}. Files and processes left behind:
+{n_strays}."""
 
 _FAULTS = """\
 ## Faults of every kind
@@ -51,7 +52,8 @@ and runs the same command again. *Lost*: finished results that were gone or chan
 that nobody disturbed, in the end; *stray files* in the store; *old processes* that lived five seconds after their
 command; *other answers*: another exit status or other words than promised, which are one line that names the run and
 status 1 where a store fails, and one line and status 130 after Ctrl-C. Ctrl-C comes up to ten seconds after the first
-imports.
+imports. Rows *of forks* (`--forked`) have commands and workers that are forks of a process which has imported
+everything, as above.
 
 {n_tried} faults of {n_kinds} kinds; kinds with something lost, left or answered otherwise: {n_bad}."""
 
