@@ -22,9 +22,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pandas as pd
 
+from benchmarks.forks import Forked, Forks, of_session
 from byheart.cli.console import complain
 from byheart.cli.options import parse
 from byheart.own import write_table
@@ -35,7 +38,20 @@ _MOST_SECONDS = 5.0  # that a process may live on
 MARK = "BYHEART_KILLS"  # a variable that all processes of a command inherit
 _WHAT_VARIES = ("provenance", "header_digest")  # of a header: time and date
 _N_RESULTS = 12  # of a command
+_SECONDS_PER_LOOK = 0.005
 _SHARE_IN_FLIGHT = 0.75  # of kills that wait until a result is being computed
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is killed."""
+
+    program: str
+    """Python, whose arguments are a store and a number of workers; prints something once a result is computed."""
+    warm: str = ""
+    """What the process does of which it is a fork; empty: it is a process of its own, and so are its workers."""
+
+
 _SWEEP = """
 import sys
 from byheart.toy.config import TrainConfig
@@ -46,12 +62,7 @@ configs = grid(base, {{"n_examples": [3, 5, 8]}}, range(4))
 begun = lambda progress: print("begun", flush=True) if progress.work_done else None
 sweep(configs, sys.argv[1], n_workers=int(sys.argv[2]), kernel={kernel!r}, on_progress=begun)
 """
-# Each prints something once a result is being computed. To load the compiled kernel takes most of the life of a sweep;
-# the reference kernel, in NumPy, needs no loading, so that many more of its kills can be afforded.
-_COMMANDS = {
-    "sweep": _SWEEP.format(n_steps=6_000, kernel="cpu"),
-    "sweep-by-reference": _SWEEP.format(n_steps=1_000, kernel="reference"),
-    "counterfactual": """
+_COUNTERFACTUAL = """
 import sys
 import time
 import numpy as np
@@ -62,12 +73,35 @@ labels = np.arange(40) % 2
 
 def fit(indices, seed):
     print("begun", flush=True)
-    time.sleep(0.15)
+    time.sleep({seconds})
     means = np.stack([inputs[indices][labels[indices] == k].mean(0) for k in (0, 1)])
     return ((inputs @ (means[1] - means[0])) * (2 * labels - 1)).astype(float) + seed
 
 counterfactual(fit, (inputs, labels), 12, store=sys.argv[1], groups=False, n_workers=int(sys.argv[2]))
-""",
+"""
+_WARM_COUNTERFACTUAL = """
+import cloudpickle
+import torch
+import byheart.network.counterfactual
+from byheart.provenance import provenance
+
+provenance()  # which asks git once
+"""
+_WARM_SWEEP = """
+import byheart.toy.sweep
+from byheart.toy.config import TrainConfig
+from byheart.toy.train import train
+
+train(TrainConfig(n_examples=5, n_features=200, sparsity=0.9, n_test=10, n_steps=1), kernel="cpu", n_threads=1)
+"""
+# To load the compiled kernel takes most of the life of a sweep; the reference kernel, in NumPy, needs no loading, so
+# that many more of its kills can be afforded. Forks have imported and loaded everything before they begin.
+_COMMANDS = {
+    "sweep": Command(_SWEEP.format(n_steps=6_000, kernel="cpu")),
+    "sweep-by-reference": Command(_SWEEP.format(n_steps=1_000, kernel="reference")),
+    "counterfactual": Command(_COUNTERFACTUAL.format(seconds=0.15)),
+    "forked-sweep": Command(_SWEEP.format(n_steps=600, kernel="cpu"), _WARM_SWEEP),
+    "forked-counterfactual": Command(_COUNTERFACTUAL.format(seconds=0.02), _WARM_COUNTERFACTUAL),
 }
 
 
@@ -76,7 +110,8 @@ class KillsCommand:
     """Kill commands that run jobs at random moments, start them again, and compare their stores."""
 
     commands: tuple[str, ...] = tuple(_COMMANDS)
-    """Which commands: sweep, sweep-by-reference, counterfactual; the table keeps its rows of others and of other
+    """Which commands: sweep, sweep-by-reference, counterfactual; forked-sweep and forked-counterfactual are forks of a
+    process that has imported everything, and cost a fiftieth. The table keeps its rows of others and of other
     revisions."""
     n: int = 500
     """Kills of each command, at least 1; those that the table has of the same revision count."""
@@ -98,7 +133,9 @@ class KillsCommand:
         self._write(rows)  # so that what is in the way is found before any time is spent
         with contextlib.ExitStack() as stack:
             trials = [
-                Trial(rows[name, revision], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                stack.enter_context(
+                    Trial(rows[name, revision], self.seed, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+                )
                 for name in self.commands
             ]
             while (trial := min(trials, key=lambda trial: trial.found.n_kills)).found.n_kills < self.n:
@@ -164,16 +201,34 @@ class Trial:
         self.found, self.seed, self.directory = found, seed, directory
         self.temporary, self.said = directory / "temporary", directory / "said"
         self.temporary.mkdir()
-        self._finish(directory / "first")  # compiles what is to be compiled
+        self.command = _COMMANDS[found.command]
+
+    def __enter__(self) -> Self:
+        """Run the command undisturbed."""
+        with contextlib.ExitStack() as stack:
+            if self.command.warm:
+                self._forks = stack.enter_context(Forks(self.command.warm, {"TMPDIR": str(self.temporary)}))
+            self._measure()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _measure(self) -> None:
+        """Note what a store holds that nobody disturbed, and how long it takes."""
+        self._finish(self.directory / "first")  # compiles what is to be compiled
         began = time.monotonic()
-        process = self._start(directory / "whole")
+        process = self._start(self.directory / "whole")
         while not self._is_begun and process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(_SECONDS_PER_LOOK)
         self.seconds_to_begin = time.monotonic() - began
         if status := process.wait():
-            raise RuntimeError(f"{found.command}: ended with status {status} though nothing was killed")
+            raise RuntimeError(f"{self.found.command}: ended with status {status} though nothing was killed")
         self.seconds_per_result = (time.monotonic() - began - self.seconds_to_begin) / _N_RESULTS
-        self.expected, self.n_shared = contents(directory / "whole"), _n_shared_memory()
+        self.expected, self.n_shared = contents(self.directory / "whole"), _n_shared_memory()
         assert len(self.expected) == _N_RESULTS
 
     def add_store(self) -> None:
@@ -181,7 +236,8 @@ class Trial:
         found, store = self.found, self.directory / f"store-{self.found.n_stores}"
         rng = random.Random(f"{found.command} {self.seed} {found.n_stores}")
         for _ in range(rng.randint(3, 8)):
-            self._start_and_kill(store, rng)
+            if len(files(store)) < _N_RESULTS:  # one that is complete leaves no time for a kill
+                self._start_and_kill(store, rng)
         before = files(store)
         self._finish(store)
         found.n_lost += len(before.items() - files(store).items())
@@ -200,19 +256,19 @@ class Trial:
         before, process = files(store), self._start(store, rng.choice([1, 2]))
         if rng.random() < _SHARE_IN_FLIGHT:
             while not self._is_begun and process.poll() is None:
-                time.sleep(0.01)
+                time.sleep(_SECONDS_PER_LOOK)
             time.sleep(rng.uniform(0, self.seconds_per_result * (_N_RESULTS - len(before))))
         else:
             time.sleep(rng.uniform(0, self.seconds_to_begin))
         what = rng.choice(["command", "worker and command", "workers and command", "workers and command", "all"])
-        there = processes(store)
+        there = self._processes(store, process)
         workers = [pid for pid in there if pid != process.pid]
         n_workers = {"worker and command": 1, "workers and command": 2}.get(what, 0)
         for worker in rng.sample(workers, min(n_workers, len(workers))):
             if process.poll() is None:
                 self._count(store)
             kill(worker)
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 2 * self.seconds_per_result))
         if process.poll() is None:
             self._count(store)
         for pid in there if what == "all" else ():
@@ -220,7 +276,7 @@ class Trial:
         process.kill()
         process.wait()
         end = time.monotonic() + _MOST_SECONDS
-        while (left := processes(store)) and time.monotonic() < end:
+        while (left := self._processes(store, process)) and time.monotonic() < end:
             time.sleep(0.05)
         self.found.n_stray_processes += len(left)
         for pid in left:
@@ -242,13 +298,22 @@ class Trial:
         """Whether the command that was started last computes a result, or has."""
         return self.said.stat().st_size > 0
 
-    def _start(self, store: Path, n_workers: int = 2) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _COMMANDS[self.found.command], str(store), str(n_workers)]
-        environment = os.environ | {MARK: str(store), "TMPDIR": str(self.temporary)}
+    def _start(self, store: Path, n_workers: int = 2) -> subprocess.Popen[bytes] | Forked:
+        arguments = [str(store), str(n_workers)]
+        if self.command.warm:
+            return self._forks.start(self.command.program, arguments, self.said)
         with self.said.open("wb") as said:
             return subprocess.Popen(
-                command, env=environment, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True
+                [sys.executable, "-c", self.command.program, *arguments],
+                env=os.environ | {MARK: str(store), "TMPDIR": str(self.temporary)},
+                stdout=said,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
+
+    def _processes(self, store: Path, process: subprocess.Popen[bytes] | Forked) -> list[int]:
+        """All processes that a command has started, itself included."""
+        return of_session(process.pid) if self.command.warm else processes(store)
 
     def _finish(self, store: Path) -> None:
         if status := self._start(store).wait():

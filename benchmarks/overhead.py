@@ -1,7 +1,8 @@
 """The command ``python -m benchmarks.overhead``: what the engine adds to thousands of jobs of 50 ms, here and on Dask.
 
 A job sleeps, so that other work on the machine matters little, and keeps a record of a few bytes, flushed to the disk.
-What is added is what it takes longer than two processes that do the same in a loop.
+What is added is what it takes longer than two processes that do the same in a loop; ``benchmarks.reliability`` says too
+what it takes longer than the sleep alone.
 """
 
 from __future__ import annotations

@@ -124,8 +124,8 @@ def test_workers_that_write_elsewhere_or_share_a_process_are_refused(tmp_path, m
             super().__init__(directory)
             self.process = os.getpid()
 
-        def write(self, key, record, identity):
-            return self.path(key)
+        def writing(self, key, record, identity):
+            return lambda: self.path(key)
 
     with cluster(tmp_path, 1) as processes, connected(processes.address) as executor:
         monkeypatch.setattr("byheart.jobs.Records", Elsewhere)

@@ -174,6 +174,7 @@ def test_a_store_that_cannot_be_written_any_more_ends_all(tmp_path):
 def test_a_directory_that_is_moved_away_ends_all_and_is_not_made_again(tmp_path):
     def move(k):
         if k == 1:
+            wait_until((tmp_path / "records" / "a.safetensors").exists)
             (tmp_path / "records").rename(tmp_path / "elsewhere")
         return k
 
@@ -188,6 +189,7 @@ def test_records_that_vanish_although_the_directory_stays_are_missed(tmp_path):
 
     def empty(k):
         if k == 2:
+            wait_until((tmp_path / "b.safetensors").exists)
             for path in tmp_path.glob("[ab].safetensors"):
                 path.unlink()
         return k
@@ -195,6 +197,59 @@ def test_records_that_vanish_although_the_directory_stays_are_missed(tmp_path):
     with pytest.raises(StoreError, match=r"a\.safetensors was finished and is there no more"):
         run(jobs_of(empty), Records(tmp_path), n_workers=1)
     assert found(Records(tmp_path)) == {"c": 2, "d": 3}
+
+
+class SlowRecords(Records):
+    """The first record, a, is not on the disk before a file is there."""
+
+    def __init__(self, directory: Path, until: Path) -> None:
+        super().__init__(directory)
+        self.until = until
+
+    def writing(self, key, record, identity):
+        write = super().writing(key, record, identity)
+
+        def write_late():
+            if key == "a":
+                wait_until(self.until.exists)
+            return write()
+
+        return write_late
+
+
+def test_the_next_job_is_computed_while_a_record_is_kept(tmp_path, monkeypatch):
+    records = SlowRecords(tmp_path / "records", tmp_path / "begun")
+    memory = np.zeros(1)  # of all results, as a function of the user's may have it
+
+    def compute(k, *, n_threads, report):
+        memory[0] = k
+        if k == 1:
+            (tmp_path / "begun").touch()
+        return Record({"x": memory}, {})
+
+    jobs = [Job(key, compute, (k,)) for k, key in enumerate("abc")]
+    assert run(jobs, records, n_workers=1) == []
+    assert found(records) == {"a": 0, "b": 1, "c": 2}
+    (tmp_path / "begun").unlink()
+    there = SlowRecords(tmp_path / "there", tmp_path / "begun")
+    monkeypatch.setattr("byheart.jobs.Records", lambda directory: there)
+    monkeypatch.setattr("byheart.jobs._batches", lambda jobs, n_workers: [jobs])
+    with ThreadPoolExecutor(1) as pool:
+        assert run(jobs, there, executor=pool) == []
+    assert found(there) == {"a": 0, "b": 1, "c": 2}
+
+
+@linux
+def test_a_record_that_was_being_kept_when_its_worker_died_is_made_again(tmp_path):
+    def die_once(k):
+        if k == 1 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return k
+
+    records = SlowRecords(tmp_path / "records", tmp_path / "died")
+    assert run(jobs_of(die_once), records, n_workers=1) == []
+    assert found(records) == {"a": 0, "b": 1, "c": 2, "d": 3}
 
 
 class Broken(Executor):

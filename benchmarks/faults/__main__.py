@@ -10,6 +10,7 @@ Exit status: 0 everything held; 1 something did not; 2 bad input.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -23,8 +24,9 @@ import pandas as pd
 
 from benchmarks.faults.interrupts import Verbs, interrupted
 from benchmarks.faults.processes import PROCESSES
-from benchmarks.faults.scene import Found, Scene
+from benchmarks.faults.scene import WARM, Found, Scene
 from benchmarks.faults.stores import NEEDS_A_DISK, STORES
+from benchmarks.forks import Forks
 from benchmarks.servers import why_no_disk
 from byheart.cli.console import complain
 from byheart.cli.options import parse
@@ -43,6 +45,9 @@ class FaultsCommand:
     """Faults whose names begin so; default all."""
     n: int = 5
     """How often each is made, at least 1; the kill of a scheduler, a race of several threads, four times as often."""
+    forked: bool = False
+    """Commands and workers are forks of a process that has imported everything, which costs a fraction; faults that
+    need servers and Ctrl-C, which may fall into the imports, are left out. Such rows are apart."""
     seed: int = 0
     """Of the moments."""
     out: Path = Path("results/reliability/faults.csv")
@@ -58,9 +63,10 @@ class FaultsCommand:
         signal.signal(
             signal.SIGINT, signal.default_int_handler
         )  # in the background it may be ignored, also by commands
-        with tempfile.TemporaryDirectory() as folder:
-            scene = Scene(Path(folder), self.seed)
-            for found, why_not, make in _faults(scene, self.only):
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            forks = stack.enter_context(Forks(WARM, {"TMPDIR": folder})) if self.forked else None
+            scene = Scene(Path(folder), self.seed, forks)
+            for found, why_not, make in _forked(scene, self.only) if forks else _faults(scene, self.only):
                 found.skipped, found.git_revision = why_not, revision
                 for _ in range(0 if why_not else self.n * _OFTEN.get(found.fault, 1)):
                     make(found)
@@ -72,18 +78,32 @@ class FaultsCommand:
         )
 
 
-def _faults(scene: Scene, only: tuple[str, ...]) -> Iterator[tuple[Found, str, Callable[[Found], None]]]:
-    """What each fault is called, why it cannot be made here, if so, and what makes it once."""
-    no_disk = why_no_disk()
-    for (fault, tried), make in (PROCESSES | STORES).items():
-        if not only or fault.startswith(only):
-            yield Found(fault, tried), no_disk if fault in NEEDS_A_DISK else "", functools.partial(make, scene)
+_Fault = tuple[Found, str, Callable[[Found], None]]
+"""What a fault is called, why it cannot be made here, if so, and what makes it once."""
+
+
+def _faults(scene: Scene, only: tuple[str, ...]) -> Iterator[_Fault]:
+    yield from _of_processes_and_stores(scene, only)
     verbs = Verbs(scene)
     for fault, times in _TIMES.items():
         for verb in verbs.arguments if not only or fault.startswith(only) else ():
             start = functools.partial(verbs.start, verb)
             make = functools.partial(interrupted, scene, start=start, times=times)
             yield Found(fault, f"byheart {verb}"), verbs.missing(verb), make
+
+
+def _forked(scene: Scene, only: tuple[str, ...]) -> Iterator[_Fault]:
+    for found, why_not, make in _of_processes_and_stores(scene, only):
+        if not any(server in f"{found.fault} {found.tried}" for server in ("Dask", "S3")):
+            found.tried += ", of forks"
+            yield found, why_not, make
+
+
+def _of_processes_and_stores(scene: Scene, only: tuple[str, ...]) -> Iterator[_Fault]:
+    no_disk = why_no_disk()
+    for (fault, tried), make in (PROCESSES | STORES).items():
+        if not only or fault.startswith(only):
+            yield Found(fault, tried), no_disk if fault in NEEDS_A_DISK else "", functools.partial(make, scene)
 
 
 def main(arguments: list[str] | None = None) -> int:

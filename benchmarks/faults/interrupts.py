@@ -42,7 +42,7 @@ class Verbs:
     """The verbs of the command line, each with arguments that keep it busy, in a directory that has what they need."""
 
     def __init__(self, scene: Scene) -> None:
-        self.directory, store = scene.directory, scene.directory / "undisturbed"
+        self._scene, self.directory, store = scene, scene.directory, scene.directory / "undisturbed"
         draw = random.Random(0)
         texts = [" ".join(draw.choices(_WORDS, k=60)) for _ in range(6_000)]
         (self.directory / "text.txt").write_text("\n\n".join(texts[:200]))
@@ -80,7 +80,7 @@ class Verbs:
         """Start a command with this verb."""
         if verb == "recite" and not (self.directory / "model").exists():
             _save_a_small_model(self.directory / "model", (self.directory / "text.txt").read_text())
-        return Command(*verb.split(), *self.arguments[verb], directory=self.directory)
+        return self._scene.start(*verb.split(), *self.arguments[verb])
 
 
 def _save_a_small_model(folder: Path, text: str) -> None:

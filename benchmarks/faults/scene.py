@@ -13,18 +13,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.forks import Forked, Forks, of_session
 from benchmarks.kills import MARK, contents, kill, processes
 from benchmarks.servers import wait_for
 from byheart.records import Records
 
 N_RESULTS = 12
-_SIZES = ("--n-features", "200", "--sparsity", "0.9", "--n-test", "10", "--n-steps", "2000")
+_SIZES = ("--n-features", "200", "--sparsity", "0.9", "--n-test", "10")
 # The kernel is the one that takes least time to load: this is about processes and files.
-SWEEP = ("sweep", "--n-examples", "3", "5", "8", *_SIZES, "--n-seeds", "4", "--kernel", "reference")
+_SWEEP = ("sweep", "--n-examples", "3", "5", "8", *_SIZES, "--n-seeds", "4", "--kernel", "reference")
+_N_STEPS, _N_STEPS_OF_FORKS = 2_000, 300  # a run of forks takes less time, as their starts do
 TWO_WORKERS = ("--n-workers", "2")
 _MOST_SECONDS_ALIVE = 5.0  # of a process whose command is gone
 _MOST_SECONDS = 300.0  # until a command that should end counts as hanging
 _RUN = re.compile(r"[0-9a-f]{16}")
+
+WARM = """
+import cloudpickle
+import byheart.__main__, byheart.cli.toy, byheart.cluster, byheart.toy.sweep
+from byheart.toy.config import TrainConfig
+from byheart.toy.train import train
+
+train(TrainConfig(n_examples=3, n_features=200, sparsity=0.9, n_test=10, n_steps=1), kernel="reference")
+"""
+"""What the process does of which commands are forks."""
+_BYHEART = """
+import os, sys
+
+os.chdir(sys.argv.pop(1))
+os.dup2(1, 2)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+from byheart.__main__ import main
+
+main()
+"""
 
 Contents = dict[str, tuple[str, tuple[tuple[str, str], ...]]]
 
@@ -89,14 +111,18 @@ class Answer:
 
 
 class Command:
-    """A command of byheart that runs."""
+    """A command of byheart that runs: a process of its own, or a fork of one that has imported everything."""
 
-    def __init__(self, *arguments: object, directory: Path) -> None:
-        self.mark, self._said = uuid.uuid4().hex, directory / f"said-{uuid.uuid4().hex}"
-        command = [sys.executable, "-m", "byheart", *map(str, arguments)]
+    def __init__(self, *arguments: object, directory: Path, forks: Forks | None) -> None:
+        self.mark, self._said, self._is_forked = uuid.uuid4().hex, directory / f"said-{uuid.uuid4().hex}", bool(forks)
+        words = [*map(str, arguments)]
+        self.process: subprocess.Popen[bytes] | Forked
+        if forks is not None:
+            self.process = forks.start(_BYHEART, [str(directory), *words], self._said)
+            return
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "byheart", *words],
                 cwd=directory,
                 env=os.environ | {MARK: self.mark, "TMPDIR": str(directory)},
                 stdout=subprocess.DEVNULL,
@@ -104,24 +130,25 @@ class Command:
                 start_new_session=True,
             )
 
+    def _processes(self) -> list[int]:
+        return of_session(self.process.pid) if self._is_forked else processes(self.mark)
+
     def workers(self) -> list[int]:
         """All other processes that it has started."""
-        return [pid for pid in processes(self.mark) if pid != self.process.pid]
+        return [pid for pid in self._processes() if pid != self.process.pid]
 
     def answer(self) -> Answer:
         """Wait until it ends, and return how it did."""
-        try:
-            status: int | None = self.process.wait(_MOST_SECONDS)
-        except subprocess.TimeoutExpired:
+        status = self.process.wait() if wait_for(lambda: self.process.poll() is not None, _MOST_SECONDS) else None
+        if status is None:
             self.process.kill()
             self.process.wait()
-            status = None
         return Answer(status, self._said.read_text(errors="replace"))
 
     def count_old_processes(self) -> int:
         """How many of its processes live on for five seconds; they are killed."""
-        wait_for(lambda: not processes(self.mark), _MOST_SECONDS_ALIVE)
-        left = processes(self.mark)
+        wait_for(lambda: not self._processes(), _MOST_SECONDS_ALIVE)
+        left = self._processes()
         for pid in left:
             kill(pid)
         return len(left)
@@ -130,8 +157,8 @@ class Command:
 class Scene:
     """A directory for stores, and what ``byheart sweep`` makes where nothing disturbs it."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
-        self.directory, self.random = directory, random.Random(seed)
+    def __init__(self, directory: Path, seed: int, forks: Forks | None = None) -> None:
+        self.directory, self.random, self._forks = directory, random.Random(seed), forks
         store = directory / "undisturbed"
         assert self.sweep(store).answer().is_done, "a sweep that nothing disturbs fails"
         self.expected = contents(store)
@@ -143,7 +170,12 @@ class Scene:
 
     def sweep(self, store: Path | str, *options: str) -> Command:
         """Start the sweep, on two cores or with these options."""
-        return Command(*SWEEP, *(options or TWO_WORKERS), "--out", store, directory=self.directory)
+        n_steps = _N_STEPS if self._forks is None else _N_STEPS_OF_FORKS
+        return self.start(*_SWEEP, "--n-steps", n_steps, *(options or TWO_WORKERS), "--out", store)
+
+    def start(self, *arguments: object) -> Command:
+        """Start a command of byheart."""
+        return Command(*arguments, directory=self.directory, forks=self._forks)
 
     def until_some_are_there(self, store: Path | str, command: Command) -> None:
         """Wait until a random number of results is there, at least one and not all of them."""

@@ -55,13 +55,13 @@ def disk_full_of_one_run(scene: Scene, found: Found) -> None:
     with small_disk(store, _BYTES):
         found.n_tried += 1
         made = store.stat().st_mtime_ns
-        command = Command(*words, "--n-steps", "100000", directory=scene.directory)
+        command = scene.start(*words, "--n-steps", "100000")
         wait_for(lambda: store.stat().st_mtime_ns > made or command.process.poll() is not None)  # it has tried to write
         filler = _fill(store)
         _count(found, command, answer := command.answer(), answer.names_a_run)
         found.n_stray_files += len(list(store.iterdir())) - 1
         filler.unlink()
-        answer = Command(*words, "--n-steps", "1000", directory=scene.directory).answer()
+        answer = scene.start(*words, "--n-steps", "1000").answer()
         found.count(answer, answer.is_done)
 
 

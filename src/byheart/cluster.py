@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -123,7 +124,11 @@ def connected(address: str, resources: Mapping[str, float] | None = None) -> Ite
 
 
 def _silence_dask() -> None:
-    """What it has to say becomes one line of ours; what its callbacks raise is logged by tornado and asyncio."""
+    """What it has to say becomes one line of ours; what its callbacks raise is logged by tornado and asyncio.
+
+    Its advice on large data is about ways to send them that a killed worker would lose.
+    """
+    warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in ("tornado.application", "asyncio"):

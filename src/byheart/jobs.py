@@ -1,7 +1,8 @@
 """The one engine that computes many results: a job = one record, on the machine's cores or on any executor.
 
 A job whose record is there is not computed again, so the same call after Ctrl-C, a kill or a power cut goes on where it
-stopped; only the jobs in flight are lost. The longest go first. The engine knows nothing of what a job computes.
+stopped; only the jobs in flight are lost. The longest go first. While a record is flushed to the disk, the next job is
+computed; a job has ended once its record is there. The engine knows nothing of what a job computes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +34,8 @@ _BATCHES_PER_WORKER = 32  # of an executor: of thousands of tiny jobs, several t
 _USUAL_WORKERS = 16  # of an executor that does not say how many it has
 _TRIES = 2  # of a job whose worker is killed
 
+Keep = Callable[[], Exception | None]
+"""Keeps the record of a job that was computed, and returns what went wrong, then or before."""
 Report = Callable[[float, float], None]
 """Takes the fraction of a job that is done, in [0, 1], and a value to show beside it, such as the last loss."""
 
@@ -253,8 +264,8 @@ def _start(workers: Workers[Job], job: Job, records: Records, n_threads: int, bo
         board.end(job, portable(error))
 
 
-def _compute_and_tell(tell: Tell, job: Job, records: Records, n_threads: int) -> Exception | None:
-    """Compute a job in a worker process, and return what it raised."""
+def _compute_and_tell(tell: Tell, job: Job, records: Records, n_threads: int) -> Keep:
+    """Compute a job in a worker process, and return what keeps its record."""
     tell_now_and_then = throttled(tell, _SECONDS_PER_REPORT)
     return _compute(job, records, n_threads, lambda fraction, value: tell_now_and_then((min(fraction, 1.0), value)))
 
@@ -342,17 +353,35 @@ def _batches(jobs: list[Job], n_workers: int) -> list[list[Job]]:
 
 def _compute_batch(batch: list[Job], records: Records, n_threads: int | None) -> list[Exception | None]:
     """Compute jobs one after the other on an executor; one that was cut off is gone on with from what is there."""
-    return [None if job.key in records else _compute(job, records, n_threads, lambda *_: None) for job in batch]
+    with ThreadPoolExecutor(1) as aside:
+        ended: list[Future[Exception | None]] = []
+        for job in batch:
+            keep = _nothing if job.key in records else _compute(job, records, n_threads, lambda *_: None)
+            wait(ended[-1:])  # at most one record is being kept while the next is computed
+            ended.append(aside.submit(keep))
+        return [each.result() for each in ended]
 
 
-def _compute(job: Job, records: Records, n_threads: int | None, report: Report) -> Exception | None:
-    """Compute a job in this process and keep its record, and return what it raised."""
+def _nothing() -> None:
+    return None
+
+
+def _compute(job: Job, records: Records, n_threads: int | None, report: Report) -> Keep:
+    """Compute a job in this process, and return what keeps its record: a function that returns what went wrong."""
     try:
         record = job.compute(*job.args, n_threads=n_threads, report=report)
+        write = records.writing(job.key, record, job.identity)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is reported, the others go on
-        return portable(error)
-    try:
-        records.write(job.key, record, job.identity)
-    except OSError as error:
-        return StoreError(str(error))
-    return None
+        found = portable(error)
+        return lambda: found
+
+    def keep() -> Exception | None:
+        try:
+            write()
+        except OSError as error:
+            return StoreError(str(error))
+        except Exception as error:  # noqa: BLE001 - as of what is in the way
+            return portable(error)
+        return None
+
+    return keep

@@ -95,8 +95,12 @@ class Records:
         Raises:
             OSError: If it cannot be written, the disk is full or the directory is gone; nothing is left behind.
         """
+        return self.writing(key, record, identity)()
+
+    def writing(self, key: str, record: Record, identity: Identity = MappingProxyType({})) -> Callable[[], Place]:
+        """Return what keeps a result, as ``write`` does; the arrays may change meanwhile, as they have been read."""
         header = {**record.header, **({"identity": json.dumps(dict(identity))} if identity else {})}
-        return _write(self.path(key), Record(record.arrays, header), "file")
+        return _writing(self.path(key), Record(record.arrays, header), "file")
 
     def read(self, key: str) -> Record:
         """Return a result.
@@ -134,14 +138,19 @@ def write(path: str | Path, record: Record, what: str = "file") -> Place:
             target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(target, error, what) from error
-    return _write(target, record, what)
+    return _writing(target, record, what)()
 
 
-def _write(target: Place, record: Record, what: str) -> Place:
+def _writing(target: Place, record: Record, what: str) -> Callable[[], Place]:
+    """Return what writes a record, whose bytes are made at once."""
     header = {**record.header, "format": FORMAT, "arrays_digest": _digest_arrays(record.arrays)}
     header["header_digest"] = _digest_header(header)
     contiguous = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     content = save(contiguous, metadata=header)
+    return functools.partial(_write, target, header, content, what)
+
+
+def _write(target: Place, header: Mapping[str, str], content: bytes, what: str) -> Place:
     try:
         if storage.exists(target):
             _check_same_kind(target, header, what)

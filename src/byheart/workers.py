@@ -1,5 +1,7 @@
 """Processes that compute for this one, one call at a time each, and end with it, whatever ends it.
 
+What is left to do of a call when it has been computed, as to wait for a disk, is done while the next one is computed.
+
 Each is a fresh interpreter at the other end of a pair of sockets. There are no semaphores, no files and no process that
 keeps watch, so that a kill leaves nothing behind: a worker that finds its socket closed kills its process group, with
 all processes that a call has started.
@@ -7,6 +9,7 @@ all processes that a call has started.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
@@ -16,7 +19,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -63,8 +68,7 @@ class Workers(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._idle: list[_Worker] = []
-        self._busy: dict[Connection, tuple[_Worker, T]] = {}
+        self._workers: list[_Worker[T]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -72,21 +76,21 @@ class Workers(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+        for worker in self._workers:
             worker.kill()
 
     @property
     def is_busy(self) -> bool:
         """Whether a call has not ended yet."""
-        return bool(self._busy)
+        return any(worker.calls for worker in self._workers)
 
     @property
     def is_free(self) -> bool:
         """Whether another call can be started now."""
-        return len(self._busy) < self.size
+        return sum(worker.is_computing for worker in self._workers) < self.size
 
     def start(self, call: T, function: Callable[..., Any], *args: Any) -> None:
-        """Let a free worker call ``function(tell, *args)``.
+        """Let a free worker call ``function(tell, *args)``, and what that returns; the value of this is the call's.
 
         Raises:
             Exception: Whatever the arguments raise if they cannot be pickled.
@@ -94,31 +98,41 @@ class Workers(Generic[T]):
         import cloudpickle
 
         content = cloudpickle.dumps((function, args))
-        worker = self._idle.pop() if self._idle else _Worker()
-        self._busy[worker.connection] = worker, call
+        worker = next((worker for worker in self._workers if not worker.is_computing), None)
+        if worker is None:
+            self._workers.append(worker := _Worker[T]())
+        worker.calls.append(call)
+        worker.is_computing = True
         with suppress(OSError):  # it died meanwhile, which ``wait`` finds
             worker.connection.send_bytes(content)
 
     def wait(self, seconds: float) -> list[Event[T]]:
-        """Return what has happened since, or nothing if nothing does in so many seconds."""
+        """Return what has happened since; nothing, if nothing does in so many seconds or a worker became free."""
         events: list[Event[T]] = []
-        for connection in wait(list(self._busy), seconds):
+        busy = {worker.connection: worker for worker in self._workers if worker.calls}
+        for connection in wait(list(busy), seconds):
             assert isinstance(connection, Connection)
-            worker, call = self._busy[connection]
+            worker = busy[connection]
             try:
                 kind, value = connection.recv()
             except (EOFError, OSError):
-                kind, value = "died", worker.kill()
-            if kind != "told":
-                del self._busy[connection]
-            if kind == "ended":
-                self._idle.append(worker)
-            events.append(Event(call, kind, value))
+                how = worker.kill()
+                self._workers.remove(worker)
+                events += [Event(call, "died", how) for call in worker.calls]
+                continue
+            if kind == "computed":
+                worker.is_computing = False
+            elif kind == "told":
+                events.append(Event(worker.calls[-1], kind, value))
+            else:
+                events.append(Event(worker.calls.popleft(), kind, value))
         return events
 
 
-class _Worker:
+class _Worker(Generic[T]):
     def __init__(self) -> None:
+        self.calls = deque[T]()  # that have not ended: the last is being computed, or has been
+        self.is_computing = False
         self.connection, theirs = Pipe()
         with theirs:
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
@@ -147,15 +161,37 @@ def work(connection: Connection) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, calls), daemon=True).start()
-    while True:
-        content = calls.get()
-        try:
-            function, args = pickle.loads(content)
-            value = function(lambda told: connection.send(("told", told)), *args)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a call raises is its result
-            value = portable(error)
-        with suppress(OSError):  # the parent is gone
-            connection.send(("ended", value))
+    lock = threading.Lock()
+
+    def send(kind: str, value: Any) -> None:
+        with lock, suppress(OSError):  # the parent is gone
+            connection.send((kind, value))
+
+    with ThreadPoolExecutor(1) as aside:
+        before: Future[Any] = aside.submit(int)
+        while True:
+            content = calls.get()
+            try:
+                function, args = pickle.loads(content)
+                rest = function(functools.partial(send, "told"), *args)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a call raises is its result
+                rest = functools.partial(_value, portable(error))
+            before.result()  # of at most one call something is left to do
+            before = aside.submit(_finish, send, rest)
+            send("computed", None)
+
+
+def _finish(send: Callable[[str, Any], None], rest: Callable[[], Any]) -> None:
+    """Do what is left of a call, and send its value."""
+    try:
+        value = rest()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        value = portable(error)
+    send("ended", value)
+
+
+def _value(value: T) -> T:
+    return value
 
 
 def _listen(connection: Connection, calls: queue.SimpleQueue[bytes]) -> None:

@@ -3,25 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from benchmarks import kills
+from benchmarks.forks import Forks, of_session
+
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
 
 
-@pytest.mark.slow  # a hundred kills take minutes, too long for a loop
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
-@pytest.mark.parametrize(("command", "n"), [("sweep", 5), ("sweep-by-reference", 45), ("counterfactual", 50)])
-def test_nothing_is_lost_or_left(command, n, tmp_path):
-    trial = kills.Trial(kills.Found(command), 0, tmp_path)
-    while trial.found.n_kills < n:
-        trial.add_store()
-    found = trial.found
+def found_of(command: str, n: int, directory: Path) -> kills.Found:
+    with kills.Trial(kills.Found(command), 0, directory) as trial:
+        while trial.found.n_kills < n:
+            trial.add_store()
+        return trial.found
+
+
+@linux
+@pytest.mark.parametrize("command", ["forked-sweep", "forked-counterfactual"])
+def test_a_hundred_kills_lose_and_leave_nothing(command, tmp_path):
+    check(found_of(command, 50, tmp_path))
+
+
+@pytest.mark.slow  # each takes seconds, nearly all of them imports
+@linux
+@pytest.mark.parametrize(("command", "n"), [("sweep", 5), ("sweep-by-reference", 10), ("counterfactual", 10)])
+def test_nor_do_kills_of_whole_processes(command, n, tmp_path):
+    check(found_of(command, n, tmp_path))
+
+
+def check(found: kills.Found) -> None:
     assert found.n_kills == found.n_starting + found.n_in_flight + found.n_ending
     assert found.n_in_flight > 0
     assert found.n_results == 12 * found.n_stores
     assert dataclasses.replace(found, n_shared_memory=0).is_well, found  # which other tests use at the same time
+
+
+STARTS_A_WORKER = """
+import sys, time
+from pathlib import Path
+from byheart.workers import Workers
+
+def stay(tell):
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+
+with Workers(1) as workers:
+    workers.start("a call", stay)
+    while True:
+        for event in workers.wait(1.0):
+            raise SystemExit(event.value)
+"""
+
+
+@linux
+def test_forks_are_processes_of_their_own_that_can_be_killed(tmp_path):
+    begun = tmp_path / "begun"
+    with Forks("import cloudpickle", {}) as forks:
+        command = forks.start(STARTS_A_WORKER, [str(begun)], tmp_path / "said")
+        wait_until(begun.exists)
+        there = of_session(command.pid)
+        assert command.poll() is None
+        assert len(there) == 2
+        assert [os.getpgid(pid) for pid in sorted(there)] == sorted(there)
+        command.kill()
+        assert command.wait() == -signal.SIGKILL
+        wait_until(lambda: not of_session(command.pid))
+        failing = forks.start("raise SystemExit(3)", [], tmp_path / "said")
+        assert failing.wait() == 1
+    with pytest.raises(RuntimeError, match="a process with threads is not forked"):
+        Forks("import threading; threading.Thread(target=threading.Event().wait).start()", {})
 
 
 def test_what_is_lost_is_seen():
@@ -37,6 +92,12 @@ def test_a_table_is_gone_on_from_at_the_same_revision(tmp_path, monkeypatch):
         def __init__(self, found, seed, directory):
             self.found = found
 
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
         def add_store(self):
             self.found.n_kills += 3
             self.found.n_stores += 1
@@ -50,6 +111,8 @@ def test_a_table_is_gone_on_from_at_the_same_revision(tmp_path, monkeypatch):
     assert {name: (row.n_kills, row.n_stores) for name, row in kills._read(out).items()} == {
         ("sweep", "one"): (6, 2),
         ("sweep-by-reference", "one"): (6, 2),
+        ("forked-sweep", "one"): (6, 2),
+        ("forked-counterfactual", "one"): (6, 2),
         ("counterfactual", "one"): (9, 3),
     }
     revision = "two"

@@ -23,7 +23,7 @@ def test_what_falls_short_is_said(tmp_path):
         "kills": {"n_kills": 1, "n_stray_processes": 0, "n_lost": 4},
         "faults": {"n_lost": 2, "skipped": "no disk"},
         "listing": {"seconds": 3.0},
-        "overhead": {"overhead": 0.5},
+        "overhead": {"n_jobs": 1_000, "n_workers": 2, "seconds": 37.5},
     }.items():
         table = pd.read_csv(tmp_path / f"{name}.csv")
         for column, value in changes.items():

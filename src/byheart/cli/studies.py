@@ -176,7 +176,7 @@ class LeaderboardCommand:
     out: Path = Path("leaderboard")
     """Directory of models, tables and README.md."""
     n_models: int = 48
-    """Models for the truth of each task."""
+    """Models for the truth of each task, at least 5."""
     n_seeds: int = 2
     """Networks that are audited in each task."""
     where: Where = field(default_factory=Where)

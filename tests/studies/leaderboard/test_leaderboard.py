@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import sys
 
+import clusters
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,12 +73,40 @@ def test_tables_and_page_of_small_tasks(tasks, tmp_path, monkeypatch):
     assert (tmp_path / "README.md").read_text(encoding="utf-8").startswith("# Mine")
 
 
+@pytest.mark.integrations
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_a_cluster_trains_and_audits_and_the_same_call_goes_on_here(tasks, tmp_path, monkeypatch):
+    cluster = pytest.importorskip("byheart.cluster")
+    pytest.importorskip("distributed")
+    import cloudpickle
+
+    monkeypatch.setattr(tables_of_tasks, "_SET_ASIDE", 5)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which no worker has
+    out, options = tmp_path / "out", {"n_models": 10, "n_seeds": 1}
+    try:
+        with clusters.cluster(tmp_path) as processes, cluster.connected(processes.address) as executor:
+            there = leaderboard(out, ["base"], executor=executor, **options)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert len(times) == 10 + 1 + 1  # of the truth, held out, audited
+    assert set(there["task"]) == {"base"}
+    pd.testing.assert_frame_equal(leaderboard(out, ["base"], n_workers=1, **options), there)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == times
+
+
 def test_a_job_is_of_its_data_and_settings(tasks):
     jobs = [audit_job(task, seed) for task in tasks.values() for seed in (0, 1)]
     assert [job.key for job in jobs] == 2 * ["audit-0", "audit-1"]
     assert all(job.all_cores for job in jobs)  # what is timed has the machine to itself
     assert len({tuple(job.identity.values()) for job in jobs}) == 4
     assert jobs[0].identity["dataset"] == jobs[2].identity["dataset"]
+
+
+def test_too_few_models_are_refused_before_any_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="n_models: received 4, accepted: at least 5"):
+        leaderboard(tmp_path, n_models=4)
 
 
 def test_a_task_that_does_not_exist_is_refused(tmp_path):

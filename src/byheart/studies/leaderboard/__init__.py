@@ -29,6 +29,7 @@ from byheart.studies.study import cost
 
 WITH_DETECTORS = ("mnist-mlp", "mnist-cnn", "fashion-mlp", "fashion-cnn")  # images with their own labels
 _BASE = "fashion-wrong-mlp"  # what its variants, fitted otherwise, are compared with
+_FEWEST_MODELS = 5  # of which three of five train on each example: in and out of two of them each
 OnProgress = Callable[[float, float | None, str], None]
 
 
@@ -47,7 +48,7 @@ def leaderboard(
     Args:
         out: Directory; ``runs/`` in it keeps models and scores, and is gone on from.
         tasks: Names of tasks; default all.
-        n_models: Number of models for the truth of each task.
+        n_models: Number of models for the truth of each task, at least 5.
         n_seeds: Number of networks that are audited in each task.
         n_workers: Number of processes; default all cores. Audited networks are trained one at a time, on all cores.
         executor: Where to train instead: any ``concurrent.futures.Executor``; it is left running.
@@ -61,9 +62,9 @@ def leaderboard(
         ModuleNotFoundError, FileNotFoundError: If a dataset or pytorch-ood is missing; the message says how to get it.
         CounterfactualError, JobsError: If networks failed; the others are kept, and the same call tries again.
     """
-    for name, value in (("n_models", n_models), ("n_seeds", n_seeds)):
-        if value < 1:
-            raise ValueError(f"{name}: received {value}, accepted: at least 1")
+    for name, value, fewest in (("n_models", n_models, _FEWEST_MODELS), ("n_seeds", n_seeds, 1)):
+        if value < fewest:
+            raise ValueError(f"{name}: received {value}, accepted: at least {fewest}")
     unknown = [name for name in tasks if name not in TASKS]
     if unknown:
         raise ValueError(f"tasks: received {unknown[0]!r}, accepted: {', '.join(TASKS)}")
