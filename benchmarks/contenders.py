@@ -76,4 +76,6 @@ CONTENDERS = {
     "jax-sparse": Entry("JAX jit, sparse X", "jax", {"sparse": True}),
 }
 OURS = ("byheart", "byheart-dense")
-COMPILED = ("torch-compile", "torch-compile-sparse", "jax", "jax-sparse")
+PEERS = tuple(name for name in CONTENDERS if name not in OURS)
+NEAR = 1.5
+"""Peers are timed at trained weights where they are less than so many times slower than the fastest at the start."""
