@@ -79,3 +79,5 @@ OURS = ("byheart", "byheart-dense")
 PEERS = tuple(name for name in CONTENDERS if name not in OURS)
 NEAR = 1.5
 """Peers are timed at trained weights where they are less than so many times slower than the fastest at the start."""
+NOT_EVERYWHERE = ("torch-eager", "torch-compile")
+"""With dense X, PyTorch was the fastest nowhere in earlier tables: it is timed at the smallest width only."""

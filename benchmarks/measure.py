@@ -32,7 +32,7 @@ from benchmarks.agreement import (
 )
 from benchmarks.child import ChildError, Process
 from benchmarks.config import BenchConfig
-from benchmarks.contenders import CONTENDERS, NEAR, OURS, PEERS
+from benchmarks.contenders import CONTENDERS, NEAR, NOT_EVERYWHERE, OURS, PEERS
 from benchmarks.problem import Problem
 from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming, TrainedRun, kind_here
 from byheart.toy.config import TrainConfig
@@ -92,9 +92,7 @@ def benchmark(config: BenchConfig, on_progress: OnProgress, kept: Results | None
                     yield results
             else:
                 assert isinstance(part, Size)
-                names = OURS if part.n_examples in _alone(config) else tuple(CONTENDERS)
-                problem = _initial(part)
-                results = _add(results, part, problem, names, config, machine, directory)
+                results = _add(results, part, _initial(part), _at_start(part, config), config, machine, directory)
             yield results
         on_progress(len(plan), len(plan), "")
 
@@ -258,6 +256,13 @@ def _plan(config: BenchConfig) -> Iterator[str | Size]:
     if "large" in config.only:
         sizes += [Size(2, T, config.n_features, config.sparsity) for T in _alone(config)]
     yield from dict.fromkeys(sizes)
+
+
+def _at_start(size: Size, config: BenchConfig) -> Sequence[str]:
+    """Names of those who are timed at initial weights."""
+    if size.n_examples in _alone(config):
+        return OURS
+    return [name for name in CONTENDERS if size.n_hidden == min(config.n_hidden) or name not in NOT_EVERYWHERE]
 
 
 def _alone(config: BenchConfig) -> list[int]:

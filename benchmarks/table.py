@@ -32,7 +32,8 @@ thread(s); all processes of a size take turns, {n_rounds} rounds of {seconds_per
 hits all alike. Times are medians over the rounds (in brackets: fastest and slowest). A contender whose loss, gradient
 or weights after three steps are off by more than float32 explains is not timed. "Memory kept" and everything compiled:
 the C library is told not to give freed memory back to the system at every step, which makes PyTorch up to three times
-faster. Ratios compare the fastest peer at that size with byheart, at random weights without skipping."""
+faster. Ratios compare the fastest peer at that size with byheart, at random weights without skipping. PyTorch
+with dense X, which was the fastest nowhere in earlier tables, is timed at the smallest width only."""
 
 _FLOP = """\
 FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \
@@ -42,9 +43,9 @@ byheart takes gradients from active outputs only, so that it can exceed these ra
 
 _TRAINED = """\
 Weights of whole runs by byheart, from the data and initial weights of the table of random weights, after so many steps.
-Timed are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
-byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments start anew, and
-the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
+Timed are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without
+skipping, byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments start
+anew, and the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
 
 _WHOLE = """\
 byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its
@@ -54,6 +55,12 @@ of our run as the last column says. "Its steps" is the same rule for byheart."""
 _WAITS = """\
 The first four with one thread, the first run with an empty cache of compiled code. The rows of steps, looks and the
 small run are the least of five, in one process."""
+
+
+_RESIDENT = """\
+Resident memory of the whole process in MB (10⁶ bytes), interpreter and libraries included, at its highest. Where \
+memory is kept, that includes what was freed; where byheart's code is compiled for the first time, some 300 MB for \
+that."""
 
 
 def write_page(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 At random weights peers are compared with byheart's kernel without skipping, so that no luck with the weights enters; at
 trained weights, and over whole runs, with byheart as it is. A whole run of a peer is the sum of its steps: the
-trapezoid rule over the weights at which they were timed, the start included. Ours is by the clock, with all around the steps.
+trapezoid rule over the weights at which they were timed, the start included. Ours is by the clock, with all around.
 """
 
 from __future__ import annotations
@@ -161,11 +161,13 @@ def fastest_peer(results: Results, n_hidden: int, n_examples: int, trained: bool
 
 def whole_seconds(results: Results, run: TrainedRun, contender: str) -> float | None:
     """Return how long the steps of a run take a contender, or None if it was not timed at every point."""
-    sizes = [run.size.start, *(dataclasses.replace(run.size, trained_steps=step) for step in run.points)]
-    medians = [m.median if m is not None else None for m in (results.at(contender, size) for size in sizes)]
-    if None in medians:
-        return None
-    points = [(0, medians[0]), *zip(run.points, medians[1:], strict=True)]
+    points = []
+    for step in (0, *run.points):
+        size = dataclasses.replace(run.size, trained_steps=step) if step else run.size.start
+        found = results.at(contender, size)
+        if found is None or found.median is None:
+            return None
+        points.append((step, found.median))
     return sum((b - a) * (x + y) / 2 for (a, x), (b, y) in itertools.pairwise(points))
 
 
