@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.agreement import STEPS_UP_TO
 from benchmarks.contenders import CONTENDERS, NEAR, OURS
 from benchmarks.results import KINDS, Measurement, Results, Size
 from benchmarks.targets import (
@@ -30,10 +31,11 @@ Every contender does the same steps on the same data and weights: loss, gradient
 n = {n_features:,} features of which 1 in {one_in:,.0f} is active. Each runs in a process of its own, on {n_threads}
 thread(s); all processes of a size take turns, {n_rounds} rounds of {seconds_per_round:g} s or one step, so that noise
 hits all alike. Times are medians over the rounds (in brackets: fastest and slowest). A contender whose loss, gradient
-or weights after three steps are off by more than float32 explains is not timed. "Memory kept" and everything compiled:
-the C library is told not to give freed memory back to the system at every step, which makes PyTorch up to three times
-faster. Ratios compare the fastest peer at that size with byheart, at random weights without skipping. PyTorch
-with dense X, which was the fastest nowhere in earlier tables, is timed at the smallest width only."""
+or weights after three steps (up to m T n = {steps_up_to:,.0f}) are off by more than float32 explains is not timed.
+"Memory kept" and everything compiled: the C library is told not to give freed memory back to the system at every step,
+which makes PyTorch up to three times faster. Ratios compare the fastest peer at that size with byheart, at random
+weights without skipping. PyTorch with dense X, which was the fastest nowhere in earlier tables, is timed at the smallest
+width only."""
 
 _FLOP = """\
 FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \
@@ -42,10 +44,10 @@ of a kernel that computes every pair at the multiply-add peak and needs no other
 byheart takes gradients from active outputs only, so that it can exceed these rates."""
 
 _TRAINED = """\
-Weights of whole runs by byheart, from the data and initial weights of the table of random weights, after so many steps.
-Timed are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without
-skipping, byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments start
-anew, and the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
+Weights of whole runs by byheart, from the data and weights of the table of random weights, after so many steps. Timed
+are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
+byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments begin anew, and
+the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
 
 _WHOLE = """\
 byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its
@@ -135,7 +137,7 @@ def machine(results: Results) -> str:
 def _how(results: Results) -> str:
     if not results.measurements:
         return "Nothing is measured yet."
-    return _HOW.format(one_in=1 / (1 - results.machine["sparsity"]), **results.machine)
+    return _HOW.format(steps_up_to=STEPS_UP_TO, one_in=1 / (1 - results.machine["sparsity"]), **results.machine)
 
 
 def _waits(results: Results) -> str:
