@@ -34,8 +34,8 @@ hits all alike. Times are medians over the rounds (in brackets: fastest and slow
 or weights after three steps (up to m T n = {steps_up_to:,.0f}) are off by more than float32 explains is not timed.
 "Memory kept" and everything compiled: the C library is told not to give freed memory back to the system at every step,
 which makes PyTorch up to three times faster. Ratios compare the fastest peer at that size with byheart, at random
-weights without skipping. PyTorch with dense X, which was the fastest nowhere in earlier tables, is timed at the smallest
-width only."""
+weights without skipping. PyTorch with dense X, which was the fastest nowhere in earlier tables, is timed at the
+smallest width only."""
 
 _FLOP = """\
 FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \

@@ -129,7 +129,8 @@ def test_results_of_another_revision_are_not_gone_on_with():
     other = dataclasses.replace(first, machine={**first.machine, "git_revision": "0123"})
     with pytest.raises(ValueError, match="go_on: received results with git_revision 0123, accepted: those with"):
         next(benchmark(TINY, lambda *_: None, other))
-    changed = dataclasses.replace(first, machine={**first.machine, "git_revision": f"{first.machine['git_revision']}+"})
+    revision = first.machine["git_revision"].removesuffix("+") + "+"
+    changed = dataclasses.replace(first, machine={**first.machine, "git_revision": revision})
     assert next(benchmark(TINY, lambda *_: None, changed)).machine["n_calls"] == 2  # the results themselves are changes
 
 
