@@ -111,6 +111,7 @@ def test_no_timing_without_agreement(monkeypatch):
         assert (measurement.seconds, measurement.steps_per_round) == ((), 0)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_its_start_and_an_interrupted_one_is_finished():
     config = dataclasses.replace(TINY, only=("trained",), contenders=("byheart",), points=(10, 30, 99))
     *_, whole = benchmark(config, lambda *_: None)
