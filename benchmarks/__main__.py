@@ -12,8 +12,9 @@ from pathlib import Path
 from benchmarks.child import ChildError
 from benchmarks.config import BenchConfig
 from benchmarks.measure import benchmark
-from benchmarks.results import Results
-from benchmarks.table import MARK, page, write_page
+from benchmarks.results import Results, file_of, kind_here
+from benchmarks.summary import write_all
+from benchmarks.table import MARK
 from byheart.cli.console import complain
 from byheart.cli.options import parse
 from byheart.own import check_marked
@@ -29,23 +30,27 @@ class Command:
 
     config: BenchConfig
     out: Path = Path("benchmarks")
-    """Directory of results.json and README.md, written anew after every size."""
+    """Directory of the results and pages, written anew after every size; README.md beside it gets its rows of speed."""
+    go_on: bool = False
+    """Keep what this machine's results hold of the same revision and versions, and measure the rest."""
     tables_only: bool = False
-    """Measure nothing; write README.md from the results.json that is there."""
+    """Measure nothing; write the pages from the results that are there."""
 
     def run(self) -> None:
-        """Measure, unless only the tables are wanted; write and print the page."""
+        """Measure, unless only the tables are wanted; write the pages and print the first."""
+        front = self.out.resolve().parent / "README.md"
         if not self.tables_only:
             self.config.check_installed()
-            check_marked(self.out / "README.md", MARK)
+            path = file_of(self.out, kind_here())
+            for name in ("README.md", f"{kind_here()}.md"):
+                check_marked(self.out / name, MARK)
+            kept = Results.load(path) if self.go_on else None
             prepare_directory(self.out)
             with bar("benchmark") as advance:
-                for results in benchmark(self.config, advance):
-                    results.save(self.out / "results.json")
-                    write_page(self.out / "README.md", page(results))
-        text = page(Results.load(self.out / "results.json"))
-        write_page(self.out / "README.md", text)
-        print(text, end="")
+                for results in benchmark(self.config, advance, kept):
+                    results.save(path)
+                    write_all(self.out, front)
+        print(write_all(self.out, front), end="")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command.run()
     except KeyboardInterrupt:
-        complain(f"interrupted; the sizes measured so far are kept in {command.out}")
+        complain(f"interrupted; the sizes measured so far are kept in {command.out}: --go-on measures the rest")
         return 130
     except (ChildError, DivergedError, SweepError) as error:
         complain(f"benchmarks: {error}")

@@ -76,4 +76,8 @@ CONTENDERS = {
     "jax-sparse": Entry("JAX jit, sparse X", "jax", {"sparse": True}),
 }
 OURS = ("byheart", "byheart-dense")
-COMPILED = ("torch-compile", "torch-compile-sparse", "jax", "jax-sparse")
+PEERS = tuple(name for name in CONTENDERS if name not in OURS)
+NEAR = 1.5
+"""Peers are timed at trained weights where they are less than so many times slower than the fastest at the start."""
+NOT_EVERYWHERE = ("torch-eager", "torch-compile")
+"""With dense X, PyTorch was the fastest nowhere in earlier tables: it is timed at the smallest width only."""

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import waits
 from benchmarks.agreement import (
     LEARNING_RATE,
     Answer,
@@ -32,61 +32,102 @@ from benchmarks.agreement import (
 )
 from benchmarks.child import ChildError, Process
 from benchmarks.config import BenchConfig
-from benchmarks.contenders import CONTENDERS, OURS
+from benchmarks.contenders import CONTENDERS, NEAR, NOT_EVERYWHERE, OURS, PEERS
 from benchmarks.problem import Problem
-from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming
+from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming, TrainedRun, kind_here
 from byheart.toy.config import TrainConfig
-from byheart.toy.data import sample_examples
+from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import AdamW
+from byheart.toy.kernels.narrow import MAX_HIDDEN
 from byheart.toy.model import initial_weights
 from byheart.toy.sweep import grid, sweep
-from byheart.toy.train import draw_examples, kernel_provenance, train
+from byheart.toy.train import kernel_provenance, train
 
-_SEED = 0
+_SEED, _TEST_SEED = 0, 1
 _SWEEP_EXAMPLES = (3, 10, 30, 100)
-_TURN_STEPS = 64  # at least, at trained weights: what skipping redoes only every so many steps, every turn must pay
+_N_TEST = 10_000
+_N_ACTIVE = 256  # examples over which the share of active outputs is taken
+_TURN_STEPS = 64  # at least, where pairs are skipped: what is redone only every so many steps, every turn must pay
 OnProgress = Callable[[float, float, str], None]
 """Called with the parts done, their number, and the part that comes next."""
+_SAME = (
+    "instructions",
+    "device",
+    "git_revision",
+    "n_threads",
+    "libraries",
+    "numpy",
+    "numba",
+    "python",
+    "n_features",
+    "sparsity",
+)
 
 
-def benchmark(config: BenchConfig, on_progress: OnProgress) -> Iterator[Results]:
-    """Measure everything the config names; yields all results so far, after each part.
+def benchmark(config: BenchConfig, on_progress: OnProgress, kept: Results | None = None) -> Iterator[Results]:
+    """Measure what the config names and ``kept`` lacks; yields all results so far, after each part.
 
     Raises:
-        ValueError: If a run in ``config.runs`` that is needed is damaged.
-        OSError: If runs cannot be written there.
-        ChildError: If the machine's ceilings could not be measured.
+        ValueError: If ``kept`` was measured on another machine, at another revision or with other versions.
+        ChildError: If a process that measures the machine or a sweep ended.
+        DivergedError: If a run whose weights are wanted diverged.
     """
-    results = Results(_machine(config))
-    plan = _plan(config)
-    n_parts = len(plan) + (config.sweep_runs > 0)
     with tempfile.TemporaryDirectory(prefix="byheart-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
+        results = _begin(config, kept)
+        yield results
         machine = stack.enter_context(Process("", config.n_threads, False, directory))
-        if config.sweep_runs:
-            on_progress(0, n_parts, "sweep")
-            results = dataclasses.replace(results, sweep=_time_sweep(config, directory))
+        plan = list(_plan(config))
+        for number, part in enumerate(plan):
+            on_progress(number, len(plan), part if isinstance(part, str) else _words(part))
+            if part == "waits":
+                if not results.waits:
+                    results = dataclasses.replace(results, waits=waits.measured(config.n_threads))
+            elif part == "sweep":
+                if results.sweep is None:
+                    results = dataclasses.replace(results, sweep=_time_sweep(config, directory))
+            elif isinstance(part, Size) and part.run_steps:
+                for grown in _time_run(part, results, config, machine, directory):
+                    results = grown
+                    yield results
+            else:
+                assert isinstance(part, Size)
+                results = _add(results, part, _initial(part), _at_start(part, config), config, machine, directory)
             yield results
-        for part, (size, contenders) in enumerate(plan, start=n_parts - len(plan)):
-            on_progress(part, n_parts, f"m = {size.n_hidden}, T = {size.n_examples:,}")
-            training = functools.partial(_report_training, on_progress, part, n_parts)
-            problem = _problem(config, size, training)
-            ceilings = Ceilings(**machine.ask("ceilings"))
-            measured = measure(size, problem, contenders, config, config.n_threads, directory)
-            results = dataclasses.replace(
-                results,
-                measurements=(*results.measurements, *measured),
-                ceilings=(*results.ceilings, ceilings),
-            )
-            yield results
-        on_progress(n_parts, n_parts, "")
+        on_progress(len(plan), len(plan), "")
+
+
+def _begin(config: BenchConfig, kept: Results | None) -> Results:
+    here = _machine(config)
+    if kept is None:
+        return Results(here)
+    differing = [name for name in _SAME if _comparable(kept.machine.get(name)) != _comparable(here[name])]
+    if differing:
+        raise ValueError(
+            f"go_on: received results with {differing[0]} {kept.machine.get(differing[0])}, accepted: those with"
+            f" {here[differing[0]]}, or a call without --go-on"
+        )
+    return dataclasses.replace(kept, machine=kept.machine | {"n_calls": kept.machine["n_calls"] + 1})
+
+
+def _comparable(value: Any) -> Any:
+    return value.removesuffix("+") if isinstance(value, str) else value  # results in the tree are changes to it
+
+
+def _words(size: Size) -> str:
+    steps = f", {size.run_steps:,} steps" if size.run_steps else ""
+    return f"m = {size.n_hidden}, T = {size.n_examples:,}{steps}"
 
 
 def _machine(config: BenchConfig) -> dict[str, Any]:
-    """Device, memory, load, versions, git revision, date and settings."""
+    """Instruction set, device, memory, load, versions, git revision, date and settings."""
     libraries = sorted({CONTENDERS[name].library for name in config.contenders} - {""})
     return kernel_provenance("cpu") | {
+        "instructions": kind_here(),
+        "n_features": config.n_features,
+        "sparsity": config.sparsity,
         "n_threads": config.n_threads,
+        "n_calls": 1,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": _gpu(),
         "load_before": os.getloadavg()[0],  # of others: threads that wait for each other lose most
@@ -161,7 +202,7 @@ def _time(found: dict[str, Measurement], children: dict[str, Process], config: B
             try:
                 if turn < 0:
                     child.ask("start", learning_rate=_rate(found[name].size))
-                    steps[name] = _steps_per_turn(child, found[name].size, config)
+                    steps[name] = _steps_per_turn(child, name, found[name].size, config)
                     continue
                 reply = child.ask("advance", n_steps=steps[name])
                 seconds[name].append(reply["seconds"] / steps[name])
@@ -179,9 +220,10 @@ def _time(found: dict[str, Measurement], children: dict[str, Process], config: B
         )
 
 
-def _steps_per_turn(child: Process, size: Size, config: BenchConfig) -> int:
+def _steps_per_turn(child: Process, name: str, size: Size, config: BenchConfig) -> int:
     """Find how many steps fill a turn, by timing more and more of them."""
-    at_least = _TURN_STEPS if size.trained_steps else 1
+    skips = name == "byheart" and size.trained_steps and size.n_hidden <= MAX_HIDDEN
+    at_least = _TURN_STEPS if skips else 1
     n_steps = 1
     while True:
         seconds: float = child.ask("advance", n_steps=n_steps)["seconds"]
@@ -196,44 +238,110 @@ def _rate(size: Size) -> float:
     return LEARNING_RATE / 1000 if size.trained_steps else LEARNING_RATE
 
 
-def _plan(config: BenchConfig) -> list[tuple[Size, list[str]]]:
-    """The sizes and who is timed at each, without repeats.
+def _plan(config: BenchConfig) -> Iterator[str | Size]:
+    """The parts in their order, without repeats; a run follows the steps at its start.
 
-    First come trained weights, then two edges of the grid: most of what the targets are about, so that an interrupted
-    benchmark has it.
+    First comes what most targets are about, so that an interrupted benchmark has it.
     """
-    everyone = list(config.contenders)
-    ours = [name for name in everyone if name in OURS]
-    grid = list(itertools.product(config.n_hidden, config.n_examples))
-    edges = [(m, T) for m, T in grid if m == min(config.n_hidden) or max(config.n_examples) == T]
-    trained = [(2, T) for T in config.trained_examples]
-    trained += [(m, max(config.n_examples)) for m in config.trained_hidden if config.n_examples]
-    plan: dict[Size, list[str]] = {}
-    for sizes, steps, names in (
-        (trained, config.trained_steps, ours),
-        (edges, 0, everyone),
-        ([(2, T) for T in config.large_examples], 0, ours),
-        (grid, 0, everyone),
-    ):
-        for m, T in sizes:
-            size = Size(m, T, config.n_features, config.sparsity, steps)
-            plan[size] = max(plan.get(size, []), names, key=len)
-    return [(size, names) for size, names in plan.items() if names]
+    yield from (part for part in ("waits", "sweep") if part in config.only)
+    sizes: list[Size] = []
+    for run in config.run_sizes() if "trained" in config.only else ():
+        sizes += [run.start, run]
+    if "steps" in config.only:
+        all_sizes = [
+            Size(m, T, config.n_features, config.sparsity)
+            for m, T in itertools.product(config.n_hidden, config.n_examples)
+        ]
+        sizes += sorted(all_sizes, key=lambda size: size.n_hidden != min(config.n_hidden))
+    if "large" in config.only:
+        sizes += [Size(2, T, config.n_features, config.sparsity) for T in _alone(config)]
+    yield from dict.fromkeys(sizes)
 
 
-def _problem(config: BenchConfig, size: Size, on_progress: Callable[[float], None]) -> Problem:
-    if size.trained_steps:
-        steps = size.trained_steps
-        wanted = TrainConfig(size.n_examples, size.n_features, size.sparsity, size.n_hidden, steps, seed=_SEED)
-        run = train(wanted, out=config.runs, on_progress=lambda done, _: on_progress(done / steps))
-        return Problem(run.W, run.b, draw_examples(run.config))
+def _at_start(size: Size, config: BenchConfig) -> Sequence[str]:
+    """Names of those who are timed at initial weights."""
+    if size.n_examples in _alone(config):
+        return OURS
+    return [name for name in CONTENDERS if size.n_hidden == min(config.n_hidden) or name not in NOT_EVERYWHERE]
+
+
+def _alone(config: BenchConfig) -> list[int]:
+    """Numbers of examples at which byheart is timed alone."""
+    others = {*config.n_examples, *(size.n_examples for size in config.run_sizes())}
+    return [T for T in config.large_examples if T not in others]
+
+
+def _initial(size: Size) -> Problem:
     rng = np.random.default_rng(_SEED)
     examples = sample_examples(size.n_examples, size.n_features, size.sparsity, rng)
     return Problem(*initial_weights(size.n_hidden, size.n_features, "xavier_normal", rng), examples)
 
 
-def _report_training(report: OnProgress, part: int, n_parts: int, share: float) -> None:
-    report(part + share, n_parts, "training")
+def _add(
+    results: Results,
+    size: Size,
+    problem: Problem,
+    names: Sequence[str],
+    config: BenchConfig,
+    machine: Process,
+    directory: Path,
+) -> Results:
+    """Measure the machine, then those of ``names`` that take part, unless the results have the size."""
+    wanted = [name for name in config.contenders if name in names]
+    if not wanted or any(m.size == size for m in results.measurements):
+        return results
+    ceilings = Ceilings(**machine.ask("ceilings"))
+    measured = measure(size, problem, wanted, config, config.n_threads, directory)
+    return dataclasses.replace(
+        results, measurements=(*results.measurements, *measured), ceilings=(*results.ceilings, ceilings)
+    )
+
+
+def _time_run(end: Size, results: Results, config: BenchConfig, machine: Process, directory: Path) -> Iterator[Results]:
+    """Train from the weights of ``end.start``, then time the contenders at the weights on the way and at the end."""
+    between = config.points if end == config.run_sizes()[0] else ()
+    points = (*sorted({step for step in between if step < end.run_steps}), end.run_steps)
+    at = {step: dataclasses.replace(end, trained_steps=step) for step in points}
+    if {m.size for m in results.measurements} >= set(at.values()) and any(run.size == end for run in results.runs):
+        return
+    problem = _initial(end)
+    settings = TrainConfig(
+        end.n_examples, end.n_features, end.sparsity, end.n_hidden, end.run_steps, snapshot_steps=points
+    )
+    rng = np.random.default_rng(_TEST_SEED)
+    test = sample_examples(_N_TEST, end.n_features, end.sparsity, rng)
+    with tempfile.TemporaryDirectory(dir=directory) as folder:
+        began = time.perf_counter()
+        run = train(
+            settings,
+            problem.examples,
+            (problem.W, problem.b),
+            test_examples=test,
+            n_threads=config.n_threads,
+            out=folder,
+        )
+        seconds = time.perf_counter() - began
+    timing = TrainedRun(end, points, seconds, _active(run.W, run.b, problem.examples))
+    results = dataclasses.replace(results, runs=(*(r for r in results.runs if r.size != end), timing))
+    near = near_the_fastest(results, end.start)
+    for step in reversed(points):
+        W, b = (run.snapshots[name][points.index(step)] for name in ("W", "b"))
+        ours = OURS if step == end.run_steps and end.n_hidden <= MAX_HIDDEN else OURS[:1]
+        there = Problem(W, b, problem.examples)
+        results = _add(results, at[step], there, (*ours, *near), config, machine, directory)
+        yield results
+
+
+def near_the_fastest(results: Results, start: Size) -> list[str]:
+    """Return the peers that are less than ``NEAR`` times slower than the fastest at initial weights."""
+    found = [results.at(name, start) for name in PEERS]
+    medians = {m.contender: m.median for m in found if m is not None and m.median is not None}
+    return [name for name, median in medians.items() if median < NEAR * min(medians.values())]
+
+
+def _active(W: np.ndarray, b: np.ndarray, examples: SparseExamples) -> float:
+    rows = examples.to_scipy()[:_N_ACTIVE]
+    return float(((rows @ W.T) @ W + b > 0).mean())
 
 
 def _time_sweep(config: BenchConfig, directory: Path) -> SweepTiming:
@@ -247,7 +355,7 @@ def _time_sweep(config: BenchConfig, directory: Path) -> SweepTiming:
     per_step = {}
     for T in used:
         size = Size(2, T, config.n_features, config.sparsity)
-        (alone,) = measure(size, _problem(config, size, lambda _: None), ["byheart"], config, 1, directory)
+        (alone,) = measure(size, _initial(size), ["byheart"], config, 1, directory)
         if alone.median is None:
             raise ChildError(alone.problem)
         per_step[T] = alone.median

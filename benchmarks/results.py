@@ -1,4 +1,7 @@
-"""What a benchmark measures, as kept in ``results.json``: raw numbers only; tables and verdicts follow from them."""
+"""What a benchmark measures, as kept in ``results-KIND.json``: raw numbers only; tables and verdicts follow from them.
+
+There is a file per kind of machine, named after its instruction set, so that tables of several stand side by side.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_features
+
 from byheart.own import write_json
+
+KINDS = {"avx512": "AVX-512", "avx2": "AVX2", "other": "other instructions"}
+"""Kinds of machines, by the widest instructions that numba compiles for, and what they are called in tables."""
+_FEATURES = {"avx512f": "avx512", "avx2": "avx2"}
+
+
+def kind_here() -> str:
+    """Return the kind of this machine."""
+    there = get_host_cpu_features()
+    return next((kind for feature, kind in _FEATURES.items() if there.get(feature)), "other")
+
+
+def file_of(directory: Path, kind: str) -> Path:
+    """Return where the results of a kind of machine are kept."""
+    return directory / f"results-{kind}.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,13 @@ class Size:
     """Probability S that a feature of an example is 0."""
     trained_steps: int = 0
     """Steps that the weights were trained for; 0 is the initial weights."""
+    run_steps: int = 0
+    """Length of the run that they were trained in: its learning rate depends on it; 0 for the initial weights."""
+
+    @property
+    def start(self) -> Size:
+        """The same data with the initial weights."""
+        return dataclasses.replace(self, trained_steps=0, run_steps=0)
 
     @property
     def pairs(self) -> float:
@@ -103,34 +130,60 @@ class SweepTiming:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """What a person waits for."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    """User and system, of all threads and processes."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A whole run as ``bh.train`` does it, from initial weights, whose weights the contenders are timed at."""
+
+    size: Size
+    """With the weights at its end."""
+    points: tuple[int, ...]
+    """Steps at whose weights contenders are timed, beside those of the start; the last is the end."""
+    wall_seconds: float
+    """From the call to the last byte of its file: steps, looks at the loss, measures."""
+    active: float
+    """Share of outputs that are not zero at its end, over the first examples."""
+
+
+@dataclass(frozen=True)
 class Results:
-    """Everything one run of the benchmark measured."""
+    """Everything that was measured on one kind of machine."""
 
     machine: dict[str, Any]
-    """Versions, git revision, device, threads, date."""
+    """Instruction set, versions, git revision, device, threads, date, number of calls."""
     measurements: tuple[Measurement, ...] = ()
     ceilings: tuple[Ceilings, ...] = ()
     """Measured anew before every size."""
     sweep: SweepTiming | None = None
+    waits: dict[str, Wait] = dataclasses.field(default_factory=dict)
+    """By their names in ``waits.WORDS``."""
+    runs: tuple[TrainedRun, ...] = ()
 
     def best_ceilings(self) -> Ceilings:
         """Return the highest value of each ceiling, the one it is hardest to come close to; 0 if none was measured."""
         highest = (max((getattr(c, f.name) for c in self.ceilings), default=0) for f in dataclasses.fields(Ceilings))
         return Ceilings(*highest)
 
+    def at(self, contender: str, size: Size) -> Measurement | None:
+        """Return what was measured of a contender at exactly this size, if anything."""
+        return next((m for m in self.measurements if (m.contender, m.size) == (contender, size)), None)
+
     def find(self, contender: str, n_hidden: int, n_examples: int, trained: bool = False) -> Measurement | None:
-        """Return what was measured of a contender at a size, if anything."""
-        for measurement in self.measurements:
-            size = measurement.size
-            key = (measurement.contender, size.n_hidden, size.n_examples, size.trained_steps > 0)
-            if key == (contender, n_hidden, n_examples, trained):
-                return measurement
-        return None
+        """Return what was measured of a contender with so many units and examples, at the weights trained longest."""
+        sizes = [s for s in self.sizes(trained) if (s.n_hidden, s.n_examples) == (n_hidden, n_examples)]
+        return self.at(contender, sizes[-1]) if sizes else None
 
     def sizes(self, trained: bool = False) -> list[Size]:
-        """Return the sizes measured, at initial or at trained weights, in the order of m and T."""
+        """Return the sizes measured, at initial or at trained weights, in the order of m, T and steps."""
         sizes = {m.size for m in self.measurements if (m.size.trained_steps > 0) == trained}
-        return sorted(sizes, key=lambda size: (size.n_hidden, size.n_examples))
+        return sorted(sizes, key=lambda s: (s.n_hidden, s.n_examples, s.run_steps, s.trained_steps))
 
     def contenders(self, names: Sequence[str]) -> list[str]:
         """Return those of ``names`` that took part, in their order."""
@@ -149,7 +202,7 @@ class Results:
             ValueError: If there is no such file, or it is not the results of a benchmark.
         """
         if not path.is_file():
-            raise ValueError(f"results: received {path}, accepted: a results.json that python -m benchmarks wrote")
+            raise ValueError(f"results: received {path}, accepted: what python -m benchmarks wrote")
         try:
             fields = json.loads(path.read_text())
             sweep = fields["sweep"]
@@ -161,6 +214,11 @@ class Results:
                 ),
                 ceilings=tuple(Ceilings(**c) for c in fields["ceilings"]),
                 sweep=None if sweep is None else SweepTiming(**{**sweep, "n_examples": tuple(sweep["n_examples"])}),
+                waits={name: Wait(**wait) for name, wait in fields["waits"].items()},
+                runs=tuple(
+                    TrainedRun(**{**run, "size": Size(**run["size"]), "points": tuple(run["points"])})
+                    for run in fields["runs"]
+                ),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(

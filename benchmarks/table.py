@@ -1,32 +1,63 @@
-"""The results as one Markdown page, kept beside them."""
+"""All results of one kind of machine as a Markdown page, kept beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.contenders import CONTENDERS, OURS
-from benchmarks.results import Measurement, Results, Size
-from benchmarks.targets import dense, fastest_peer, over, over_fastest_peer, share, skipping_gain, targets
+from benchmarks.agreement import STEPS_UP_TO
+from benchmarks.contenders import CONTENDERS, NEAR, OURS
+from benchmarks.results import KINDS, Measurement, Results, Size
+from benchmarks.targets import (
+    dense,
+    fastest_peer,
+    fastest_whole,
+    over,
+    over_fastest_peer,
+    over_whole,
+    ratio,
+    share,
+    whole_seconds,
+)
+from benchmarks.waits import WORDS
 from byheart.own import check_marked
 from byheart.storage import write_atomically
 
 MARK = "<!-- made by python -m benchmarks -->"
-_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_UNITS = ((7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs"))
 
 _HOW = """\
 Every contender does the same steps on the same data and weights: loss, gradient and AdamW on the full batch, float32,
 n = {n_features:,} features of which 1 in {one_in:,.0f} is active. Each runs in a process of its own, on {n_threads}
 thread(s); all processes of a size take turns, {n_rounds} rounds of {seconds_per_round:g} s or one step, so that noise
 hits all alike. Times are medians over the rounds (in brackets: fastest and slowest). A contender whose loss, gradient
-or weights after three steps are off by more than float32 explains is not timed. "Memory kept" and everything compiled:
-the C library is told not to give freed memory back to the system at every step, which makes PyTorch up to three times
-faster. Ratios compare with byheart without skipping, and with the fastest way of torch.compile and JAX at that size."""
+or weights after three steps (up to m T n = {steps_up_to:,.0f}) are off by more than float32 explains is not timed.
+"Memory kept" and everything compiled: the C library is told not to give freed memory back to the system at every step,
+which makes PyTorch up to three times faster. Ratios compare the fastest peer at that size with byheart, at random
+weights without skipping. PyTorch with dense X, which was the fastest nowhere in earlier tables, is timed at the
+smallest width only."""
 
 _FLOP = """\
 FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \
 addition that are not counted (on Zen 4 they go to other pipes). Whole steps, AdamW included. Most possible: the ratio \
-of a kernel that computes every pair at the multiply-add peak and needs no other time."""
+of a kernel that computes every pair at the multiply-add peak and needs no other time. Above eight hidden units \
+byheart takes gradients from active outputs only, so that it can exceed these rates."""
+
+_TRAINED = """\
+Weights of whole runs by byheart, from the data and weights of the table of random weights, after so many steps. Timed
+are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
+byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments begin anew, and
+the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
+
+_WHOLE = """\
+byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its
+steps alone, by the trapezoid rule over the weights at which they were timed: those of the start, and of as many steps
+of our run as the last column says. "Its steps" is the same rule for byheart."""
+
+_WAITS = """\
+The first four with one thread, the first run with an empty cache of compiled code. The rows of steps, looks and the
+small run are the least of five, in one process."""
+
 
 _RESIDENT = """\
 Resident memory of the whole process in MB (10⁶ bytes), interpreter and libraries included, at its highest. Where \
@@ -47,19 +78,22 @@ def write_page(path: Path, text: str) -> None:
 
 def page(results: Results) -> str:
     """Return everything as one Markdown page."""
-    parts = [f"{MARK}\n# Benchmark\n\n{_machine(results)}\n\n{_how(results)}"]
-    if results.measurements:
-        parts += ["## Targets\n\n" + _targets(results)]
-    if results.sizes():
-        parts += ["## Time per step\n\n" + _times(results), "## Ratios and rates\n\n" + _rates(results)]
-    if results.ceilings:
-        parts += ["## Ceilings of the machine\n\n" + _ceilings(results)]
-    if results.sizes(trained=True):
-        parts += ["## Exact skipping at trained weights\n\n" + _skipping(results)]
-    if results.sizes():
-        parts += ["## Peak memory\n\n" + _memory(results)]
+    parts = [f"{MARK}\n# Benchmark, {kind(results)}\n\n{machine(results)}\n\n{_how(results)}"]
+    if results.waits:
+        parts += ["## What a person waits for\n\n" + _waits(results)]
     if results.sweep is not None:
         parts += ["## A sweep of small runs\n\n" + _sweep(results)]
+    if results.runs:
+        parts += ["## Whole runs\n\n" + _whole(results)]
+    if results.sizes(trained=True):
+        parts += ["## Time per step at trained weights\n\n" + _trained(results)]
+    if results.sizes():
+        parts += ["## Time per step at random weights\n\n" + _times(results)]
+        parts += ["## Ratios and rates at random weights\n\n" + _rates(results)]
+    if results.ceilings:
+        parts += ["## Ceilings of the machine\n\n" + _ceilings(results)]
+    if results.sizes():
+        parts += ["## Peak memory\n\n" + _memory(results)]
     if results.measurements:
         parts += ["## Agreement\n\n" + _agreement(results)]
     return "\n\n".join(parts) + "\n"
@@ -75,40 +109,84 @@ def number(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
-def _machine(results: Results) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the unit in which a person would say it."""
+    _, scale, unit = _unit(seconds)
+    return f"{number(seconds / scale)} {unit}"
+
+
+def kind(results: Results) -> str:
+    """Return what the kind of machine is called."""
+    return KINDS[results.machine["instructions"]]
+
+
+def machine(results: Results) -> str:
+    """Return machine, versions, revision and date in a line."""
     m = results.machine
+    calls = f"; measured in {m['n_calls']} calls" if m["n_calls"] > 1 else ""
+    when = f"{m['started'][:10]}; load at the start {m['load_before']:.2g}{calls}"
     versions = {name: m[name] for name in ("byheart", "python", "numpy", "numba")} | m["libraries"]
     gpu = f"GPU: {m['gpu']}, not measured here" if m["gpu"] else "no GPU"
     return (
-        f"{m['device']}, {m['memory_bytes'] / 2**30:.0f} GiB, {gpu}; {m['n_threads']} thread(s);"
+        f"{m['device']}, {kind(results)}, {m['memory_bytes'] / 2**30:.0f} GiB, {gpu}; {m['n_threads']} thread(s);"
         f" {', '.join(f'{name} {version}' for name, version in versions.items())};"
-        f" revision {m['git_revision'] or 'unknown'}, {m['started'][:10]}; load at the start {m['load_before']:.2g}."
+        f" revision {m['git_revision'] or 'unknown'}, {when}."
     )
 
 
 def _how(results: Results) -> str:
     if not results.measurements:
         return "Nothing is measured yet."
-    size = results.measurements[0].size
-    return _HOW.format(n_features=size.n_features, one_in=1 / (1 - size.sparsity), **results.machine)
+    return _HOW.format(steps_up_to=STEPS_UP_TO, one_in=1 / (1 - results.machine["sparsity"]), **results.machine)
 
 
-def _targets(results: Results) -> str:
-    found = targets(results)
-    verdicts = [target.verdict for target in found]
-    measured = len(found) - verdicts.count("not measured")
+def _waits(results: Results) -> str:
     rows = [
-        [
-            t.what,
-            f"{'at most' if t.at_most else 'at least'} {t.value:g} {t.unit}",
-            "" if t.reached is None else f"{number(t.reached)} {t.unit}",
-            t.verdict,
-        ]
-        for t in found
+        [WORDS[name], duration(wait.wall_seconds), duration(wait.cpu_seconds)] for name, wait in results.waits.items()
     ]
-    met = f"{verdicts.count('met')} of {measured} measured targets are met"
-    rest = "what limits the others: [LIMITS.md](LIMITS.md)"
-    return f"{met}; {rest}.\n\n" + table(["what", "target", "reached", "verdict"], rows)
+    return table(["what", "by the clock", "CPU time"], rows) + f"\n\n{_WAITS}"
+
+
+def _whole(results: Results) -> str:
+    rows = []
+    for run in sorted(results.runs, key=lambda run: (run.size.n_hidden, run.size.n_examples, run.size.run_steps)):
+        steps, peer = whole_seconds(results, run, "byheart"), fastest_whole(results, run)
+        rows.append(
+            [
+                *_m_and_T(results, run.size),
+                f"{run.size.run_steps:,}",
+                duration(run.wall_seconds),
+                "" if steps is None else duration(steps),
+                "" if peer is None else f"{duration(peer[0])} ({CONTENDERS[peer[1]].title})",
+                _times_faster(over_whole(results, run)),
+                f"{len(run.points)}",
+            ]
+        )
+    header = ["m", "T", "steps", "byheart", "its steps", "fastest peer", "over it", "points beside the start"]
+    return f"{table(header, rows)}\n\n{_WHOLE}"
+
+
+def _trained(results: Results) -> str:
+    names = results.contenders(list(CONTENDERS))
+    runs = {run.size: run for run in results.runs}
+    rows = []
+    for s in results.sizes(trained=True):
+        found = {name: results.at(name, s) for name in names}
+        peers = [m for name, m in found.items() if name not in OURS and m is not None and m.median is not None]
+        fastest = min(peers, key=lambda m: m.median or 0.0, default=None)
+        rows.append(
+            [
+                *_m_and_T(results, s),
+                f"{s.trained_steps:,} of {s.run_steps:,}",
+                f"{100 * runs[s].active:.2g} %" if s in runs else "",
+                *(_time(found[name], spread=True) for name in names),
+                _times_faster(ratio(fastest, found.get("byheart"))),
+                _times_faster(ratio(found.get("byheart-dense"), found.get("byheart"))),
+            ]
+        )
+    titles = [CONTENDERS[name].title for name in names]
+    header = ["m", "T", "steps", "active", *titles, "over the fastest peer", "gain by skipping"]
+    return f"{table(header, rows)}\n\n{_TRAINED.format(near=NEAR)}"
 
 
 def _per_contender(results: Results) -> tuple[list[str], list[str]]:
@@ -120,8 +198,7 @@ def _per_contender(results: Results) -> tuple[list[str], list[str]]:
 def _times(results: Results) -> str:
     names, header = _per_contender(results)
     rows = [
-        [*_m_and_T(s), *(_time(results.find(name, s.n_hidden, s.n_examples), spread=True) for name in names)]
-        for s in results.sizes()
+        [*_m_and_T(results, s), *(_time(results.at(name, s), spread=True) for name in names)] for s in results.sizes()
     ]
     return table(header, rows)
 
@@ -137,7 +214,7 @@ def _rates(results: Results) -> str:
         of_peak = share(peer, best.fma)
         rows.append(
             [
-                *_m_and_T(s),
+                *_m_and_T(results, s),
                 _time(ours),
                 "" if peer is None else f"{_time(peer)} ({CONTENDERS[peer.contender].title})",
                 _times_faster(over_fastest_peer(*at)),
@@ -169,21 +246,9 @@ def _ceilings(results: Results) -> str:
     return table(["ceiling", "best (this is compared with)", measured], rows)
 
 
-def _skipping(results: Results) -> str:
-    rows = []
-    for s in results.sizes(trained=True):
-        ours = (results.find(name, s.n_hidden, s.n_examples, trained=True) for name in OURS)
-        gain = _times_faster(skipping_gain(results, s.n_hidden, s.n_examples))
-        rows.append([*_m_and_T(s), f"{s.trained_steps:,}", *(_time(m, spread=True) for m in ours), gain])
-    return table(["m", "T", "trained for (steps)", *(CONTENDERS[name].title for name in OURS), "gain"], rows)
-
-
 def _memory(results: Results) -> str:
     names, header = _per_contender(results)
-    rows = [
-        [*_m_and_T(s), *(_peak(results.find(name, s.n_hidden, s.n_examples)) for name in names)]
-        for s in results.sizes()
-    ]
+    rows = [[*_m_and_T(results, s), *(_peak(results.at(name, s)) for name in names)] for s in results.sizes()]
     base = (max(m.base_bytes for m in results.measurements if m.contender == name) for name in names)
     rows.append(["", "before the problem", *(f"{value / 1e6:.0f}" for value in base)])
     return f"{table(header, rows)}\n\n{_RESIDENT}"
@@ -192,10 +257,12 @@ def _memory(results: Results) -> str:
 def _sweep(results: Results) -> str:
     s = results.sweep
     assert s is not None
+    share_of_sum = s.wall_seconds / s.kernel_seconds
     return (
         f"{s.n_runs} runs (T = {', '.join(map(str, s.n_examples))}; {s.n_steps:,} steps each) on {s.n_workers}"
         f" worker(s): {s.wall_seconds:.1f} s. Their steps alone, one after the other on one thread:"
-        f" {s.kernel_seconds:.1f} s, so {100 * s.efficiency:.0f} % of the workers' time went into steps; the rest is"
+        f" {s.kernel_seconds:.1f} s; the sweep took {number(share_of_sum)} of that. {100 * s.efficiency:.0f} % of the"
+        " workers' time went into steps; the rest is"
         " starting the workers, drawing examples, measuring the model and writing its file."
     )
 
@@ -208,14 +275,15 @@ def _agreement(results: Results) -> str:
     text = table(["contender", "sizes checked", "largest error, of what is tolerated"], rows)
     for m in results.measurements:
         if m.problem:
-            where = f"m = {m.size.n_hidden}, T = {m.size.n_examples:,}"
+            where = "m = {}, T = {}".format(*_m_and_T(results, m.size))
             text += f"\n\nNot timed: {CONTENDERS[m.contender].title} at {where}: {m.problem}."
     idle = max(m.idle_cpu_seconds for m in results.measurements)
     return text + f"\n\nProcessor time that a contender used while it was not its turn: at most {idle:.2g} s per size."
 
 
-def _m_and_T(size: Size) -> tuple[str, str]:
-    return f"{size.n_hidden}", f"{size.n_examples:,}"
+def _m_and_T(results: Results, size: Size) -> tuple[str, str]:
+    other = "" if size.n_features == results.machine["n_features"] else f" (n = {size.n_features:,})"
+    return f"{size.n_hidden}", f"{size.n_examples:,}{other}"
 
 
 def _time(measurement: Measurement | None, spread: bool = False) -> str:
@@ -223,10 +291,14 @@ def _time(measurement: Measurement | None, spread: bool = False) -> str:
         return ""
     if measurement.median is None:
         return "disagrees" if measurement.problem.startswith("disagrees") else "failed"
-    scale, unit = next(((s, u) for s, u in _UNITS if measurement.median >= s), _UNITS[-1])
+    _, scale, unit = _unit(measurement.median)
     low, high = (value / scale for value in (min(measurement.seconds), max(measurement.seconds)))
     between = f" ({number(low)} to {number(high)})" if spread else ""
     return f"{number(measurement.median / scale)} {unit}{between}"
+
+
+def _unit(seconds: float) -> tuple[float, float, str]:
+    return next(unit for unit in _UNITS if seconds >= unit[0])
 
 
 def _times_faster(value: float | None) -> str:

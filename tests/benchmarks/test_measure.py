@@ -19,9 +19,9 @@ from benchmarks.__main__ import main
 from benchmarks.agreement import answer
 from benchmarks.child import ChildError, Process
 from benchmarks.config import BenchConfig
-from benchmarks.measure import _plan, _problem, benchmark
+from benchmarks.measure import _at_start, _plan, benchmark, near_the_fastest
 from benchmarks.problem import Problem
-from benchmarks.results import Results, Size
+from benchmarks.results import Measurement, Results, Size, Wait, file_of, kind_here
 from byheart.toy.data import sample_examples
 from byheart.toy.model import initial_weights
 
@@ -36,33 +36,36 @@ TINY = BenchConfig(
     n_rounds=2,
     seconds_per_round=0.01,
     n_threads=1,
-    large_examples=(),
-    trained_examples=(),
-    trained_hidden=(),
-    trained_steps=20,
-    sweep_runs=0,
+    large_examples=(30,),
+    trained=("2:20:40",),
+    points=(10,),
+    sweep_runs=2,
     sweep_steps=20,
+    only=("steps",),
 )
 TINY_WORDS = ["--n-hidden", "2", "--n-examples", "20", "--n-features", "200", "--sparsity", "0.98"]
-TINY_WORDS += ["--n-rounds", "2", "--seconds-per-round", "0.01", "--n-threads", "1", "--trained-steps", "20"]
-TINY_WORDS += ["--large-examples", "--trained-hidden", "--sweep-steps", "20"]
+TINY_WORDS += ["--n-rounds", "2", "--seconds-per-round", "0.01", "--n-threads", "1", "--large-examples", "30"]
+TINY_WORDS += ["--trained", "2:20:40", "--points", "10", "--sweep-runs", "2", "--sweep-steps", "20"]
 OURS = ["--contenders", "byheart", "byheart-dense"]
 
 
 @pytest.mark.slow
 def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = [*TINY_WORDS, "--contenders", "byheart", "byheart-dense", "torch-eager", "--trained-examples", "30"]
-    arguments += ["--sweep-runs", "2", "--out", "out"]
+    monkeypatch.setattr("benchmarks.waits.measured", lambda n_threads: {"first": Wait(7.0, 7.5), "again": Wait(1, 1)})
+    arguments = [*TINY_WORDS, "--contenders", "byheart", "byheart-dense", "torch-eager", "--out", "out"]
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "## Targets" in printed.out
-    results = Results.load(tmp_path / "out" / "results.json")
+    path = file_of(tmp_path / "out", kind_here())
+    results = Results.load(path)
     timed = {(m.contender, m.size.n_examples, m.size.trained_steps): m for m in results.measurements}
     assert set(timed) == {
         *((name, 20, 0) for name in ("byheart", "byheart-dense", "torch-eager")),
-        *((name, 30, 20) for name in ("byheart", "byheart-dense")),
+        *((name, 20, 40) for name in ("byheart", "byheart-dense", "torch-eager")),
+        *((name, 20, 10) for name in ("byheart", "torch-eager")),
+        *((name, 30, 0) for name in ("byheart", "byheart-dense")),
     }
     for measurement in timed.values():
         assert measurement.problem == ""
@@ -70,62 +73,103 @@ def test_bench_checks_times_and_keeps_what_it_measured(capsys, tmp_path, monkeyp
         assert min(measurement.seconds) > 0
         assert 0 < max(measurement.errors.values()) <= 1
         assert measurement.peak_bytes >= measurement.base_bytes > 50e6
-    assert len(results.ceilings) == 2
+    assert len(results.ceilings) == 4
     assert results.best_ceilings().fma > results.best_ceilings().copy > 1e8
     assert results.sweep is not None
     assert 0 < results.sweep.efficiency < 1
+    (run,) = results.runs
+    assert (run.size.trained_steps, run.points) == (40, (10, 40))
+    assert run.wall_seconds > 0
+    assert 0 < run.active < 1
     assert (tmp_path / "out" / "README.md").read_text() == printed.out
-    assert "| 2 | 20 |" in printed.out
-    assert len(list((tmp_path / "runs" / "benchmark").glob("*.safetensors"))) == 1
+    text = (tmp_path / "out" / f"{kind_here()}.md").read_text()
+    assert "| 2 | 20 | 10 of 40 |" in text
 
     (tmp_path / "out" / "README.md").unlink()
     assert main(["--tables-only", "--out", "out"]) == 0
     assert (tmp_path / "out" / "README.md").read_text() == printed.out
 
+    before = path.read_text()
+    assert main([*arguments, "--go-on"]) == 0  # everything is there
+    assert path.read_text() == before.replace('"n_calls": 1', '"n_calls": 2')
+    path.write_text(before.replace('"numpy": "', '"numpy": "0'))
+    capsys.readouterr()
+    assert main([*arguments, "--go-on"]) == 2
+    assert "go_on: received results with numpy 0" in capsys.readouterr().err
 
-def test_no_timing_without_agreement(monkeypatch, tmp_path):
+
+def test_no_timing_without_agreement(monkeypatch):
     def shifted(problem, dtype, optimizer, n_threads):
         truth = answer(problem, dtype, optimizer, n_threads)
         return dataclasses.replace(truth, grad_b=truth.grad_b + 0.01 * np.abs(truth.grad_b).max())
 
     monkeypatch.setattr(measure, "answer", shifted)
-    found = list(benchmark(dataclasses.replace(TINY, runs=tmp_path), lambda *_: None))[-1]
+    found = list(benchmark(TINY, lambda *_: None))[-1]
     assert len(found.measurements) == 2
     for measurement in found.measurements:
         assert measurement.problem.startswith("disagrees: grad_b off by")
         assert (measurement.seconds, measurement.steps_per_round) == ((), 0)
 
 
-def test_trained_weights_are_kept_and_found(tmp_path):
-    config = dataclasses.replace(TINY, runs=tmp_path / "runs")
-    size = Size(2, 20, 200, 0.98, trained_steps=20)
-    shares = []
-    first = _problem(config, size, shares.append)
-    assert shares[-1] == 1
-    again = _problem(config, size, lambda share: pytest.fail("trained again"))
-    assert np.array_equal(first.W, again.W)
-    assert np.array_equal(first.examples.to_scipy().toarray(), again.examples.to_scipy().toarray())
-    untrained = _problem(config, dataclasses.replace(size, trained_steps=0), lambda share: pytest.fail("trained"))
-    assert not np.array_equal(first.W, untrained.W)
+@pytest.mark.slow
+def test_a_run_begins_with_the_weights_of_its_start_and_an_interrupted_one_is_finished():
+    config = dataclasses.replace(TINY, only=("trained",), contenders=("byheart",), points=(10, 30, 99))
+    *_, whole = benchmark(config, lambda *_: None)
+    assert [m.size.trained_steps for m in whole.measurements] == [0, 40, 30, 10]  # 99 is beyond its end
+    assert [m.size.run_steps for m in whole.measurements] == [0, 40, 40, 40]
+    interrupted = dataclasses.replace(whole, measurements=whole.measurements[:2])
+    *_, finished = benchmark(config, lambda *_: None, interrupted)
+    assert [m.size for m in finished.measurements] == [m.size for m in whole.measurements]
+    assert finished.measurements[:2] == whole.measurements[:2]
+    assert [run.active for run in finished.runs] == [run.active for run in whole.runs]
+    assert finished.machine["n_calls"] == 2
 
 
-def test_the_plan_has_every_size_once_and_only_byheart_where_peers_would_not_fit():
+def test_results_of_another_revision_are_not_gone_on_with():
+    first = next(benchmark(TINY, lambda *_: None))
+    other = dataclasses.replace(first, machine={**first.machine, "git_revision": "0123"})
+    with pytest.raises(ValueError, match="go_on: received results with git_revision 0123, accepted: those with"):
+        next(benchmark(TINY, lambda *_: None, other))
+    revision = first.machine["git_revision"].removesuffix("+") + "+"
+    changed = dataclasses.replace(first, machine={**first.machine, "git_revision": revision})
+    assert next(benchmark(TINY, lambda *_: None, changed)).machine["n_calls"] == 2  # the results themselves are changes
+
+
+def test_the_plan_has_every_size_once_and_a_run_follows_its_start():
     config = dataclasses.replace(
         TINY,
+        only=("sweep", "trained", "steps", "large"),
         n_hidden=(2, 16),
-        contenders=("byheart", "torch-eager"),
+        n_examples=(10, 20),
+        trained=("16:20:40", "16:20:50", "4:30:5:100"),
         large_examples=(20, 500),
-        trained_examples=(20,),
-        trained_hidden=(2, 3),
     )
-    plan = _plan(config)
-    assert [(s.n_hidden, s.n_examples, s.trained_steps, len(names)) for s, names in plan] == [
-        (2, 20, 20, 1),
-        (3, 20, 20, 1),
-        (2, 20, 0, 2),
-        (16, 20, 0, 2),
-        (2, 500, 0, 1),
+    sizes = list(_plan(config))
+    assert sizes[0] == "sweep"
+    assert [(s.n_hidden, s.n_examples, s.run_steps) for s in sizes[1:]] == [
+        *((16, 20, 0), (16, 20, 40), (16, 20, 50), (4, 30, 0), (4, 30, 5)),
+        *((2, 10, 0), (2, 20, 0), (16, 10, 0), (2, 500, 0)),
     ]
+    assert sizes[4] == Size(4, 30, 100, 0.96)  # as many active features
+    assert list(_plan(dataclasses.replace(config, only=("waits",)))) == ["waits"]
+
+
+def test_dense_torch_is_timed_at_the_smallest_width_and_byheart_alone_with_many_examples():
+    config = dataclasses.replace(TINY, n_hidden=(2, 16), large_examples=(500,))
+    assert len(_at_start(Size(2, 20, 200, 0.98), config)) == 8
+    assert set(_at_start(Size(16, 20, 200, 0.98), config)) == {
+        *("byheart", "byheart-dense", "torch-eager-sparse", "torch-compile-sparse", "jax", "jax-sparse")
+    }
+    assert set(_at_start(Size(2, 500, 200, 0.98), config)) == {"byheart", "byheart-dense"}
+
+
+def test_peers_that_are_near_the_fastest_go_on_to_trained_weights():
+    start = Size(2, 20, 200, 0.98)
+    seconds = {"byheart": 0.001, "jax": 1.0, "jax-sparse": 1.49, "torch-eager": 1.5}
+    found = [Measurement(start, name, (value,)) for name, value in seconds.items()]
+    results = Results({}, (*found, Measurement(start, "torch-compile", problem="killed")))
+    assert near_the_fastest(results, start) == ["jax", "jax-sparse"]
+    assert near_the_fastest(Results({}), start) == []
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(tmp_path):
@@ -157,8 +201,7 @@ def test_a_child_ends_with_its_parent_even_in_the_midst_of_a_step(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_ends_a_round_in_its_midst_and_leaves_no_process(tmp_path):
     words = [word if word != "0.01" else "3600" for word in TINY_WORDS]  # seconds per round
-    command = [sys.executable, "-m", "benchmarks", *words, *OURS, "--trained-examples", "--sweep-runs", "0"]
-    command += ["--out", tmp_path / "out", "--runs", tmp_path / "runs"]
+    command = [sys.executable, "-m", "benchmarks", *words, *OURS, "--only", "steps", "--out", tmp_path / "out"]
     marked = partial(processes_with, f"BYHEART_TEST={tmp_path}")
     environment = os.environ | {"BYHEART_TEST": str(tmp_path)}
     with running(*command, stderr=subprocess.PIPE, env=environment, cwd=ROOT) as process:
@@ -168,7 +211,9 @@ def test_ctrl_c_ends_a_round_in_its_midst_and_leaves_no_process(tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)  # far less than a round
     assert process.returncode == 130
-    assert err.strip() == f"interrupted; the sizes measured so far are kept in {tmp_path}/out"
+    assert (
+        err.strip() == f"interrupted; the sizes measured so far are kept in {tmp_path}/out: --go-on measures the rest"
+    )
     wait_until(lambda: marked() == [])
 
 
@@ -192,14 +237,17 @@ def processes_with(variable):
         (["--seconds-per-round", "nan"], "received nan", "finite number > 0"),
         (["--contenders", "fortran"], "received fortran", "byheart-dense"),
         (["--contenders", "byheart", "byheart"], "received byheart, byheart", "each contender once"),
-        (["--sweep-runs", "-1"], "received -1", "integer >= 0"),
-        (["--trained-steps", "0"], "received 0", "integer >= 1"),
-        (["--tables-only"], "results.json", "a results.json that python -m benchmarks wrote"),
-        (
-            ["--n-hidden", "--trained-examples", "--trained-hidden", "--large-examples", "--sweep-runs", "0"],
-            "sweep_runs: received 0",
-            "a size to measure",
-        ),
+        (["--sweep-runs", "0"], "received 0", "integer >= 1"),
+        (["--points", "0"], "received (0,)", "integers >= 1"),
+        (["--trained", "2:10"], "received 2:10", "m:T:steps or m:T:steps:n"),
+        (["--trained", "2:10:0"], "received 2:10:0", "m:T:steps or m:T:steps:n"),
+        (["--trained", "2:10:x"], "received 2:10:x", "m:T:steps or m:T:steps:n"),
+        (["--trained", "2:10:20:5"], "received 2:10:20:5", "n above the number of active features"),
+        (["--n-hidden"], "received ()", "at least one"),
+        (["--only", "lunch"], "lunch", "waits, sweep, trained, steps, large"),
+        (["--only", "large", "--contenders", "jax"], "received jax", "one of byheart, byheart-dense"),
+        (["--tables-only"], "results-KIND.json", "what python -m benchmarks wrote"),
+        (["--go-on"], f"results-{kind_here()}.json", "what python -m benchmarks wrote"),
         (["--bogus", "1"], "received --bogus 1", "options of this command"),
     ],
 )
