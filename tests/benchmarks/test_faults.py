@@ -77,7 +77,7 @@ def test_rows_that_were_not_asked_for_stay(tmp_path, monkeypatch):
         for fault in only:
             yield Found(fault, "tried", n_lost=lost), "", lambda found: None
 
-    monkeypatch.setattr(command, "Scene", lambda directory, seed: None)
+    monkeypatch.setattr(command, "Scene", lambda directory, seed, forks: None)
     monkeypatch.setattr(command, "_faults", faults)
     assert command.main(["--only", "one", "two", "--out", str(out)]) == 0
     lost = 1
