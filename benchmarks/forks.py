@@ -148,7 +148,7 @@ def _become(program: str, arguments: list[str], said: str) -> NoReturn:
         os.dup2(os.open(path, os.O_RDWR), descriptor)
     _leave_open()
     tempfile.tempdir = None
-    workers.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": _Fork})  # type: ignore[attr-defined]
+    workers.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": _Fork})  # type: ignore[assignment,attr-defined]
     _run(program, arguments)
 
 

@@ -177,8 +177,8 @@ def work(connection: Connection) -> NoReturn:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a call raises is its result
                 rest = functools.partial(_value, portable(error))
             before.result()  # of at most one call something is left to do
+            send("computed", None)  # before it ends: of a worker without calls nothing is expected
             before = aside.submit(_finish, send, rest)
-            send("computed", None)
 
 
 def _finish(send: Callable[[str, Any], None], rest: Callable[[], Any]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from benchmarks.faults import __main__ as command
 from benchmarks.faults.interrupts import Verbs, interrupted
 from benchmarks.faults.processes import command_killed, worker_killed
-from benchmarks.faults.scene import Answer, Found, Scene
+from benchmarks.faults.scene import WARM, Answer, Found, Scene
 from benchmarks.faults.stores import directory_moved, disk_full, disk_full_of_one_run, read_only_in_mid_run
+from benchmarks.forks import Forks
 from benchmarks.servers import why_no_disk
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
@@ -26,6 +27,18 @@ def made(make, *arguments, **options) -> Found:
     found = Found("a fault", "once")
     make(*arguments, found, **options)
     return found
+
+
+@linux
+def test_faults_of_forks(tmp_path):
+    """What the slow tests do with whole processes, without the starts of Python."""
+    with Forks(WARM, {"TMPDIR": str(tmp_path)}) as forks:
+        scene = Scene(tmp_path, seed=0, forks=forks)
+        on_disk = functools.partial(disk_full, on_cluster=False)
+        for make in (command_killed, worker_killed, directory_moved, *([] if why_no_disk() else [on_disk])):
+            found = made(make, scene)
+            assert found.n_tried == 1
+            assert found.is_well, (make, found)
 
 
 @pytest.mark.slow
@@ -77,7 +90,7 @@ def test_rows_that_were_not_asked_for_stay(tmp_path, monkeypatch):
         for fault in only:
             yield Found(fault, "tried", n_lost=lost), "", lambda found: None
 
-    monkeypatch.setattr(command, "Scene", lambda directory, seed: None)
+    monkeypatch.setattr(command, "Scene", lambda directory, seed, forks: None)
     monkeypatch.setattr(command, "_faults", faults)
     assert command.main(["--only", "one", "two", "--out", str(out)]) == 0
     lost = 1
