@@ -109,6 +109,15 @@ def design_of(setting: Setting) -> Design:
     return Design(documents, spans, 2, setting.seed, tuple(roles), _CONTEXT)
 
 
+def sequences(design: Design) -> list[str]:
+    """Return what each document repeats: the copies of a passage, near-copies too, have one name, others their own."""
+    found = list(design.documents.names)
+    for number, span in enumerate(design.spans):
+        for place in (*span.copies, *span.measured):
+            found[place.document] = f"passage {number + 1}"
+    return found
+
+
 def held_out(design: Design, setting: Setting) -> Bool[np.ndarray, " n_tokens"]:
     """Return the tokens of the verses that are held out."""
     found: np.ndarray = design.documents.document_of >= len(design.documents) - setting.n_held_out
