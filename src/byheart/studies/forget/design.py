@@ -39,8 +39,8 @@ class Setting:
     seed: int
     n_verses: int = 1_400
     n_spans: int = 24
-    n_copies: int = 24
-    n_epochs: int = 6
+    n_copies: int = 32
+    n_epochs: int = 8
     n_held_out: int = 300
     width: int = 64
     n_layers: int = 2
