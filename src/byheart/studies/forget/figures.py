@@ -52,11 +52,11 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         left.errorbar(rise[0], recited[0], recited[1], rise[1], **look)
         if arm != ORACLE:  # it is at no distance from itself
             right.errorbar(distance[0], steps[0], steps[1], distance[1], **look)
-    for arms, color, up in ((KFAC, BLUE, 3), (DECAYS, PURPLE, 3), (tuple(SINKS), LIGHT_BLUE, -10)):
+    for arms, color, place in ((KFAC, BLUE, (3, 3)), (DECAYS, PURPLE, (3, 3)), (tuple(SINKS), LIGHT_BLUE, (-16, 5))):
         rises, shares = ([100 * of_arm(tables, arm, name).mean() for arm in arms] for name in ("rise", "recited_on"))
         left.plot(rises, shares, "-", color=color, lw=0.8, alpha=0.6)
         for arm, at, height in zip(arms, rises, shares, strict=True):
-            left.annotate(arm.split()[-1], (at, height), (3, up), textcoords="offset points", fontsize=7, color=color)
+            left.annotate(arm.split()[-1], (at, height), place, textcoords="offset points", fontsize=7, color=color)
     left.set_xscale("symlog", linthresh=10)
     limits = left.get_xlim()
     left.fill_between([-99, 100 * RISE], -10, 100 * FORGOTTEN, color=LIGHT_BLUE, alpha=0.25, lw=0)
