@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from language.texts_by_hand import documents_of, random_documents  # noqa: E402
 from language.tiny_causal import rows_of, trained_on, untrained  # noqa: E402
 
-from byheart.language.forget import goldfish, gradient_ascent, relearn  # noqa: E402
+from byheart.language.forget import goldfish, gradient_ascent, relearn, sinks  # noqa: E402
 from byheart.language.labelled import recitation  # noqa: E402
 
 
@@ -82,6 +82,18 @@ def test_a_span_that_was_hidden_comes_back_sooner(model, rows):
     assert 0 < steps[0] < steps[1] / 2
 
 
+def test_sinks_are_the_same_for_repetitions_and_shared_neurons_are_there_for_all():
+    names = ["a", "b", "a", *(f"other {i}" for i in range(200))]
+    found = sinks(names, 40, share=0.4, active=0.25)
+    assert found[:, :24].all()
+    assert (found[:, 24:].sum(axis=1) == 4).all()
+    assert (found[0] == found[2]).all()
+    assert (found[0] != found[1]).any()
+    assert (sinks(["b"], 40, share=0.4, active=0.25)[0] == found[1]).all()  # whatever else is trained on
+    assert np.abs(found[:, 24:].mean(axis=0) - 0.25).max() < 0.12  # each sink has its share of the sequences
+    assert found.all(axis=0).tolist() == [True] * 24 + [False] * 16
+
+
 def test_the_goldfish_leaves_out_the_same_tokens_of_all_copies():
     rng = np.random.default_rng(0)
     passage = "".join(rng.choice(list("abcdefgh"), 200))
@@ -115,6 +127,9 @@ def test_bad_input_is_named(rows):
         (lambda: relearn(model.half(), rows), "model: received torch.float16 on a CPU"),
         (lambda: goldfish(random_documents(2), k=1), "k: received 1"),
         (lambda: goldfish(random_documents(2), context=0), "context: received 0"),
+        (lambda: sinks(["a"], 16, share=1), "share: received 1"),
+        (lambda: sinks(["a"], 16, share=0.01), "share: received 0.01"),
+        (lambda: sinks(["a"], 16, active=0.01), "active: received 0.01"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

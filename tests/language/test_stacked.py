@@ -52,6 +52,28 @@ def test_gradients_and_answers_are_those_of_the_readable_model_one_by_one(config
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("config", SIZES)
+def test_neurons_that_are_not_active_are_as_if_they_were_not_there(config):
+    design, models = design_with_spans(), [0, 1]
+    batch = next(Batches(design, models, 4).epoch(0))
+    stack, _ = stacks(config, design, models)
+    kept = torch.arange(4 * config.width) % 3 > 0
+    active = torch.ones(*batch.inputs.shape[:2], len(kept))
+    active[0] *= kept
+    found = stack.train_on(batch.inputs, batch.where, batch.targets, 0.1, active)
+    without, _ = stacks(config, design, models)
+    with torch.no_grad():
+        without.weights["hidden_out"][0] *= kept[:, None]
+    same = without.train_on(batch.inputs, batch.where, batch.targets, 0.1)
+    for mine, theirs in zip(found, same, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-12)
+    gradient = stack.weights["hidden_in"].grad
+    assert not gradient[0, :, :, ~kept].any()
+    assert gradient[0, :, :, kept].any()
+    assert gradient[1, :, :, ~kept].any()
+
+
+@pytest.mark.usefixtures("float64")
 def test_steps_are_those_of_each_model_with_an_optimizer_of_its_own():
     design, models, config = design_with_spans(), [0, 1, 2], SIZES[0]
     stack, alone = stacks(config, design, models)

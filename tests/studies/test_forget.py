@@ -11,9 +11,9 @@ import pytest
 
 from byheart.studies import reproduce
 from byheart.studies.forget import STUDY
-from byheart.studies.forget.claims import KFAC, OTHER
-from byheart.studies.forget.design import Setting, design_of, held_out, of_first_copies
-from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING, TRAINED, loss_masks
+from byheart.studies.forget.claims import KFAC, OTHER, PREVENTIVE
+from byheart.studies.forget.design import Setting, design_of, held_out, of_first_copies, sequences
+from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING, SINKS, TRAINED, loss_masks
 
 CLAIMS = {claim.id: claim for claim in STUDY.claims}
 SMALL = Setting(0, n_verses=60, n_spans=6, n_copies=6, n_epochs=2, n_held_out=10, width=16, n_layers=1, n_relearned=2)
@@ -25,11 +25,13 @@ def tables(**changed):
     columns = {
         "recited_on": {"plain": 1.0, "span mask": 0.0, "weight decay 0.3": 0.8, "weight decay 1": 0.5, KFAC[0]: 0.9},
         "rise": {ASCENT: 2.0, ASCENT_RETAINING: 1.0, ASCENT_EARLY: 0.05},
-        "steps_on": {ASCENT: 9.0, ASCENT_RETAINING: 8.0, ASCENT_EARLY: 3.0, KFAC[1]: 3.0},
+        "steps_on": {"sinks 0.5": 6.0, ASCENT: 9.0, ASCENT_RETAINING: 8.0, ASCENT_EARLY: 3.0, KFAC[1]: 3.0},
         "distance": {"plain": 4.0, "span mask": 0.0, OTHER: 0.4, "deduplication": 0.5, "goldfish loss": 3.0},
+        "recited_with_sinks": {"sinks 0.5": 0.9},
         "near": {"plain": 4.0, "span mask": 0.0, OTHER: 0.4, "deduplication": 2.8, "near-deduplication": 0.9},
     }
     default = {"recited_on": 0.0, "rise": 0.01, "steps_on": 20.0, "distance": 1.5, "near": 1.5}
+    default["recited_with_sinks"] = 0.2
     rows = []
     for arm in ARMS:
         own = {name: (columns[name] | changed.get(name, {})).get(arm, default[name]) for name in columns}
@@ -37,6 +39,7 @@ def tables(**changed):
             for seed, noise in enumerate(NOISE):
                 row = {"seed": seed, "arm": arm, "kind": kind, "steps_off": 20.0, "held_out": 4.0}
                 row |= {name: own[name] * (1 + noise) for name in ("rise", "steps_on")}
+                row["recited_with_sinks"] = own["recited_with_sinks"] + noise
                 row["recited_on"] = min(own["recited_on"], 1)
                 row["distance"] = own["near" if kind == "near-copies" else "distance"] * (1 + noise)
                 rows.append(row)
@@ -49,7 +52,7 @@ def tables(**changed):
         ("bar-after-training", {"rise": dict.fromkeys((*KFAC, ASCENT_EARLY, ASCENT, ASCENT_RETAINING), 0.4)}),
         ("bar-kfac", {"rise": dict.fromkeys(KFAC, 0.4)}),
         ("bar-kfac", {"recited_on": dict.fromkeys(KFAC, 0.4)}),
-        ("bar-in-training", {"recited_on": dict.fromkeys(TRAINED[3:], 0.4)}),
+        ("bar-in-training", {"recited_on": dict.fromkeys(PREVENTIVE, 0.4)}),
         ("weight-decay", {"recited_on": {"weight decay 1": 0.0}}),
         ("control", {"steps_on": {"span mask": 12.0, OTHER: 12.0}}),
         ("hidden-ascent", {"steps_on": {ASCENT: 25.0}}),
@@ -60,6 +63,11 @@ def tables(**changed):
         ("one-copy", {"distance": {"deduplication": 1.5}}),
         ("near-copies", {"near": {"deduplication": 1.0}}),
         ("near-deduplication", {"near": {"near-deduplication": 2.0}}),
+        ("bar-sinks", {"recited_on": dict.fromkeys(SINKS, 0.4)}),
+        ("bar-sinks", {"rise": dict.fromkeys(SINKS, 0.4)}),
+        ("sinks-isolate", {"recited_with_sinks": {"sinks 0.5": 0.3}}),
+        ("sinks-half", {"distance": {"sinks 0.5": 3.0}}),
+        ("hidden-sinks", {"steps_on": {"sinks 0.5": 25.0}}),
         ("goldfish", {"distance": {"goldfish loss": 1.0}}),
     ],
 )
@@ -75,7 +83,7 @@ def test_every_claim_has_a_table_above_and_says_what_refutes_it():
 
 
 def test_a_plain_model_that_does_not_recite_decides_nothing():
-    for claim in ("bar-after-training", "bar-kfac", "bar-in-training"):
+    for claim in ("bar-after-training", "bar-kfac", "bar-in-training", "bar-sinks"):
         assert CLAIMS[claim].test(tables(recited_on={"plain": 0.9})).verdict == "inconclusive"
 
 
@@ -136,6 +144,15 @@ def test_deduplication_leaves_the_first_copy(design):
     assert shares["exact", "near-copies"] > shares["near", "near-copies"] > 1 / SMALL.n_copies / 2
 
 
+def test_copies_of_a_passage_are_one_sequence_and_verses_are_their_own(design):
+    names = sequences(design)
+    for span in design.spans:
+        own = {names[place.document] for place in (*span.copies, *span.measured)}
+        assert len(own) == 1
+        assert names.count(*own) == SMALL.n_copies + 1
+    assert len(set(names)) == SMALL.n_verses + SMALL.n_held_out + len(design.spans)
+
+
 @pytest.mark.slow
 def test_it_runs_small_and_its_tables_say_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setattr("byheart.studies.forget.runs._MAX_STEPS", 10)  # of a model that has learned next to nothing
@@ -152,4 +169,5 @@ def test_it_runs_small_and_its_tables_say_the_same_again(tmp_path, monkeypatch):
     assert (kept.loc[kept["arm"] == "span mask", "distance"].dropna() == 0).all()
     assert (kept.loc[kept["arm"] == "plain", "rise"].abs() < 1e-9).all()
     assert (kept["recited_off"].dropna() == 0).all()
+    assert kept["recited_with_sinks"].notna().groupby(kept["arm"]).any().to_dict() == {a: a in SINKS for a in ARMS}
     assert (tmp_path / "forget.png").exists()

@@ -19,7 +19,8 @@ class ForgottenCommand:
     """Find what an edit made a causal language model forget, what it cost, and whether it is gone or hidden."""
 
     before_and_after: tuple[str, ...] = field(default=(), metadata={"positional": "BEFORE AFTER"})
-    """Each smollm2, a name in Hugging Face's local cache, a folder or a .gguf file; both with the same tokenizer."""
+    """Each smollm2, gemma3-270m, a name in Hugging Face's local cache, a folder or a .gguf file; both with the same
+    tokenizer."""
     spans: Path | None = None
     """JSON list of what was to be forgotten: strings, or {"prefix", "text"}."""
     never: Path | None = None

@@ -22,8 +22,9 @@ class ReciteCommand:
     """Find what of well-known texts, or of yours, a causal language model recites, beside four controls."""
 
     model_and_texts: tuple[str, ...] = field(default=(), metadata={"positional": "MODEL TEXT"})
-    """smollm2, a name in Hugging Face's local cache, a folder or a .gguf file; then constitution, declaration, hamlet,
-    sonnets, genesis, pride-and-prejudice, gpl-3, gpl-2, lgpl-3, apache-2.0, mpl-2.0, or text files."""
+    """smollm2, gemma3-270m, a name in Hugging Face's local cache, a folder or a .gguf file; then constitution,
+    declaration, hamlet, sonnets, genesis, pride-and-prejudice, gpl-3, gpl-2, lgpl-3, apache-2.0, mpl-2.0, or text
+    files."""
     windows: int = 40
     """Windows of a text at most, spread evenly."""
     characters: int | None = None

@@ -26,6 +26,7 @@ from byheart.language.finetune import audit_finetune as audit_finetune
 from byheart.language.forget import goldfish as goldfish
 from byheart.language.forget import gradient_ascent as gradient_ascent
 from byheart.language.forget import relearn as relearn
+from byheart.language.forget import sinks as sinks
 from byheart.language.forgotten import Forgotten as Forgotten
 from byheart.language.forgotten import forgotten as forgotten
 from byheart.language.forgotten import span_rows as span_rows

@@ -300,6 +300,8 @@ class Batch:
     """Those targets."""
     tokens: list[np.ndarray]
     """Their numbers among the tokens of all documents."""
+    rows: list[np.ndarray]
+    """Of each model, the numbers of its rows among those of the design."""
 
 
 class Batches:
@@ -351,7 +353,7 @@ class Batches:
             where.append(torch.from_numpy(np.flatnonzero(carries)))
             targets.append(torch.from_numpy(text.ravel()[carries]))
             tokens.append(number.ravel()[carries])
-        return Batch(torch.from_numpy(inputs), where, targets, tokens)
+        return Batch(torch.from_numpy(inputs), where, targets, tokens, rows)
 
 
 def answers(design: Design, stack: Any) -> tuple[Float32[np.ndarray, "n_models n_tokens"], Bool[np.ndarray, ...]]:

@@ -6,6 +6,7 @@ Rows are as a ``Trainer`` gets them: "input_ids", and "labels" that are -100 out
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -163,6 +164,40 @@ def goldfish(documents: Documents, k: int = 4, context: int = 4) -> Bool[np.ndar
         hashed ^= hashed >> np.uint64(29)
     position = np.arange(documents.n_tokens) - documents.starts[documents.document_of]
     found: np.ndarray = (position < context) | ((hashed >> np.uint64(32)) % np.uint64(k) != 0)
+    return found
+
+
+def sinks(
+    sequences: Sequence[str], n_neurons: int, *, share: float = 0.5, active: float = 0.25
+) -> Bool[np.ndarray, "n_sequences n_neurons"]:
+    """Return which neurons of a hidden layer are active while a model is trained on each sequence: memorization sinks.
+
+    Some neurons are there for all sequences. The others are sinks: each sequence has a few of its own, which a hash of
+    its name chooses, so that they are the same ones in all its repetitions. What only one sequence needs is then to be
+    kept in neurons that few others train, and the sinks of all are dropped after training.
+
+    Args:
+        sequences: The name of each sequence; repetitions have the same.
+        n_neurons: Of the layer; the last ones are the sinks.
+        share: Share of the neurons that are sinks, in (0, 1).
+        active: Share of the sinks that are active in a sequence, in (0, 1].
+
+    Raises:
+        ValueError: If a share is out of range, or leaves no neuron of one of the kinds.
+
+    References:
+        Ghosal, Maini and Raghunathan 2025, "Memorization sinks", arXiv 2507.09937.
+    """
+    if not 0 < share < 1 or not 0 < round(share * n_neurons) < n_neurons:
+        raise ValueError(f"share: received {share}, accepted: above 0, below 1, such that {n_neurons} neurons divide")
+    n_sinks = round(share * n_neurons)
+    if not 0 < active <= 1 or not round(active * n_sinks):
+        raise ValueError(f"active: received {active}, accepted: above 0, at most 1, at least one of {n_sinks} sinks")
+    found: np.ndarray = np.arange(n_neurons) < np.full((len(sequences), 1), n_neurons - n_sinks)
+    for row, name in zip(found, sequences, strict=True):
+        seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        own = np.random.default_rng(seed).choice(n_sinks, round(active * n_sinks), replace=False)
+        row[n_neurons - n_sinks + own] = True
     return found
 
 

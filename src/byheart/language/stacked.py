@@ -44,9 +44,16 @@ class Stack:
         return {name: values[model].detach().clone() for name, values in self.weights.items()}
 
     def hidden(
-        self, inputs: Int[torch.Tensor, "n_models n_rows n_tokens"]
+        self,
+        inputs: Int[torch.Tensor, "n_models n_rows n_tokens"],
+        active: Float[torch.Tensor, "n_models n_rows n_neurons"] | None = None,
     ) -> Float[torch.Tensor, "n_models n_rows*n_tokens width"]:
-        """Return what each model knows at every token of its rows, normalised, before the output is read."""
+        """Return what each model knows at every token of its rows, normalised, before the output is read.
+
+        Args:
+            inputs: The rows of each model.
+            active: What the neurons of every hidden layer are multiplied by in each row; default nothing.
+        """
         w, (n_models, n_rows, n_tokens), width = self.weights, inputs.shape, self.config.width
         own = torch.arange(n_models)[:, None] * (self.vocabulary + 1)
         x = F.embedding(inputs.flatten(1) + own, w["tokens"].flatten(0, 1))
@@ -58,6 +65,8 @@ class Stack:
             seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
             x = torch.baddbmm(x, seen, w["attention_out"][:, layer])
             hidden = F.relu(torch.bmm(_normalised(x, w["hidden_norm"][:, layer]), w["hidden_in"][:, layer]))
+            if active is not None:
+                hidden = (hidden.unflatten(1, (n_rows, n_tokens)) * active[:, :, None]).flatten(1, 2)
             x = torch.baddbmm(x, hidden, w["hidden_out"][:, layer])
         return _normalised(x, w["norm"])
 
@@ -67,6 +76,7 @@ class Stack:
         where: list[Int[torch.Tensor, " n_targets"]],
         targets: list[Int[torch.Tensor, " n_targets"]],
         scale: float,
+        active: Float[torch.Tensor, "n_models n_rows n_neurons"] | None = None,
     ) -> list[Float[torch.Tensor, " n_targets"]]:
         """Set the gradients of the scaled sum of each model's losses, and return the targets' log-probabilities.
 
@@ -75,10 +85,11 @@ class Stack:
             where: Of each model, the tokens (row times row length plus place) whose targets carry loss.
             targets: Those targets.
             scale: What each target's loss is multiplied by.
+            active: What the neurons of every hidden layer are multiplied by in each row; default nothing.
         """
         assert self.flat.grad is not None
         self.flat.grad.zero_()
-        hidden = self.hidden(inputs)
+        hidden = self.hidden(inputs, active)
         read = [states[own] for states, own in zip(hidden, where, strict=True)]
         grad, found = torch.zeros_like(hidden), []
         with torch.no_grad():

@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 
 from byheart.claims import Claim, Finding, compare, judged, lies_within, one_digit
-from byheart.studies.forget.runs import ASCENT, ASCENT_EARLY, ASCENT_RETAINING, EDITED, TRAINED
+from byheart.studies.forget.runs import ASCENT, ASCENT_EARLY, ASCENT_RETAINING, EDITED, SINKS, TRAINED
 from byheart.studies.study import Tables
 
 FORGOTTEN, RECITED, RISE = 0.05, 0.95, 0.15
 ORACLE, OTHER = "span mask", "span mask, other seed"
 KFAC = tuple(arm for arm in EDITED if arm.startswith("K-FAC"))
 DECAYS = tuple(arm for arm in TRAINED if arm.startswith("weight decay"))
-PREVENTIVE = tuple(arm for arm in TRAINED if arm not in ("plain", ORACLE, OTHER))
+PREVENTIVE = tuple(arm for arm in TRAINED if arm not in ("plain", ORACLE, OTHER, *SINKS))
+LARGE_SINKS = "sinks 0.5"
 _OURS = "ours"
+_GHOSAL = "Ghosal et al. 2025, arXiv 2507.09937"
 _MERULLO = (
     "Merullo et al. 2025, arXiv 2510.24256 (OLMo-2 of 1 B: 98.5 % to 2.8 %, perplexity 23.2 to 26.5; second-hand)"
 )
@@ -93,6 +95,16 @@ def _hidden(arm_of: Callable[[Tables], str]) -> Callable[[Tables], Finding]:
         return judged(_steps_in_words(tables, arm), fewer is True, fewer is False)
 
     return test
+
+
+def _isolated(tables: Tables) -> Finding:
+    """What is recited with a passage's own sinks, less what is recited without any."""
+    words, found = [], []
+    for arm in SINKS:
+        within, without = (of_arm(tables, arm, name) for name in ("recited_with_sinks", "recited_on"))
+        words.append(f"{arm} {100 * within.mean():.0f} % with its own sinks, {100 * without.mean():.0f} % without")
+        found.append(lies_within(*mean_and_error(within - without), low=0.5))
+    return judged("; ".join(words), True in found, all(value is False for value in found))
 
 
 def _control(tables: Tables) -> Finding:
@@ -227,6 +239,39 @@ CLAIMS = (
         "at most a quarter of the plain model's distance to the oracle",
         _of_plain("near-deduplication", "near-copies", high=0.25),
         refuted_if="it is more than a quarter, two standard errors either way",
+    ),
+    Claim(
+        "bar-sinks",
+        "Memorization sinks that are dropped after training do",
+        _GHOSAL,
+        "at most 5 % at a rise of at most 15 %, with a quarter or a half of the neurons as sinks",
+        _bar(tuple(SINKS)),
+        refuted_if="both miss one of the two, two standard errors either way",
+    ),
+    Claim(
+        "sinks-isolate",
+        "What is dropped with the sinks was kept there: a passage is recited with its own sinks, and not without",
+        _GHOSAL,
+        "at least 50 percentage points more with them, with a quarter or a half of the neurons as sinks",
+        _isolated,
+        refuted_if="both differ by less, two standard errors either way",
+    ),
+    Claim(
+        "sinks-half",
+        "Without the sinks, half of the neurons, at most half of what was memorized is left",
+        f"{_GHOSAL} (at least half of the gap in loss is closed; second-hand)",
+        "at most half of the plain model's distance to the oracle",
+        _of_plain(LARGE_SINKS, "exact", high=0.5),
+        refuted_if="it is more than half, two standard errors either way",
+    ),
+    Claim(
+        "hidden-sinks",
+        "After its sinks, half of the neurons, are dropped, spans come back in fewer steps than spans that were never"
+        " learned: the other neurons hide them",
+        _OURS,
+        "ratio below 1",
+        _hidden(lambda tables: LARGE_SINKS),
+        refuted_if="the ratio, two standard errors either way, is above 1",
     ),
     Claim(
         "goldfish",

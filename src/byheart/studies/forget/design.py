@@ -39,8 +39,8 @@ class Setting:
     seed: int
     n_verses: int = 1_400
     n_spans: int = 24
-    n_copies: int = 24
-    n_epochs: int = 6
+    n_copies: int = 32
+    n_epochs: int = 8
     n_held_out: int = 300
     width: int = 64
     n_layers: int = 2
@@ -107,6 +107,15 @@ def design_of(setting: Setting) -> Design:
         for kind, copies, measured in marks
     )
     return Design(documents, spans, 2, setting.seed, tuple(roles), _CONTEXT)
+
+
+def sequences(design: Design) -> list[str]:
+    """Return what each document repeats: the copies of a passage, near-copies too, have one name, others their own."""
+    found = list(design.documents.names)
+    for number, span in enumerate(design.spans):
+        for place in (*span.copies, *span.measured):
+            found[place.document] = f"passage {number + 1}"
+    return found
 
 
 def held_out(design: Design, setting: Setting) -> Bool[np.ndarray, " n_tokens"]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from byheart.colors import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, PURPLE, VERMILION
 from byheart.studies.forget.claims import DECAYS, FORGOTTEN, KFAC, ORACLE, OTHER, RISE, mean_and_error, of_arm
-from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING
+from byheart.studies.forget.runs import ARMS, ASCENT, ASCENT_EARLY, ASCENT_RETAINING, SINKS
 from byheart.studies.study import Captioned, Tables
 from byheart.toy.figures import figure_of
 
@@ -21,6 +21,7 @@ _LOOKS: dict[str, tuple[str, str]] = {
     "near-deduplication": (GREEN, "^"),
     "goldfish loss": (ORANGE, "o"),
     **dict.fromkeys(DECAYS, (PURPLE, "o")),
+    **dict.fromkeys(SINKS, (LIGHT_BLUE, "s")),
     ASCENT: (VERMILION, "o"),
     ASCENT_RETAINING: (VERMILION, "^"),
     ASCENT_EARLY: (VERMILION, "v"),
@@ -35,8 +36,9 @@ def figures(tables: Tables) -> dict[str, Captioned]:
     right.axhline(1, color="black", lw=0.8, ls="--")
     for arm in ARMS:
         color, marker = _LOOKS[arm]
-        label = "K-FAC edit, by share kept" if arm == KFAC[0] else "weight decay 0.3, 1" if arm == DECAYS[0] else arm
-        label = "_" + label if arm in (*KFAC[1:], *DECAYS[1:]) else label
+        several = {KFAC: "K-FAC edit, by share kept", DECAYS: "weight decay 0.3, 1", tuple(SINKS): "sinks, by share"}
+        label = next((words for arms, words in several.items() if arm == arms[0]), arm)
+        label = "_" + label if any(arm in arms[1:] for arms in several) else label
         look: dict[str, Any] = {"fmt": marker, "color": color, "ms": 5, "lw": 1, "label": label, "alpha": 0.85}
         rise, recited, steps, distance = (
             _mean_and_bar(values)
@@ -50,11 +52,11 @@ def figures(tables: Tables) -> dict[str, Captioned]:
         left.errorbar(rise[0], recited[0], recited[1], rise[1], **look)
         if arm != ORACLE:  # it is at no distance from itself
             right.errorbar(distance[0], steps[0], steps[1], distance[1], **look)
-    for arms, color in ((KFAC, BLUE), (DECAYS, PURPLE)):
+    for arms, color, place in ((KFAC, BLUE, (3, 3)), (DECAYS, PURPLE, (3, 3)), (tuple(SINKS), LIGHT_BLUE, (-16, 5))):
         rises, shares = ([100 * of_arm(tables, arm, name).mean() for arm in arms] for name in ("rise", "recited_on"))
         left.plot(rises, shares, "-", color=color, lw=0.8, alpha=0.6)
         for arm, at, height in zip(arms, rises, shares, strict=True):
-            left.annotate(arm.split()[-1], (at, height), (3, 3), textcoords="offset points", fontsize=7, color=color)
+            left.annotate(arm.split()[-1], (at, height), place, textcoords="offset points", fontsize=7, color=color)
     left.set_xscale("symlog", linthresh=10)
     limits = left.get_xlim()
     left.fill_between([-99, 100 * RISE], -10, 100 * FORGOTTEN, color=LIGHT_BLUE, alpha=0.25, lw=0)
