@@ -74,7 +74,7 @@ def test_forks_are_processes_of_their_own_that_can_be_killed(tmp_path):
         assert command.wait() == -signal.SIGKILL
         wait_until(lambda: not of_session(command.pid))
         failing = forks.start("raise SystemExit(3)", [], tmp_path / "said")
-        assert failing.wait() == 1
+        assert failing.wait() == 3
     with pytest.raises(RuntimeError, match="a process with threads is not forked"):
         Forks("import threading; threading.Thread(target=threading.Event().wait).start()", {})
 
