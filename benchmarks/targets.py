@@ -160,14 +160,23 @@ def fastest_peer(results: Results, n_hidden: int, n_examples: int, trained: bool
 
 
 def whole_seconds(results: Results, run: TrainedRun, contender: str) -> float | None:
-    """Return how long the steps of a run take a contender, or None if it was not timed at every point."""
-    points = []
+    """Return how long the steps of a run take a contender, or None if it was not tried at every point.
+
+    Weights at which float32 takes it too far from the reference to be timed count as those before and after them do, at
+    the end as the last before; None, if these are the weights of the start or of the second half.
+    """
+    last, points = run.points[-1], []
     for step in (0, *run.points):
         size = dataclasses.replace(run.size, trained_steps=step) if step else run.size.start
         found = results.at(contender, size)
-        if found is None or found.median is None:
+        if found is None:
             return None
-        points.append((step, found.median))
+        if found.median is not None:
+            points.append((step, found.median))
+    if not points or points[0][0] > 0 or 2 * points[-1][0] < last:
+        return None
+    if points[-1][0] < last:
+        points.append((last, points[-1][1]))
     return sum((b - a) * (x + y) / 2 for (a, x), (b, y) in itertools.pairwise(points))
 
 

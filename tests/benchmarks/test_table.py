@@ -130,6 +130,20 @@ def test_a_whole_run_is_the_trapezoid_of_a_peers_steps_and_the_clock_of_ours():
     assert row(faster, "a whole run, m = 2")[2] == "met"
 
 
+def test_where_a_peer_disagrees_the_steps_before_and_after_stand_for_those():
+    run = dataclasses.replace(RUN, points=(10_000, 40_000, 50_000))
+
+    def whole(*seconds):
+        steps = zip((0, *run.points), seconds, strict=True)
+        timed = [measured("jax", s, trained_steps=n, run_steps=50_000 if n else 0) for n, s in steps]
+        return whole_seconds(results(*timed, runs=(run,)), run, "jax")
+
+    assert whole(0.2, 0.2, 0.1, None) == pytest.approx(10_000 * 0.2 + 30_000 * 0.15 + 10_000 * 0.1)
+    assert whole(0.2, None, 0.1, 0.1) == pytest.approx(40_000 * 0.15 + 10_000 * 0.1)
+    assert whole(None, 0.2, 0.1, 0.1) is None
+    assert whole(0.2, 0.2, None, None) is None  # of the second half nothing is known
+
+
 WAITS = {
     "help": Wait(0.5, 0.4),
     "first": Wait(7.9, 8.1),
