@@ -88,9 +88,9 @@ def speeds(monkeypatch: pytest.MonkeyPatch, units_per_second: dict[int, float], 
     monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
     team, sizes = Team(8), []
     for _ in range(n_pieces):
-        with team.at_work(100) as size:
-            now[0] += 100 / units_per_second[size]
-        sizes.append(size)
+        for first, last, size in team.pieces(0, 100):
+            now[0] += (last - first) / units_per_second[size]
+            sizes.append(size)
     return sizes
 
 
@@ -100,6 +100,36 @@ def test_a_second_thread_works_where_it_pays_and_is_tried_again_where_it_does_no
     sizes = speeds(monkeypatch, {faster: 100.0, other: 60.0}, 200)
     assert sizes[:3] == [2, 2, 1]
     assert 5 <= sizes[3:].count(other) <= 20
+
+
+def test_a_second_thread_that_other_work_keeps_waiting_costs_little(monkeypatch):
+    now, took = [0.0], {1: 0.0, 2: 0.0}
+    monkeypatch.setattr(tickets, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
+    team, done = Team(8), []
+    for _ in range(1_000):
+        for first, last, size in team.pieces(0, 5_000):
+            seconds = (last - first) / {1: 250_000, 2: 2_500}[size]
+            now[0] += seconds
+            took[size] += seconds
+            done.append(last - first)
+    assert sum(done) == 5_000_000
+    assert took[2] < 4 + 0.1 * took[1]  # two pieces to learn of it, then short ones
+
+
+def test_a_second_thread_that_pays_again_is_found_by_tries_that_grow(monkeypatch):
+    now, speed = [0.0], {1: 250_000, 2: 2_500}
+    monkeypatch.setattr(tickets, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
+    team, sizes = Team(8), []
+    for number in range(200):
+        if number == 100:
+            speed[2] = 500_000  # the other work has ended
+        for first, last, size in team.pieces(0, 5_000):
+            now[0] += (last - first) / speed[size]
+            sizes.append((number, size, last - first))
+    assert [size for number, size, n_units in sizes if number < 100 and n_units == 5_000].count(2) == 2
+    assert [size for number, size, n_units in sizes if number > 120 and n_units == 5_000].count(2) > 60
 
 
 def test_times_too_short_to_tell_decide_nothing(monkeypatch):

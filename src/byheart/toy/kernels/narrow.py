@@ -39,7 +39,7 @@ _RENEW_ORDER_ABOVE = 1.1  # times the share of cut tiles just after it was made
 _RENEW_ORDER_EVERY = 1024  # steps
 _SKIP_BELOW_SHARE = 0.6  # of cut tiles
 _TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
-_SERIAL_BELOW = 100_000  # multiplications per step with W: less work than this is over before a thread wakes up
+_SERIAL_BELOW = 150_000  # multiplications per step with W: a second thread gains nothing at 100,000, a fifth at 200,000
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
 _ZERO = np.float32(0)
@@ -418,11 +418,11 @@ class Training:
             self.pace = Pace(sum(self._units(skips)) if self.is_short else 0)
         examples = self.zeros, self.rows, self.state, self.few, self.many, skips, self.tiles, self.scales, self.scale
         now = learning_rates, self.step, self.constants
-        for first, last in self.pace.cut(0, n_units, self.team.size()):
-            numbers = tickets(first)
-            with self.team.at_work(last - first) as n_threads:
+        for begin, end in self.pace.cut(0, n_units, self.team.size()):
+            for first, last, n_threads in self.team.pieces(begin, end):
+                numbers = tickets(first)
                 side_by_side(n_threads, _run, numbers, last, *examples, *now)
-            yield stopped(numbers), last
+                yield stopped(numbers), last
 
     def _units(self, skips: bool) -> tuple[int, int]:
         """How many units of a step are before those that take the step of AdamW, and how many these are."""

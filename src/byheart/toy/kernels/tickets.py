@@ -10,7 +10,6 @@ from __future__ import annotations
 import _thread
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +25,9 @@ _APART = 16  # numbers: two cache lines, as processors fetch pairs of them
 _NEXT, _DONE, _STOPPED = 0, _APART, 2 * _APART
 _LOOKS = 1000  # at what others have done, some microseconds, before the processor is offered to others
 _SECONDS_THAT_TELL = 0.005  # of a piece; what is shorter may have been luck
-_TRY_SLOWER_EVERY = 16  # pieces
+_TRY_OTHER_EVERY = 16  # pieces
+_GAIN = 1.1  # of several threads, below which one works: where others do not get to help, they are as fast by luck
+_SECONDS_OF_A_TRY = 0.02  # at the speed when it was last tried: beside other work threads can be a hundred times slower
 _offer_processor = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
@@ -142,7 +143,7 @@ def side_by_side(n_threads: int, function: Callable[..., None], *args: Any) -> N
 
 
 class Team:
-    """How many threads do a long work: all that may be used, or one where it was faster when both were last timed.
+    """How many threads do a long work: all that may be used where that paid when both were last timed, or one.
 
     Args:
         most: Number of units that can be done side by side.
@@ -151,6 +152,7 @@ class Team:
     def __init__(self, most: int) -> None:
         self.most, self.n_pieces = most, 0
         self.speeds: dict[int, float] = {}  # units per second
+        self.growth = 1  # of a try that was too short to tell
 
     def size(self) -> int:
         """Return how many threads do the next piece."""
@@ -158,16 +160,26 @@ class Team:
         for size in (several, 1):
             if size not in self.speeds:
                 return size
-        slower, faster = sorted((several, 1), key=self.speeds.__getitem__)
-        return slower if self.n_pieces % _TRY_SLOWER_EVERY == 0 else faster
+        pays = self.speeds[several] > _GAIN * self.speeds[1]
+        return several if pays is not (self.n_pieces % _TRY_OTHER_EVERY == 0) else 1
 
-    @contextmanager
-    def at_work(self, n_units: int) -> Iterator[int]:
-        """Yield how many threads are to do so many units, and time them."""
-        size, began = self.size(), perf_counter()
-        yield size
-        seconds = perf_counter() - began
-        if seconds >= _SECONDS_THAT_TELL:
-            if self.n_pieces > 0:  # the first piece also waits for its memory
-                self.speeds[size] = n_units / seconds
-            self.n_pieces += 1
+    def pieces(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the first and (exclusive) last unit of piece after piece, and how many threads are to do it; time them.
+
+        They are one piece, unless the number of threads that did not pay is tried again.
+        """
+        while first < last:
+            size = self.size()
+            is_try = len(self.speeds) > 1 and self.n_pieces % _TRY_OTHER_EVERY == 0
+            n_tried = max(1, int(self.growth * _SECONDS_OF_A_TRY * self.speeds[size])) if is_try else last - first
+            stop, began = min(first + n_tried, last), perf_counter()
+            yield first, stop, size
+            seconds = perf_counter() - began
+            if seconds >= _SECONDS_THAT_TELL:
+                if self.n_pieces > 0:  # the first piece also waits for its memory
+                    self.speeds[size] = (stop - first) / seconds
+                self.n_pieces += 1
+                self.growth = 1
+            elif is_try:
+                self.growth *= 2
+            first = stop

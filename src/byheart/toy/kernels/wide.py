@@ -358,11 +358,11 @@ class Training:
         """Do so many units of these steps, and say after each piece which step was not finite, or -1, and how many."""
         given = self.state, self.examples, self.scale, learning_rates, self.step, self.constants, self.at_once
         with one_blas_thread():
-            for first, last in self.pace.cut(0, n_units, self.team.size()):
-                numbers = tickets(first)
-                with self.team.at_work(last - first) as n_threads:
+            for begin, end in self.pace.cut(0, n_units, self.team.size()):
+                for first, last, n_threads in self.team.pieces(begin, end):
+                    numbers = tickets(first)
                     side_by_side(n_threads, _run, numbers, last, *given)
-                yield stopped(numbers), last
+                    yield stopped(numbers), last
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
