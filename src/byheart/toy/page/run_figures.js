@@ -4,6 +4,16 @@ const runFigures = (() => {
   const { COLOR, LEGEND, axis, layout, fullAxis, count, compact, sorted } = style;
   const FEW_VECTORS = 60; // so many of a set are drawn with a line from the origin
 
+  // Either axis of a square about the origin.
+  const sideOf = (extent) => ({
+    automargin: false,
+    range: [-extent, extent],
+    constrain: "domain",
+    nticks: 7,
+    exponentformat: "power",
+    minexponent: 4,
+  });
+
   // A set of vectors {x, y, index, norm, dimensionality?, repeats} as points, with lines to the longest few.
   function vectors(set, kind, title, extent, plane) {
     const order = sorted(set.index.keys()).sort((a, b) => set.norm[a] - set.norm[b]);
@@ -20,14 +30,7 @@ const runFigures = (() => {
         (set.dimensionality ? `<br>dimensionality ${set.dimensionality[i].toFixed(4)}` : "") +
         (repeated(i) ? `<br>${repeated(i)} times in the training set` : ""),
     );
-    const square = {
-      automargin: false,
-      range: [-extent, extent],
-      constrain: "domain",
-      nticks: 7,
-      exponentformat: "power",
-      minexponent: 4,
-    };
+    const side = sideOf(extent);
     return {
       data: [
         { ...spokes, mode: "lines", line: { color: COLOR[kind], width: 1 }, opacity: 0.3, hoverinfo: "skip" },
@@ -48,8 +51,8 @@ const runFigures = (() => {
         title: { text: title, font: { size: 15 }, x: 0.5, xanchor: "center" },
         showlegend: false,
         margin: { l: 62, r: 12, t: 40, b: 50 },
-        xaxis: axis(plane[0], square),
-        yaxis: axis(plane[1], { ...square, scaleanchor: "x" }),
+        xaxis: axis(plane[0], side),
+        yaxis: axis(plane[1], { ...side, scaleanchor: "x" }),
       }),
     };
   }
@@ -97,14 +100,7 @@ const runFigures = (() => {
     });
     const length = attractors.map(({ x, y }) => Math.hypot(x, y));
     const shrink = length.map((one) => (one > RIM * radius ? (RIM * radius) / one : 1));
-    const side = {
-      automargin: false,
-      range: [-1.22 * radius, 1.22 * radius],
-      constrain: "domain",
-      nticks: 7,
-      exponentformat: "power",
-      minexponent: 4,
-    };
+    const side = sideOf(1.22 * radius);
     return {
       data: [
         {
