@@ -59,7 +59,7 @@ class Setting:
     n_epochs: int = 1
 
 
-_SIZES: dict[Scale, tuple[int, int]] = {"quick": (12, 1), "medium": (24, 1), "paper": (48, 4)}
+_SIZES: dict[Scale, tuple[int, int]] = {"quick": (12, 1), "medium": (12, 4), "paper": (48, 4)}
 
 
 def _groups(scale: Scale) -> dict[str, list[Setting]]:
@@ -252,9 +252,20 @@ def _tells(how: str) -> Callable[[Tables], Finding]:
         many = (table["on"] == 1) & (table["n_copies"] >= _MANY)
         if not many.any():
             return not_run(f"fine-tunes, {how}")
-        area = auroc(table.loc[many, "log_p"].to_numpy(), table.loc[~many, "log_p"].to_numpy())
-        words = f"area {area:.3f}, {many.sum()} spans trained at {_MANY} or more copies against {(~many).sum()} others"
-        return judged(words, area >= 0.95, area < 0.9)
+        areas = np.array(
+            [
+                auroc(own.loc[many[own.index], "log_p"].to_numpy(), own.loc[~many[own.index], "log_p"].to_numpy())
+                for _, own in table.groupby("seed")
+            ]
+        )
+        error = float(areas.std(ddof=1) / np.sqrt(len(areas))) if len(areas) > 1 else 0.0
+        spread = f" \N{PLUS-MINUS SIGN} {error:.2g} (standard error, {len(areas)} seeds)" if len(areas) > 1 else ""
+        area = float(areas.mean())
+        words = (
+            f"area {area:.3f}{spread}, {many.sum()} spans trained at {_MANY} or more copies against"
+            f" {(~many).sum()} others"
+        )
+        return judged(words, area - 2 * error >= 0.95, area + 2 * error < 0.9)
 
     return test
 
