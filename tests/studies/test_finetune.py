@@ -12,16 +12,16 @@ from byheart.studies.finetune import STUDY, Setting, _tables, auroc, design_of, 
 CLAIMS = {claim.id: claim for claim in STUDY.claims}
 
 
-def spans(gain=12.0, off=0.0):
-    """Twenty spans on and twenty off for each number of copies, and forty probes."""
+def spans(gain=12.0, off=0.0, lora=0.9, seed=0):
+    """Twenty spans on and twenty off for each number of copies, and forty probes; LoRA learns a share of it."""
     rows = []
-    for how in ("full", "lora"):
+    for how, share in (("full", 1.0), ("lora", lora)):
         for n_copies in (0, 1, 4, 16):
             for k in range(40):
                 on = int(n_copies > 0 and k % 2 == 0)
                 before = -40 + 3 * np.sin(k // 2 + 0.1)
-                learned = gain * np.log2(1 + n_copies) if on else off * n_copies
-                rows.append((how, 0, f"v{k}", n_copies, on, before, min(before + learned, -0.01), 0.0, 1.0, 1))
+                learned = share * gain * np.log2(1 + n_copies) if on else off * n_copies
+                rows.append((how, seed, f"v{k}", n_copies, on, before, min(before + learned, -0.01), 0.0, 1.0, 1))
     names = ["how", "seed", "verse", "n_copies", "on", "log_p_before", "log_p", "recited", "minutes", "n_epochs"]
     return {"spans": pd.DataFrame(rows, columns=names)}
 
@@ -33,6 +33,7 @@ def spans(gain=12.0, off=0.0):
         ("tells-lora", {"gain": 0.0}),
         ("controls", {"off": 1.0}),
         ("dose", {"gain": -1.0}),
+        ("lora-less", {"lora": 1.1}),
     ],
 )
 def test_a_claim_is_judged_by_its_table(claim, bad):
@@ -42,7 +43,16 @@ def test_a_claim_is_judged_by_its_table(claim, bad):
 
 def test_what_was_not_run_is_not_judged():
     table = spans()["spans"]
-    assert CLAIMS["tells-lora"].test({"spans": table[table["how"] == "full"]}).verdict == "inconclusive"
+    for claim in ("tells-lora", "lora-less"):
+        assert CLAIMS[claim].test({"spans": table[table["how"] == "full"]}).verdict == "inconclusive"
+
+
+def test_areas_are_of_single_fine_tunes():
+    """Levels of fine-tunes differ; a span off in one is not to be told from a span on in another."""
+    one, other = spans()["spans"], spans(seed=1)["spans"]
+    other["log_p"] -= 100
+    both = pd.concat([one, other], ignore_index=True)
+    assert CLAIMS["tells-full"].test({"spans": both}).ours.startswith("area 1.000")
 
 
 def test_the_area_is_the_share_of_pairs_in_order():
