@@ -7,8 +7,9 @@ import importlib.util
 import numpy as np
 import pytest
 
+from byheart.language.books import book
 from byheart.language.controls_of_texts import invented
-from byheart.language.recite import CONTROLS, recite
+from byheart.language.recite import CONTROLS, RECITED, recite
 from byheart.language.reciters import reciter
 
 pytestmark = [
@@ -35,6 +36,17 @@ def test_it_counts_on_as_expected_and_does_not_recite_what_was_never_published(m
         for name in ("never published", "n-gram"):
             assert not one.recited(f"log_p {name}").any()
     assert set(CONTROLS) <= {column.removeprefix("log_p ") for column in made_up.windows}
+
+
+def test_of_1000_windows_none_is_recited_that_was_never_published_or_follows_a_wrong_prefix(model):
+    unseen = np.array(model.tokenizer(invented(500_000, seed=11))["input_ids"][:114_000]).reshape(1_000, 114)
+    licence = np.array(model.tokenizer(book("gpl-3"))["input_ids"])
+    rows = licence[np.linspace(0, len(licence) - 114, 1_000).astype(int)[:, None] + np.arange(114)]
+    wrong = np.concatenate([np.roll(rows[:, :64], 500, axis=0), rows[:, 64:]], axis=1)
+    for windows in (unseen, wrong):
+        log_p_z = model.read(windows, 50)[0].sum(axis=1)
+        assert len(log_p_z) == 1_000
+        assert log_p_z.max() < np.log(RECITED)
 
 
 def test_a_prefix_that_is_read_once_gives_what_reading_all_gives(model):
