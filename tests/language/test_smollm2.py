@@ -38,6 +38,7 @@ def test_it_counts_on_as_expected_and_does_not_recite_what_was_never_published(m
     assert set(CONTROLS) <= {column.removeprefix("log_p ") for column in made_up.windows}
 
 
+@pytest.mark.timeout(3_600)  # five to ten minutes of one core
 def test_of_1000_windows_none_is_recited_that_was_never_published_or_follows_a_wrong_prefix(model):
     unseen = np.array(model.tokenizer(invented(500_000, seed=11))["input_ids"][:114_000]).reshape(1_000, 114)
     licence = np.array(model.tokenizer(book("gpl-3"))["input_ids"])
