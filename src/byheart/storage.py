@@ -36,16 +36,23 @@ def place(where: str | Path) -> Place:
     """Return a path, or a URL without a slash at its end.
 
     Raises:
-        ValueError: If it is a URL of a store in which a file may be seen half written.
+        ValueError: If it is nothing, or a URL without a bucket, of a store in which a file may be seen half written, or
+            with one slash, as pathlib leaves it.
         ModuleNotFoundError: If the package of that store is missing; the message is the command that installs it.
     """
-    if isinstance(where, Path) or "://" not in where:
+    protocol, colon, rest = str(where).partition(":")
+    is_known = bool(colon) and protocol in PROTOCOLS
+    if isinstance(where, Path) or not rest.startswith("//"):
+        if is_known or not str(where) or "\0" in str(where):
+            accepted = f"{protocol}://BUCKET/DIRECTORY, as a text" if is_known else "a directory, or a URL"
+            raise ValueError(f"store: received {str(where)!r}, accepted: {accepted}")
         return Path(where)
-    protocol, _, rest = where.partition("://")
     if protocol in ("file", "local"):
-        return Path(rest)
-    if protocol not in PROTOCOLS:
+        return Path(rest[2:])
+    if not is_known:
         raise ValueError(f"store: received {where}, accepted: a directory, or {'://, '.join(PROTOCOLS)}://")
+    if not rest.strip("/"):
+        raise ValueError(f"store: received {where}, accepted: {protocol}://BUCKET/DIRECTORY")
     _file_system(where)
     return where.rstrip("/")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byheart import storage
-from byheart.records import SUFFIX, Record, Records, header_in, read
+from byheart.records import SUFFIX, Record, Records, header_in, not_whole, read
 from byheart.storage import Place
 
 _RUN = re.compile(rf"[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -98,7 +98,10 @@ def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:
             content = storage.read_bytes(path)
             header = header_in(content, len(content), path, "file")
             check(path, read(path))
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            damaged.append(Damage(path, str(not_whole(path, error.strerror or str(error), "file"))))
+            continue
+        except ValueError as error:
             damaged.append(Damage(path, str(error)))
             continue
         if key not in target:
