@@ -130,6 +130,13 @@ def test_a_store_in_memory_holds_what_a_directory_holds(tmp_path):
         assert names(records.directory, ".safetensors") == ["b.safetensors", "empty.safetensors"]
 
 
+def test_what_cannot_be_written_is_named_and_not_its_temporary_file(tmp_path):
+    for target in (tmp_path / "missing" / "a", tmp_path / "file" / "a"):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=r"^out: received .*/a \((No such file|Not a dir).*\), accepted: a writable"):
+            write_atomically(target, b"content")
+
+
 def test_places_are_paths_or_urls_of_object_stores(tmp_path):
     assert place(f"file://{tmp_path}") == tmp_path
     assert place("memory://runs/") == "memory://runs"

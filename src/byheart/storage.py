@@ -168,6 +168,14 @@ def prepare_directory(directory: str | Path) -> Place:
     return where
 
 
+class UnwritableError(OSError):
+    """A file could not be written; ``strerror`` says why, and ``filename`` is the file's, not a temporary one's."""
+
+    def __str__(self) -> str:
+        """Return what was received and what is accepted."""
+        return f"out: received {self.filename} ({self.strerror}), accepted: a writable place"
+
+
 def write_atomically(where: str | Path, content: bytes) -> Place:
     """Write a file that appears whole or not at all, and return its place; its directory must be there.
 
@@ -178,6 +186,14 @@ def write_atomically(where: str | Path, content: bytes) -> Place:
     if not isinstance(target, Path):
         _write_flushed(target, content)
         return target
+    try:
+        _write_and_rename(target, content)
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror, str(target)) from error
+    return target
+
+
+def _write_and_rename(target: Path, content: bytes) -> None:
     for tries_left in reversed(range(_TRIES)):
         temporary = target.with_name(_temporary_name())
         try:
@@ -194,7 +210,6 @@ def write_atomically(where: str | Path, content: bytes) -> Place:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return target
 
 
 def _temporary_name() -> str:
