@@ -64,7 +64,8 @@ def audit_outputs(
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers (all logits from 0 to 1
-            are none), rows of probabilities do not sum to 1, the arrays are of different numbers of examples, or columns name other classes than labels do.
+            are none), rows of probabilities do not sum to 1, the arrays are of different numbers of examples, or
+            columns name other classes than labels do.
         ModuleNotFoundError: If PyTorch is missing.
     """
     require_torch()
