@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -140,6 +143,25 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         connected("tcp://127.0.0.1:1"),
     ):
         pass
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "http://x:1", "tcp://127.0.0.1", "tcp://x:8786/", "inproc://x/1", "tls://127.0.0.1:1"]
+)
+def test_what_is_no_address_is_refused_at_once_and_leaves_nothing_that_waits(address):
+    with pytest.raises(OSError, match=f"cluster: received {address} .*, accepted: the address"), connected(address):
+        pass
+    gc.collect()  # a finalizer that waits would warn
+
+
+def test_another_server_is_no_scheduler():
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        answered = pool.submit(lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9\r\n"))
+        with pytest.raises(OSError, match=f"cluster: received {address} .*, accepted: the address"), connected(address):
+            pass
+        assert answered.result() is None
 
 
 TEXT = "\n\n".join(f"The {k}th of many sheep jumps over the gate, and all that follow it sleep." for k in range(40))

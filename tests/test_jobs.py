@@ -171,6 +171,15 @@ def test_a_store_that_cannot_be_written_any_more_ends_all(tmp_path):
         run(jobs_of(vanish), Records(tmp_path / "records"), executor=pool)
 
 
+def test_the_memory_of_this_process_is_no_place_for_what_others_compute():
+    records = Records("memory://of-jobs")
+    with pytest.raises(ValueError, match="store: received memory://of-jobs, accepted: a directory, or a store"):
+        run(jobs_of(float), records, n_workers=1)
+    with ThreadPoolExecutor(1) as pool:
+        assert run(jobs_of(float), records, executor=pool) == []
+    assert run(jobs_of(float), records, n_workers=1) == []  # all are there
+
+
 def test_a_directory_that_is_moved_away_ends_all_and_is_not_made_again(tmp_path):
     def move(k):
         if k == 1:

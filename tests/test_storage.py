@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,12 +130,25 @@ def test_a_store_in_memory_holds_what_a_directory_holds(tmp_path):
         assert names(records.directory, ".safetensors") == ["b.safetensors", "empty.safetensors"]
 
 
+def test_what_cannot_be_written_is_named_and_not_its_temporary_file(tmp_path):
+    for target in (tmp_path / "missing" / "a", tmp_path / "file" / "a"):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=r"^out: received .*/a \((No such file|Not a dir).*\), accepted: a writable"):
+            write_atomically(target, b"content")
+
+
 def test_places_are_paths_or_urls_of_object_stores(tmp_path):
     assert place(f"file://{tmp_path}") == tmp_path
     assert place("memory://runs/") == "memory://runs"
-    for url in ("sftp://host/runs", "http://host/runs", "//x://y"):
+    for url in ("sftp://host/runs", "http://host/runs", "//x://y", "://x"):
         with pytest.raises(ValueError, match="store: received .*, accepted: a directory, or s3://"):
             place(url)
+    for url in ("memory:/runs", Path("memory://runs"), "s3:runs", "s3://", "memory:///"):
+        with pytest.raises(ValueError, match=r"store: received .*, accepted: (s3|memory)://BUCKET/DIRECTORY"):
+            place(url)
+    for nothing in ("", "a\0b"):
+        with pytest.raises(ValueError, match="store: received '.*', accepted: a directory, or a URL"):
+            place(nothing)
 
 
 def test_what_a_store_raises_is_one_line(monkeypatch):

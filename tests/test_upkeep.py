@@ -47,6 +47,23 @@ def test_damaged_files_are_named_and_only_byhearts_own_are_removed(tmp_path):
     assert records.keys() == ["better", "good", "pipe", "weights"]
 
 
+def test_what_is_whole_is_never_removed(tmp_path, monkeypatch):
+    """Of a newer byheart, or under another name: it may be all that there is."""
+    Records(tmp_path).write("0123456789abcdef", record(1))
+    monkeypatch.setattr("byheart.records.FORMAT", "2")
+    Records(tmp_path).write("fedcba9876543210", record(2))
+    monkeypatch.undo()
+
+    def refuse(path, found):
+        raise ValueError(f"{path} is another one")
+
+    n_whole, damaged = check_store(tmp_path, refuse, remove_damaged=True)
+    assert n_whole == 0
+    assert [each.removed for each in damaged] == [False, False]
+    assert "a newer byheart reads it" in damaged[1].reason
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_else_a_result_must_be_is_asked_for(tmp_path):
     Records(tmp_path).write("a", record(1))
 
@@ -67,6 +84,7 @@ def test_a_merge_copies_what_is_lacking_and_replaces_nothing(tmp_path, into):
     merged = merge_stores(target.directory, tmp_path / "other", anything)
     assert (merged.copied, merged.same, merged.differing) == (("better",), (), ("good",))
     assert len(merged.damaged) == 4
+    assert all(str(each.path) in each.reason for each in merged.damaged)
     assert target.read("good").arrays["x"].tolist() == [2, 2, 2]
     assert target.keys() == ["better", "good"]
     again = merge_stores(target.directory, tmp_path / "other", anything)

@@ -143,7 +143,8 @@ def run(
         on_progress: Called a few times a second.
 
     Raises:
-        ValueError: If ``n_workers`` is below 1, or a record that is there is damaged or has another identity.
+        ValueError: If ``n_workers`` is below 1, a record that is there is damaged or has another identity, or the
+            records are kept in the memory of this process, which worker processes do not see.
         OSError: If the records cannot be written.
         StoreError: If that turns out while jobs are computed, or records vanish; it is an OSError.
         Interrupted: On Ctrl-C. No job is started any more, and those that finish within two seconds are kept too; on
@@ -156,6 +157,9 @@ def run(
     n_jobs = len(wanted)
     for key in [key for key in wanted if key in records]:
         records.check(key, wanted.pop(key).identity)
+    if wanted and executor is None and str(records.directory).startswith("memory://"):
+        accepted = "a directory, or a store that other processes see"
+        raise ValueError(f"store: received {records.directory}, accepted: {accepted}")
     todo = sorted(wanted.values(), key=lambda job: job.cost, reverse=True)
     board = _Board(todo, n_jobs, on_progress)
     try:

@@ -42,6 +42,10 @@ class Record:
     header: Mapping[str, str]
 
 
+class NewerFormatError(ValueError):
+    """A file is of a format that a newer byheart made: it may well be whole, and is left as it is."""
+
+
 class Records:
     """The results that a directory or an object store holds, each a file named after its key.
 
@@ -245,7 +249,7 @@ def header_in(start: bytes, size: int, path: Place, what: str) -> dict[str, str]
         raise not_whole(path, f"{size} bytes, its header says {length}", what)
     if header.get("format", FORMAT) != FORMAT:
         accepted = f"format {FORMAT}; a newer byheart reads it"
-        raise ValueError(f"{what}: received {path} of format {header['format']}, accepted: {accepted}")
+        raise NewerFormatError(f"{what}: received {path} of format {header['format']}, accepted: {accepted}")
     return dict(header)
 
 

@@ -36,16 +36,23 @@ def place(where: str | Path) -> Place:
     """Return a path, or a URL without a slash at its end.
 
     Raises:
-        ValueError: If it is a URL of a store in which a file may be seen half written.
+        ValueError: If it is nothing, or a URL without a bucket, of a store in which a file may be seen half written, or
+            with one slash, as pathlib leaves it.
         ModuleNotFoundError: If the package of that store is missing; the message is the command that installs it.
     """
-    if isinstance(where, Path) or "://" not in where:
+    protocol, colon, rest = str(where).partition(":")
+    is_known = bool(colon) and protocol in PROTOCOLS
+    if isinstance(where, Path) or not rest.startswith("//"):
+        if is_known or not str(where) or "\0" in str(where):
+            accepted = f"{protocol}://BUCKET/DIRECTORY, as a text" if is_known else "a directory, or a URL"
+            raise ValueError(f"store: received {str(where)!r}, accepted: {accepted}")
         return Path(where)
-    protocol, _, rest = where.partition("://")
     if protocol in ("file", "local"):
-        return Path(rest)
-    if protocol not in PROTOCOLS:
+        return Path(rest[2:])
+    if not is_known:
         raise ValueError(f"store: received {where}, accepted: a directory, or {'://, '.join(PROTOCOLS)}://")
+    if not rest.strip("/"):
+        raise ValueError(f"store: received {where}, accepted: {protocol}://BUCKET/DIRECTORY")
     _file_system(where)
     return where.rstrip("/")
 
@@ -161,6 +168,14 @@ def prepare_directory(directory: str | Path) -> Place:
     return where
 
 
+class UnwritableError(OSError):
+    """A file could not be written; ``strerror`` says why, and ``filename`` is the file's, not a temporary one's."""
+
+    def __str__(self) -> str:
+        """Return what was received and what is accepted."""
+        return f"out: received {self.filename} ({self.strerror}), accepted: a writable place"
+
+
 def write_atomically(where: str | Path, content: bytes) -> Place:
     """Write a file that appears whole or not at all, and return its place; its directory must be there.
 
@@ -171,6 +186,14 @@ def write_atomically(where: str | Path, content: bytes) -> Place:
     if not isinstance(target, Path):
         _write_flushed(target, content)
         return target
+    try:
+        _write_and_rename(target, content)
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror, str(target)) from error
+    return target
+
+
+def _write_and_rename(target: Path, content: bytes) -> None:
     for tries_left in reversed(range(_TRIES)):
         temporary = target.with_name(_temporary_name())
         try:
@@ -187,7 +210,6 @@ def write_atomically(where: str | Path, content: bytes) -> Place:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return target
 
 
 def _temporary_name() -> str:

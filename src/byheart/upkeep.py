@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byheart import storage
-from byheart.records import SUFFIX, Record, Records, header_in, read
+from byheart.records import SUFFIX, NewerFormatError, Record, Records, header_in, not_whole, read
 from byheart.storage import Place
 
 _RUN = re.compile(rf"[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -19,7 +19,7 @@ Check = Callable[[Place, Record], None]
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is no whole result, and why in one line.
+    """A file that is no whole result of this version under its own name, and why in one line.
 
     Attributes:
         path: The file.
@@ -54,7 +54,7 @@ def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = F
 
     Args:
         directory: A directory, without those in it, or the URL of an object store.
-        check: What else a record must be.
+        check: What else a record must be; one that is whole but not that, as under another name, is not removed.
         remove_damaged: Whether to remove damaged files of which the name or the content says that byheart wrote them.
 
     Raises:
@@ -65,12 +65,14 @@ def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = F
     n_whole, damaged = 0, []
     keys = records.keys()
     for key in keys:
-        path = records.path(key)
+        path, record = records.path(key), None
         try:
-            check(path, read(path))
+            record = read(path)
+            check(path, record)
             n_whole += 1
         except ValueError as error:
-            removed = remove_damaged and _is_own(path)
+            is_broken = record is None and not isinstance(error, NewerFormatError)
+            removed = remove_damaged and is_broken and _is_own(path)
             if removed:
                 storage.remove(path)
             damaged.append(Damage(path, str(error), removed))
@@ -98,7 +100,10 @@ def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:
             content = storage.read_bytes(path)
             header = header_in(content, len(content), path, "file")
             check(path, read(path))
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            damaged.append(Damage(path, str(not_whole(path, error.strerror or str(error), "file"))))
+            continue
+        except ValueError as error:
             damaged.append(Damage(path, str(error)))
             continue
         if key not in target:

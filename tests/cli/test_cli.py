@@ -134,6 +134,14 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_is_no_failure(closed):
+    command = [sys.executable, "-m", "byheart", "reproduce", "--list"]
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}>&-', "sh", *command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("double-descent" in done.stdout) == (closed == "2")
+
+
 def test_a_notebooks_backend_that_is_not_there_does_not_matter(run, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://no_such_package.backend_inline")
     assert run("reproduce", "--list")[0] == 0

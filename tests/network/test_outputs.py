@@ -68,6 +68,19 @@ def test_without_features_the_scores_of_a_last_layer_are_left_out():
     assert "wrong_label" in found.table
     assert found.layers == ["outputs"]
     assert "the outputs themselves" in found.notes[0]
+    assert not any("F.linear" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+@pytest.mark.parametrize("features", [X, None])
+def test_notes_on_a_network_are_left_out_as_there_is_none(kind, features):
+    given = RNG.normal(size=(90, 3))
+    if kind == "probabilities":
+        given = np.exp(given) / np.exp(given).sum(axis=1, keepdims=True)
+    notes = audit_outputs(Y, features=features, **{kind: given}).notes
+    assert len(notes) == 2 + (features is None), notes
+    assert [note for note in notes if "otherwise than they are labelled" in note]
+    assert [note for note in notes if "uncalibrated" in note]
 
 
 def test_labels_may_be_words_and_arrays_tables():
@@ -114,6 +127,8 @@ def test_columns_of_other_classes_are_refused(labels, columns, message):
         ({"logits": np.ones((80, 3))}, "received 90 labels"),
         ({"logits": np.ones((90, 3)), "features": np.ones((90, 2, 2))}, r"features of shape \(90, 2, 2\)"),
         ({"logits": np.full((90, 3), np.nan)}, "received nan of example 0"),
+        ({"logits": RNG.random((90, 3))}, "logits: received numbers from .* as probabilities are, accepted: what goes"),
+        ({"logits": np.full((90, 3), 1 / 3)}, "probabilities= takes rows that sum to 1"),
         ({"logits": RNG.normal(size=(90, 2))}, "received targets from 0 to 2"),
     ],
 )

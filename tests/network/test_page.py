@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 
 import markupsafe
 import numpy as np
@@ -290,3 +292,46 @@ def test_every_score_is_explained_and_can_be_sorted_by(tmp_path):
     assert set(embedded(page)["sortable"]) == {"score", "copies", *columns}
     for score in scores_from(found.evidence):
         assert f"<dt>{score.title} ({score.name})</dt><dd>{markupsafe.escape(score.sentence)}</dd>" in page
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHOOSE = """
+const choose = (id, property, value) => {
+  const control = document.getElementById(id);
+  control[property] = value;
+  control.dispatchEvent(new Event("input"));
+};
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("", lambda t: t.index[:24]),  # more are shown on demand
+        ('document.getElementById("more").click()', lambda t: t.index[:48]),
+        (
+            'choose("label", "value", "3"); choose("only-wrong", "checked", true); choose("sort", "value", "index")',
+            lambda t: sorted(t.index[(t["label"] == 3) & (t["prediction"] != 3)]),
+        ),
+        ('choose("search", "value", "A05")', lambda t: t.index[t["id"].str.startswith("a05")]),
+        ('choose("sort", "value", "loss")', lambda t: t.sort_values("loss", ascending=False).index[:24]),
+        (
+            """document.querySelector("button[value='not learned']").click(); choose("sort", "value", "index")""",
+            lambda t: sorted(t.index[t["verdict"] == "not learned"])[:24],
+        ),
+    ],
+    ids=["as it opens", "more", "wrong answers of a class", "search", "sort", "verdict"],
+)
+def test_a_browser_shows_the_rows_that_are_chosen(tmp_path, script, expected):
+    found = audit(small(), digits().take(np.arange(60)), ids=[f"a{k:03}.png" for k in range(60)])
+    page = found.save(tmp_path / "a.html")
+    page.write_text(page.read_text().replace("</body>", f"<script>{CHOOSE}{script}</script></body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    shown = done.stdout.partition('id="examples"')[2].partition('id="more"')[0]
+    chosen = list(expected(found.table.sort_values("score", ascending=False, kind="stable")))
+    assert [int(number) for number in re.findall(r'class="soft">number (\d+)', shown)] == chosen
+    assert chosen

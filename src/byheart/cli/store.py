@@ -42,8 +42,8 @@ class StoreCommand:
         left = sum(not each.removed for each in damaged)
         print(f"{n_whole} whole results in {directory}; {len(damaged)} damaged files, {len(damaged) - left} removed")
         if left:
-            foreign = " that byheart cannot tell to be its own" if self.remove_damaged else ""
-            raise CheckError(f"{left} damaged file(s){foreign} in {directory}")
+            why = " that may be whole, or not byheart's, and were left" if self.remove_damaged else ""
+            raise CheckError(f"{left} damaged file(s) in {directory}{why}")
 
 
 def _merge(into: str, other: str) -> None:

@@ -19,7 +19,7 @@ from byheart.network.detector import Carriers, Detector, carrying, make_detector
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import Inputs, as_inputs, require_torch
-from byheart.network.layers import SCRIPTED, unwrapped
+from byheart.network.layers import SCRIPTED, OfNetwork, unwrapped
 from byheart.network.layout import Axes
 from byheart.network.listed import Show, Shown, picture_or_text, to_list
 from byheart.network.log import TrainingLog
@@ -460,10 +460,11 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
     notes = list(first.notes)
     if plan.n_classes is not None and first.head_scores is None:
         names = [score.name for score in SCORES.values() if {"classes", "head"} <= score.evidence]
-        notes.append(
+        note = (
             f"No linear layer makes the outputs: {', '.join(names)} are left out of the table and of the score. A"
             " network whose outputs are those of a linear layer has them; F.linear, a function, is none."
         )
+        notes.append(OfNetwork(note))
     if plan.n_classes is not None:
         wrong = float((first.table["prediction"] != first.table["label"]).mean())
         if wrong > _MOSTLY_WRONG:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from byheart.network.layers import INPUT, copied, tensor_of_input, tensor_of_output
+from byheart.network.layers import INPUT, OfNetwork, copied, tensor_of_input, tensor_of_output
 from byheart.network.layout import Layouts, rows_of
 
 if TYPE_CHECKING:
@@ -164,10 +164,11 @@ def _check_head(model: nn.Module, forward: Forward, head: str, output: Any) -> l
             f"head: received {head!r} with an output of shape {made[0].shape}, accepted: one of the network's shape,"
             f" {tuple(getattr(output, 'shape', ()))}, or head=False"
         )
-    return [
+    note = (
         f"The network's output is not that of the head {head}: what follows it counts as part of the loss, whose"
         " gradient in the head's output is taken to be that in the network's."
-    ]
+    )
+    return [OfNetwork(note)]
 
 
 def default_layer(model: nn.Module, forward: Forward, head: str | None, notes: list[str]) -> str:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 INPUT = ".input"  # behind a module's name: what it reads, in place of what it gives
 
 
+class OfNetwork(str):
+    """A note on the network itself, which says nothing to those who gave what it made in place of it."""
+
+    __slots__ = ()
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside DataParallel, DistributedDataParallel or torch.compile; any other as it is.
 

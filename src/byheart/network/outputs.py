@@ -13,6 +13,7 @@ from byheart.arrays import as_labels, finite_array
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.inputs import require_torch
+from byheart.network.layers import OfNetwork
 from byheart.network.listed import Show
 from byheart.network.log import TrainingLog
 from byheart.network.passes import OnProgress
@@ -62,8 +63,9 @@ def audit_outputs(
         on_progress: Called with the number of examples done, and the pass.
 
     Raises:
-        ValueError: If not one of probabilities and logits is given, they are no such numbers, rows of probabilities do
-            not sum to 1, the arrays are of different numbers of examples, or columns name other classes than labels do.
+        ValueError: If not one of probabilities and logits is given, they are no such numbers (all logits from 0 to 1
+            are none), rows of probabilities do not sum to 1, the arrays are of different numbers of examples, or
+            columns name other classes than labels do.
         ModuleNotFoundError: If PyTorch is missing.
     """
     require_torch()
@@ -81,12 +83,18 @@ def audit_outputs(
             f"labels, features: received {n_labels} labels, features of shape {read.shape} and outputs of"
             f" {outputs.shape}, accepted: a label and a row of each for every example"
         )
+    if logits is not None and outputs.size and outputs.min() >= 0 and outputs.max() <= 1 + _SUM:
+        raise ValueError(
+            f"logits: received numbers from {outputs.min():.4g} to {outputs.max():.4g} alone, as probabilities are,"
+            " accepted: what goes into a softmax; probabilities= takes rows that sum to 1"
+        )
     given = {"features": read.astype(np.float32), "outputs": outputs.astype(np.float32)}
     head: Literal[False] | str = False if features is None else "head"
     found = audit(
         _recorded(),
         (given, labels),
         "features",
+        loss="cross_entropy",
         head=head,
         log=log,
         held_out=held_out,
@@ -99,10 +107,10 @@ def audit_outputs(
         copies=False,  # outputs that are the same are no copies
     )
     layer = "outputs" if features is None else "features"
-    of_network = ("The network's output is", "Outputs are log", "Scores of the last linear layer are left out")
-    notes = [note for note in found.notes if not note.startswith(of_network)]
+    notes = [note for note in found.notes if not isinstance(note, OfNetwork)]
     if features is None:
-        notes.insert(0, "What is looked at are the outputs themselves; features= gives what the last layer reads.")
+        note = "What is looked at are the outputs themselves, without scores of a last linear layer: features= gives"
+        notes.insert(0, f"{note} what it reads.")
     return dataclasses.replace(
         found,
         layers=[layer],

@@ -23,7 +23,7 @@ from byheart.network.calling import call, copied_inputs
 from byheart.network.copies import CopyFinder
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, tensor_of
-from byheart.network.layers import INPUT, find_layers, left_as_found, watched
+from byheart.network.layers import INPUT, OfNetwork, find_layers, left_as_found, watched
 from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, read_model
@@ -96,7 +96,8 @@ class Plan:
             raise ValueError("layer: received none with head=False, accepted: the layer to look at")
         head, notes = find_head(model, forward, head, output)
         if layer is not None and not head and reading.n_classes is not None:
-            notes.append("Scores of the last linear layer are left out: none makes the output, or head=False says so.")
+            note = "Scores of the last linear layer are left out: none makes the output, or head=False says so."
+            notes.append(OfNetwork(note))
         layers = find_layers(model, layer) if layer is not None else [default_layer(model, forward, head, notes)]
         one_position = forward.makers.get(head or "") == "position"
         fewer = _fewer(model, inputs, batch)

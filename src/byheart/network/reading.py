@@ -17,6 +17,7 @@ from jaxtyping import Int64
 from byheart.network.calling import call, copied_inputs, described
 from byheart.network.huggingface import loss_of_config
 from byheart.network.inputs import listed
+from byheart.network.layers import OfNetwork
 
 if TYPE_CHECKING:
     import torch
@@ -302,7 +303,7 @@ def _kind_of(
         )
         return "probabilities", (note,)
     if bool(_fits(output, "log probabilities").all()):
-        return "log probabilities", ("Outputs are log probabilities, as of a log_softmax.",)
+        return "log probabilities", (OfNetwork("Outputs are log probabilities, as of a log_softmax."),)
     if loss == "nll":
         raise ValueError(
             "loss: received 'nll' with outputs that are no log probabilities, accepted: 'cross_entropy' for logits, or"
