@@ -141,10 +141,6 @@ def side_by_side(n_threads: int, function: Callable[..., None], *args: Any) -> N
             helper.end()
 
 
-_Turn = Generator[tuple[bool, int], float, tuple[float, int]]
-"""Yields whether all threads are to take the next steps, and how many, or 0 for all there are; is sent the seconds."""
-
-
 class Team:
     """How many threads do a long work: all that may be used where that pays, as is timed while it runs, or one.
 
@@ -156,37 +152,36 @@ class Team:
     """
 
     def __init__(self, most: int) -> None:
-        self.most = most
-        self._course = _course()
-        self._all, self._n_steps = next(self._course)
-        self._done, self._seconds = 0, 0.0  # units and time of these steps
+        self.most, self.course = most, _course()
+        self.by_all, self.n_steps = next(self.course)
+        self.n_units, self.seconds = 0, 0.0  # of these steps, so far
 
     def size(self) -> int:
         """Return how many threads do the next piece."""
-        return min(self.most, numba.get_num_threads()) if self._all else 1
+        return min(self.most, numba.get_num_threads()) if self.by_all else 1
 
     def pieces(self, first: int, last: int, per_step: int) -> Iterator[tuple[int, int, int]]:
         """Yield the first and (exclusive) last unit of piece after piece, and how many threads are to do it; time them.
 
-        They are one piece, unless numbers of threads are compared. ``per_step`` is the number of units of a step.
+        ``per_step`` is the number of units of a step.
         """
+        if min(self.most, numba.get_num_threads()) == 1:  # nothing to compare
+            yield first, last, 1
+            return
         while first < last:
-            if min(self.most, numba.get_num_threads()) == 1:  # nothing to compare
-                yield first, last, 1
-                return
-            left = self._n_steps * per_step - self._done if self._n_steps else last - first
-            stop, began = min(first + max(left, 1), last), perf_counter()
+            left = max(self.n_steps * per_step - self.n_units, 1)
+            stop, began = min(first + left, last), perf_counter()
             yield first, stop, self.size()
-            self._seconds += perf_counter() - began
-            self._done += stop - first
+            self.seconds += perf_counter() - began
+            self.n_units += stop - first
             first = stop
-            if self._done >= self._n_steps * per_step:
-                self._all, self._n_steps = self._course.send(self._seconds)
-                self._done, self._seconds = 0, 0.0
+            if self.n_units >= self.n_steps * per_step:
+                self.by_all, self.n_steps = self.course.send(self.seconds)
+                self.n_units, self.seconds = 0, 0.0
 
 
 def _course() -> Generator[tuple[bool, int], float, None]:
-    """Find out again and again whether several threads pay; see ``_Turn`` for what is yielded and sent."""
+    """Yield whether all threads take the next steps, or one, and how many; be sent the seconds that they took."""
     pays, doubts, order = True, 0, (True, False)
     yield True, 1  # the first step also waits for its memory
     while True:
@@ -202,12 +197,12 @@ def _course() -> Generator[tuple[bool, int], float, None]:
         if doubts == 2:
             pays, doubts = found, 0
         rest = _REST * turns[not pays][0]
-        while rest > 0:
-            rest -= yield pays, 0
+        while rest > 0:  # in pieces as short as turns, so that other work that begins is soon noticed
+            rest -= yield pays, turns[pays][1]
 
 
-def _turn(by_all: bool) -> _Turn:
-    """Take more and more steps until their time tells something; return it, and their number."""
+def _turn(by_all: bool) -> Generator[tuple[bool, int], float, tuple[float, int]]:
+    """Yield more and more steps, as ``_course`` does, until their time tells something; return it, and their number."""
     seconds, n_steps = 0.0, 0
     while seconds < _SECONDS_THAT_TELL:
         more = max(n_steps, 1)
