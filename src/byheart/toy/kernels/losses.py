@@ -133,15 +133,16 @@ def example_losses(
     W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], examples: SparseExamples
 ) -> Float64[np.ndarray, " n_examples"]:
     """Return the squared error of each distinct example, summed over features."""
+    W, b = np.asarray(W, np.float32), _on_cache_lines(b)
     losses: Float64[np.ndarray, " n_examples"] = empty((examples.n_examples,), np.float64)
     nonzeros, n_rows = (examples.indptr, examples.indices, examples.values), _ROWS
     given: tuple[Any, ...]
     if len(W) <= MAX_HIDDEN:
-        compiled, given = _narrow, (_on_cache_lines(W), _on_cache_lines(b), *nonzeros, losses)
+        compiled, given = _narrow, (_on_cache_lines(W), b, *nonzeros, losses)
     else:
         n_rows = max(_ROWS, min(_MOST_ROWS, len(losses) // _UNITS))
         h = hidden_vectors(W, examples)
-        compiled, given = _wide, (_on_cache_lines(W.T), _on_cache_lines(b), h, *nonzeros, n_rows, losses)
+        compiled, given = _wide, (_on_cache_lines(W.T), b, h, *nonzeros, n_rows, losses)
     n_units = -(-len(losses) // n_rows)
     n_threads = 1 if len(losses) * W.size < _SERIAL_BELOW else min(n_units, numba.get_num_threads())
     with nullcontext() if compiled is _narrow else one_blas_thread():

@@ -24,7 +24,7 @@ from byheart.toy.kernels.compile import empty, serial
 _APART = 16  # numbers: two cache lines, as processors fetch pairs of them
 _NEXT, _DONE, _STOPPED = 0, _APART, 2 * _APART
 _LOOKS = 1000  # at what others have done, some microseconds, before the processor is offered to others
-_SECONDS_THAT_TELL = 0.01  # what is shorter may have been luck
+_SECONDS_THAT_TELL = 0.005  # what is shorter may have been luck
 _GAIN = 1.1  # of several threads, below which one works: where others do not get to help, they are as fast by luck
 _REST = 32  # times as long as the number of threads that does not pay was tried, until it is tried again
 _offer_processor = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
@@ -189,23 +189,23 @@ def _course() -> Generator[tuple[bool, int], float, None]:
         for by_all in order:
             turns[by_all] = yield from _turn(by_all)
         order = order[::-1]  # steps that become shorter and shorter are for no number
-        (seconds, n_steps), (seconds_of_one, n_steps_of_one) = turns[True], turns[False]
-        found = _GAIN * seconds / n_steps < seconds_of_one / n_steps_of_one
+        per_step = {by_all: seconds / n_steps for by_all, (seconds, n_steps) in turns.items()}
+        found = _GAIN * per_step[True] < per_step[False]
         doubts = doubts + 1 if found is not pays else 0
         if doubts == 1:
             continue
         if doubts == 2:
             pays, doubts = found, 0
-        rest = _REST * turns[not pays][0]
-        while rest > 0:  # in pieces as short as turns, so that other work that begins is soon noticed
-            rest -= yield pays, turns[pays][1]
+        rest, n_steps = _REST * turns[not pays][0], 2 * turns[pays][1]
+        limit = n_steps * (per_step[False] if pays else _GAIN * per_step[True])
+        while rest > 0:  # in pieces about as short as turns, so that other work that begins is soon noticed
+            seconds = yield pays, n_steps
+            rest = rest - seconds if seconds < limit else 0.0  # at once where the other number was faster
 
 
 def _turn(by_all: bool) -> Generator[tuple[bool, int], float, tuple[float, int]]:
     """Yield more and more steps, as ``_course`` does, until their time tells something; return it, and their number."""
-    seconds, n_steps = 0.0, 0
-    while seconds < _SECONDS_THAT_TELL:
-        more = max(n_steps, 1)
-        seconds += yield by_all, more
-        n_steps += more
+    n_steps = 1
+    while (seconds := (yield by_all, n_steps)) < _SECONDS_THAT_TELL:
+        n_steps *= 2
     return seconds, n_steps
