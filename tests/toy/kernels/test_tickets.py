@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -81,61 +82,74 @@ def test_a_thread_that_comes_too_late_does_nothing(monkeypatch):
     assert len(calls) == 1
 
 
-def speeds(monkeypatch: pytest.MonkeyPatch, units_per_second: dict[int, float], n_pieces: int) -> list[int]:
-    """How many threads do each piece, if they are so fast."""
-    now = [0.0]
-    monkeypatch.setattr(tickets, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
-    team, sizes = Team(8), []
-    for _ in range(n_pieces):
-        for first, last, size in team.pieces(0, 100):
-            now[0] += (last - first) / units_per_second[size]
-            sizes.append(size)
-    return sizes
+class Machine:
+    """A clock, and a team that does steps of two units on it, a dear one and a cheap one.
+
+    Args:
+        seconds: What a step takes, by its number and that of threads.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int, int], float]) -> None:
+        self.seconds, self.team, self.now = seconds, Team(8), 0.0
+        self.n_units, self.took = {1: 0, 2: 0}, {1: 0.0, 2: 0.0}
+        monkeypatch.setattr(tickets, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
+
+    def work(self, n_steps: int, units_per_call: int = 10) -> None:
+        """Do so many steps; every unit is done once, in order."""
+        for begin in range(0, 2 * n_steps, units_per_call):
+            end = min(begin + units_per_call, 2 * n_steps)
+            for first, last, size in self.team.pieces(begin, end, 2):
+                assert begin == first < last <= end
+                for _ in range(first, last):
+                    step, is_cheap = divmod(sum(self.n_units.values()), 2)
+                    seconds = self.seconds(step, size) * (0.01 if is_cheap else 0.99)
+                    self.now += seconds
+                    self.took[size] += seconds
+                    self.n_units[size] += 1
+                begin = last
+            assert begin == end
+
+    def share(self, size: int) -> float:
+        """Of all units, those done by so many threads."""
+        return self.n_units[size] / sum(self.n_units.values())
 
 
 @pytest.mark.parametrize("faster", [1, 2])
-def test_a_second_thread_works_where_it_pays_and_is_tried_again_where_it_does_not(faster, monkeypatch):
-    other = 3 - faster
-    sizes = speeds(monkeypatch, {faster: 100.0, other: 60.0}, 200)
-    assert sizes[:3] == [2, 2, 1]
-    assert 5 <= sizes[3:].count(other) <= 20
+@pytest.mark.parametrize("seconds", [1e-4, 0.004, 2.0])
+@pytest.mark.parametrize("units_per_call", [1, 7, 2000])
+def test_a_second_thread_works_where_it_pays_and_the_other_number_is_tried_now_and_then(
+    faster, seconds, units_per_call, monkeypatch
+):
+    machine = Machine(monkeypatch, lambda step, size: seconds if size == faster else 1.7 * seconds)
+    machine.work(20_000 if seconds < 1e-3 else 1_000, units_per_call)
+    assert 0 < machine.share(3 - faster) < 0.06
+
+
+def test_a_bad_time_decides_nothing(monkeypatch):
+    machine = Machine(monkeypatch, lambda step, size: 1.0 if step % 300 == 150 else {1: 0.017, 2: 0.01}[size])
+    machine.work(30_000)
+    assert machine.share(1) < 0.06
 
 
 def test_a_second_thread_that_other_work_keeps_waiting_costs_little(monkeypatch):
-    now, took = [0.0], {1: 0.0, 2: 0.0}
-    monkeypatch.setattr(tickets, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
-    team, done = Team(8), []
-    for _ in range(1_000):
-        for first, last, size in team.pieces(0, 5_000):
-            seconds = (last - first) / {1: 250_000, 2: 2_500}[size]
-            now[0] += seconds
-            took[size] += seconds
-            done.append(last - first)
-    assert sum(done) == 5_000_000
-    assert took[2] < 4 + 0.1 * took[1]  # two pieces to learn of it, then short ones
+    machine = Machine(monkeypatch, lambda step, size: {1: 4e-5, 2: 4e-3}[size])
+    machine.work(250_000, 5_000)
+    assert machine.took[2] < 0.06 * machine.took[1]
 
 
-def test_a_second_thread_that_pays_again_is_found_by_tries_that_grow(monkeypatch):
-    now, speed = [0.0], {1: 250_000, 2: 2_500}
-    monkeypatch.setattr(tickets, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
-    team, sizes = Team(8), []
-    for number in range(200):
-        if number == 100:
-            speed[2] = 500_000  # the other work has ended
-        for first, last, size in team.pieces(0, 5_000):
-            now[0] += (last - first) / speed[size]
-            sizes.append((number, size, last - first))
-    assert [size for number, size, n_units in sizes if number < 100 and n_units == 5_000].count(2) == 2
-    assert [size for number, size, n_units in sizes if number > 120 and n_units == 5_000].count(2) > 60
-
-
-def test_times_too_short_to_tell_decide_nothing(monkeypatch):
-    assert speeds(monkeypatch, {1: 1e9, 2: 1e6}, 50) == [2] * 50
+@pytest.mark.parametrize("pays", [False, True])
+def test_where_it_changes_whether_a_second_thread_pays_the_number_does(pays, monkeypatch):
+    machine = Machine(monkeypatch, lambda step, size: 0.01 if (size == 2) is (pays is (step >= 1_000)) else 0.02)
+    better, worse = (2, 1) if pays else (1, 2)
+    machine.work(1_000)
+    assert machine.share(worse) > 0.94
+    machine.work(1_000)
+    assert machine.n_units[better] > 0.9 * 2_000
 
 
 def test_one_unit_at_a_time_is_for_one_thread(monkeypatch):
     monkeypatch.setattr(tickets.numba, "get_num_threads", lambda: 2)
-    assert Team(1).size() == 1
+    team = Team(1)
+    assert team.size() == 1
+    assert list(team.pieces(0, 100, 10)) == [(0, 100, 1)]

@@ -18,7 +18,9 @@ from byheart.toy.model import hidden_vectors
 from byheart.toy.pace import Pace
 
 _FEATURES_PER_SUM = 1024  # terms of a loss that are added in float32
-_ROWS = 32  # examples that make a unit
+_ROWS = 32  # examples that make a unit; at least, with many hidden units
+_MOST_ROWS, _UNITS = 256, 8  # then: at most, and how many units there are at least; larger products are faster
+_FEATURES_AT_ONCE = 512  # then: the outputs of so many stay in cache
 _SERIAL_BELOW = 20_000_000  # multiplications with W: less work than this is over before a thread wakes up
 _SHORT = 5e7  # likewise: those of the first piece, short on any machine
 _ZERO = np.float32(0)
@@ -103,43 +105,48 @@ def _squares(z):
 
 
 @serial
-def _wide(tickets, end, W, b, h, starts, features, values, losses):
-    outputs = np.empty((min(_ROWS, losses.shape[0]), b.shape[0]), np.float32)
+def _wide(tickets, end, W, b, h, starts, features, values, n_rows, losses):
+    """With many: so many examples make a unit. W is transposed, so that all that belongs to a feature is contiguous."""
+    n_examples, n_features = losses.shape[0], b.shape[0]
+    outputs = np.empty(n_rows * min(_FEATURES_AT_ONCE, n_features), np.float32)
+    entries = np.empty(n_rows, np.int64)
     while True:
         ticket = take(tickets)
         if ticket >= end:
             return
-        lo, hi = ticket * _ROWS, min((ticket + 1) * _ROWS, losses.shape[0])
-        z = outputs[: hi - lo]
-        np.dot(h[lo:hi], W, z)
-        for i in range(lo, hi):
-            row, loss = z[i - lo], np.float64(0)
-            for f in range(row.shape[0]):
-                row[f] += b[f]
-            for entry in range(starts[i], starts[i + 1]):
-                f = features[entry]
-                row[f] = abs(relu(row[f]) - values[entry])
-            for left in range(0, b.shape[0], _FEATURES_PER_SUM):
-                loss += _squares(row[left : left + _FEATURES_PER_SUM])
-            losses[i] = loss
+        lo, hi = ticket * n_rows, min((ticket + 1) * n_rows, n_examples)
+        losses[lo:hi] = 0.0
+        entries[: hi - lo] = starts[lo:hi]
+        for left in range(0, n_features, _FEATURES_AT_ONCE):
+            right = min(left + _FEATURES_AT_ONCE, n_features)
+            z = outputs[: (hi - lo) * (right - left)].reshape(hi - lo, right - left)
+            np.dot(h[lo:hi], W[left:right].T, z)
+            for i in range(lo, hi):
+                row, entry = z[i - lo], entries[i - lo]
+                for f in range(right - left):
+                    row[f] += b[left + f]
+                entries[i - lo] = _add_targets(entry, starts[i + 1], features, values, left, right, row)
+                losses[i] += _squares(row)
 
 
 def example_losses(
     W: Float[np.ndarray, "n_hidden n_features"], b: Float[np.ndarray, " n_features"], examples: SparseExamples
 ) -> Float64[np.ndarray, " n_examples"]:
     """Return the squared error of each distinct example, summed over features."""
-    W, b = _on_cache_lines(W), _on_cache_lines(b)
+    W, b = np.asarray(W, np.float32), _on_cache_lines(b)
     losses: Float64[np.ndarray, " n_examples"] = empty((examples.n_examples,), np.float64)
-    n_units, work = -(-len(losses) // _ROWS), _ROWS * W.size
-    n_threads = 1 if len(losses) * W.size < _SERIAL_BELOW else min(n_units, numba.get_num_threads())
-    nonzeros = examples.indptr, examples.indices, examples.values
+    nonzeros, n_rows = (examples.indptr, examples.indices, examples.values), _ROWS
     given: tuple[Any, ...]
     if len(W) <= MAX_HIDDEN:
-        compiled, given = _narrow, (W, b, *nonzeros, losses)
+        compiled, given = _narrow, (_on_cache_lines(W), b, *nonzeros, losses)
     else:
-        compiled, given = _wide, (W, b, hidden_vectors(W, examples), *nonzeros, losses)
+        n_rows = max(_ROWS, min(_MOST_ROWS, len(losses) // _UNITS))
+        h = hidden_vectors(W, examples)
+        compiled, given = _wide, (_on_cache_lines(W.T), b, h, *nonzeros, n_rows, losses)
+    n_units = -(-len(losses) // n_rows)
+    n_threads = 1 if len(losses) * W.size < _SERIAL_BELOW else min(n_units, numba.get_num_threads())
     with nullcontext() if compiled is _narrow else one_blas_thread():
-        for first, last in Pace(_SHORT / work).cut(0, n_units, n_threads):
+        for first, last in Pace(_SHORT / (n_rows * W.size)).cut(0, n_units, n_threads):
             side_by_side(n_threads, compiled, tickets(first), last, *given)
     return losses
 

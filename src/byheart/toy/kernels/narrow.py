@@ -419,7 +419,7 @@ class Training:
         examples = self.zeros, self.rows, self.state, self.few, self.many, skips, self.tiles, self.scales, self.scale
         now = learning_rates, self.step, self.constants
         for begin, end in self.pace.cut(0, n_units, self.team.size()):
-            for first, last, n_threads in self.team.pieces(begin, end):
+            for first, last, n_threads in self.team.pieces(begin, end, sum(self._units(skips))):
                 numbers = tickets(first)
                 side_by_side(n_threads, _run, numbers, last, *examples, *now)
                 yield stopped(numbers), last

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _thread
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -24,10 +24,9 @@ from byheart.toy.kernels.compile import empty, serial
 _APART = 16  # numbers: two cache lines, as processors fetch pairs of them
 _NEXT, _DONE, _STOPPED = 0, _APART, 2 * _APART
 _LOOKS = 1000  # at what others have done, some microseconds, before the processor is offered to others
-_SECONDS_THAT_TELL = 0.005  # of a piece; what is shorter may have been luck
-_TRY_OTHER_EVERY = 16  # pieces
+_SECONDS_THAT_TELL = 0.005  # what is shorter may have been luck
 _GAIN = 1.1  # of several threads, below which one works: where others do not get to help, they are as fast by luck
-_SECONDS_OF_A_TRY = 0.02  # at the speed when it was last tried: beside other work threads can be a hundred times slower
+_REST = 32  # times as long as the number of threads that does not pay was tried, until it is tried again
 _offer_processor = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
@@ -143,43 +142,70 @@ def side_by_side(n_threads: int, function: Callable[..., None], *args: Any) -> N
 
 
 class Team:
-    """How many threads do a long work: all that may be used where that paid when both were last timed, or one.
+    """How many threads do a long work: all that may be used where that pays, as is timed while it runs, or one.
+
+    Units of a step are unlike, so whole steps are timed: some by all threads, then some by one. The number changes
+    when two such comparisons in a row are for it, so that one bad time decides nothing.
 
     Args:
         most: Number of units that can be done side by side.
     """
 
     def __init__(self, most: int) -> None:
-        self.most, self.n_pieces = most, 0
-        self.speeds: dict[int, float] = {}  # units per second
-        self.growth = 1  # of a try that was too short to tell
+        self.most, self.course = most, _course()
+        self.by_all, self.n_steps = next(self.course)
+        self.n_units, self.seconds = 0, 0.0  # of these steps, so far
 
     def size(self) -> int:
         """Return how many threads do the next piece."""
-        several = 1 if self.most == 1 else min(self.most, numba.get_num_threads())
-        for size in (several, 1):
-            if size not in self.speeds:
-                return size
-        pays = self.speeds[several] > _GAIN * self.speeds[1]
-        return several if pays is not (self.n_pieces % _TRY_OTHER_EVERY == 0) else 1
+        return min(self.most, numba.get_num_threads()) if self.by_all else 1
 
-    def pieces(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    def pieces(self, first: int, last: int, per_step: int) -> Iterator[tuple[int, int, int]]:
         """Yield the first and (exclusive) last unit of piece after piece, and how many threads are to do it; time them.
 
-        They are one piece, unless the number of threads that did not pay is tried again.
+        ``per_step`` is the number of units of a step.
         """
+        if min(self.most, numba.get_num_threads()) == 1:  # nothing to compare
+            yield first, last, 1
+            return
         while first < last:
-            size = self.size()
-            is_try = len(self.speeds) > 1 and self.n_pieces % _TRY_OTHER_EVERY == 0
-            n_tried = max(1, int(self.growth * _SECONDS_OF_A_TRY * self.speeds[size])) if is_try else last - first
-            stop, began = min(first + n_tried, last), perf_counter()
-            yield first, stop, size
-            seconds = perf_counter() - began
-            if seconds >= _SECONDS_THAT_TELL:
-                if self.n_pieces > 0:  # the first piece also waits for its memory
-                    self.speeds[size] = (stop - first) / seconds
-                self.n_pieces += 1
-                self.growth = 1
-            elif is_try:
-                self.growth *= 2
+            left = max(self.n_steps * per_step - self.n_units, 1)
+            stop, began = min(first + left, last), perf_counter()
+            yield first, stop, self.size()
+            self.seconds += perf_counter() - began
+            self.n_units += stop - first
             first = stop
+            if self.n_units >= self.n_steps * per_step:
+                self.by_all, self.n_steps = self.course.send(self.seconds)
+                self.n_units, self.seconds = 0, 0.0
+
+
+def _course() -> Generator[tuple[bool, int], float, None]:
+    """Yield whether all threads take the next steps, or one, and how many; be sent the seconds that they took."""
+    pays, doubts, order = True, 0, (True, False)
+    yield True, 1  # the first step also waits for its memory
+    while True:
+        turns = {}
+        for by_all in order:
+            turns[by_all] = yield from _turn(by_all)
+        order = order[::-1]  # steps that become shorter and shorter are for no number
+        per_step = {by_all: seconds / n_steps for by_all, (seconds, n_steps) in turns.items()}
+        found = _GAIN * per_step[True] < per_step[False]
+        doubts = doubts + 1 if found is not pays else 0
+        if doubts == 1:
+            continue
+        if doubts == 2:
+            pays, doubts = found, 0
+        rest, n_steps = _REST * turns[not pays][0], 2 * turns[pays][1]
+        limit = n_steps * (per_step[False] if pays else _GAIN * per_step[True])
+        while rest > 0:  # in pieces about as short as turns, so that other work that begins is soon noticed
+            seconds = yield pays, n_steps
+            rest = rest - seconds if seconds < limit else 0.0  # at once where the other number was faster
+
+
+def _turn(by_all: bool) -> Generator[tuple[bool, int], float, tuple[float, int]]:
+    """Yield more and more steps, as ``_course`` does, until their time tells something; return it, and their number."""
+    n_steps = 1
+    while (seconds := (yield by_all, n_steps)) < _SECONDS_THAT_TELL:
+        n_steps *= 2
+    return seconds, n_steps

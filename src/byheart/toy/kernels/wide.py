@@ -359,7 +359,7 @@ class Training:
         given = self.state, self.examples, self.scale, learning_rates, self.step, self.constants, self.at_once
         with one_blas_thread():
             for begin, end in self.pace.cut(0, n_units, self.team.size()):
-                for first, last, n_threads in self.team.pieces(begin, end):
+                for first, last, n_threads in self.team.pieces(begin, end, self.units_of_step):
                     numbers = tickets(first)
                     side_by_side(n_threads, _run, numbers, last, *given)
                     yield stopped(numbers), last
