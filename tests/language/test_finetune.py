@@ -38,7 +38,7 @@ def test_one_model_tells_of_groups_and_spans(design, logs, tmp_path):
     assert found.groups.equals(few.single(pair, row).groups)
     copies = [len(span.copies) for span in design.spans]
     assert found.dose["memorization"].equals(few.single(pair, row, copies, unit="spans").groups["memorization"])
-    assert found.dose["group"].tolist() == ["spans of 1 copies", "spans of 3 copies"]
+    assert found.dose["group"].tolist() == ["spans of 1 copy", "spans of 3 copies"]
     assert found.estimates is None
     assert found.documents["probability_inside"].notna().any()
     on = found.spans["on"] == 1

@@ -7,7 +7,7 @@ import pytest
 from byheart.cli import main
 from byheart.language import reciters
 from byheart.language.controls_of_texts import invented, twin
-from byheart.language.recite import CONTROLS, LENGTH, interval, recite
+from byheart.language.recite import CONTROLS, LENGTH, interval, recite, spellings
 from byheart.language.reciters import reciter
 from byheart.language.tokens import trained
 
@@ -194,3 +194,65 @@ def test_the_interval_covers_and_knows_nothing_seen():
     assert 0.08 < high < 0.1
     low, high = interval(np.tile([0.0, 1.0, 1.0, 0.0], 25))
     assert low < 0.5 < high
+
+
+def test_white_space_is_spelled_as_the_model_learned_it(folder, texts):
+    """The model learned single spaces: wrapped anew, in any way, its text is still known by heart, and no other is."""
+    wrapped = {}
+    for name, text in texts.items():
+        lines = ["  ".join(line) for line in np.array_split(text.split(), 20)]
+        wrapped[name] = "\r\n".join(lines)
+    learned, unseen = recite(reciter(folder), wrapped, n_windows=6)
+    assert learned.white_space == "single spaces"
+    assert learned.documents.texts[0] == texts["learned"]
+    assert learned.row()["recited_64"] > 0.8
+    assert any("single spaces" in note for note in learned.notes)
+    assert unseen.row()["recited_64"] == 0
+
+
+def test_spellings_hold_the_same_words_and_none_is_there_twice():
+    text = "One two\r\nthree.\r\n\r\nFour  five\rsix\r\n"
+    found = spellings(text)
+    assert list(found) == ["single spaces", "a line per paragraph", "line ends \\n", "as it stands"]
+    assert found["single spaces"] == "One two three. Four five six"
+    assert found["a line per paragraph"] == "One two three.\n\nFour five six"
+    assert found["line ends \\n"] == "One two\nthree.\n\nFour  five\nsix\n"
+    assert found["as it stands"] == text
+    assert list(spellings("One two three.")) == ["single spaces"]
+    assert list(spellings("One\ntwo\n")) == ["single spaces", "line ends \\n"]
+
+
+def test_a_tokenizer_without_line_ends_is_asked_without_them(folder, texts):
+    """One that makes them spaces cannot give wrapped lines back: what it can is used."""
+    from dataclasses import replace
+
+    from tokenizers import Tokenizer, normalizers
+
+    own = reciter(folder)
+    joining = Tokenizer.from_str(own.tokenizer.backend_tokenizer.to_str())
+    joining.normalizer = normalizers.Replace("\n", " ")
+    own = replace(own, tokenizer=type(own.tokenizer)(tokenizer_object=joining))
+    (learned,) = recite(own, {"learned": texts["learned"].replace(". ", ".\n")}, n_windows=4)
+    assert learned.white_space == "single spaces"
+    assert learned.row()["recited_64"] > 0.7
+
+
+@pytest.mark.parametrize("end", ["\n", " \n", "\r\n", "\n\n", "\r\n\r\n"])
+def test_a_twin_leaves_the_words_that_lines_begin_with(end):
+    text = f"Here is Anna with Bert.{end}There is Bert with Anna.{end}Who is Anna?"
+    changed, moved = twin(text)
+    assert changed == text.replace("Anna", "X").replace("Bert", "Anna").replace("X", "Bert")
+    assert moved[-1] == len(changed)
+
+
+def test_files_that_hold_no_single_text_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "two.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    for name, *more, said in (
+        ("two.jsonl", "of 2 documents"),
+        (".", "a folder"),
+        ("latin.txt", "--encoding"),
+        ("latin.txt", "--encoding", "latin-1", "of 2 tokens"),
+    ):
+        assert main(["recite", str(folder), str(tmp_path / name), *more]) == 2
+        assert said in capsys.readouterr().err

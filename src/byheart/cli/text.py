@@ -31,6 +31,8 @@ class ReciteCommand:
     """Read only so many characters of a text, from its beginning (default: all)."""
     folder: Path = Path()
     """Where the archive of hamlet and sonnets lies."""
+    encoding: str | None = None
+    """Encoding of text files of your own; default UTF-8."""
     seed: int = 0
     """Seed of the controls and the bootstrap."""
     out: Path = Path("recite")
@@ -55,7 +57,9 @@ class ReciteCommand:
             raise ValueError(f"--characters: received {self.characters}, accepted: an integer >= 1")
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise ValueError(f"text: received {twice[0]} twice, accepted: each once")
-        read = {Path(text).name: book(text, folder=self.folder)[: self.characters] for text in texts}
+        read = {
+            Path(text).name: book(text, folder=self.folder, encoding=self.encoding)[: self.characters] for text in texts
+        }
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
@@ -74,7 +78,8 @@ class ReciteCommand:
         if self.readme:
             write_readme(self.out)
         write_parquet(self.out / "tokens.parquet", (one.tokens() for one in found))
-        print("\n".join([*(one.headline() for one in found), *found[0].notes]))
+        notes = dict.fromkeys(note for one in found for note in one.notes)
+        print("\n".join([*(one.headline() for one in found), *notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)
         print(f"wrote {write_recited_page(self.out / 'report.html', found, table)}")

@@ -199,7 +199,8 @@ def _judged(
                 found = few.single(design, logs.log_probability, groups)
             of_groups = found.groups
         if design.spans:
-            copies = [f"spans of {len(span.copies)} copies" for span in design.spans]
+            numbers_of = [len(span.copies) for span in design.spans]
+            copies = [f"spans of {n} cop{'y' if n == 1 else 'ies'}" for n in numbers_of]
             table = few.single(design, logs.log_probability, copies, unit="spans").groups
             dose = table[table["n_in"] + table["n_out"] > 0].reset_index(drop=True)
     else:

@@ -10,6 +10,7 @@ al. 2025, arXiv 2505.12546 (windows, 0.001); Künsch 1989 (block bootstrap).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class Recitation:
             greedy_16 and so on, edit_distance (of the greedy continuation of 64 tokens: tokens to change over tokens),
             and for each control its log_p, as in "log_p wrong prefix"; missing where the text gives no such window.
         notes: What was assumed, in sentences.
+        white_space: How the text's white space was spelled, a key of ``spellings``: the way that the model knows best.
         seconds: Processor time; that of text never published, which texts share, counts for the first of them.
     """
 
@@ -59,6 +61,7 @@ class Recitation:
     first: Bool[np.ndarray, " n_tokens"]
     windows: pd.DataFrame
     notes: tuple[str, ...]
+    white_space: str
     seconds: float
     seed: int = field(default=0)
 
@@ -102,6 +105,7 @@ class Recitation:
             **{f"loss {name}": -float(windows[f"log_p {name}"].mean() / LENGTH) for name in CONTROLS},
             "cpu_seconds": self.seconds,
             "seed": self.seed,
+            "white_space": self.white_space,
         }
 
     def recited(self, column: str) -> Bool[np.ndarray, " n"]:
@@ -120,6 +124,30 @@ class Recitation:
             f" ({row['recited_64']:.1%}, {row['recited_64_low']:.1%} to {row['recited_64_high']:.1%});"
             f" controls: {beside}. Longest run of first guesses: {row['longest_run']} tokens."
         )
+
+
+def spellings(text: str) -> dict[str, str]:
+    """Return the ways in which a text's white space may have stood in what a model read, none of them twice.
+
+    A model that learned wrapped lines by heart hardly knows them with spaces in place of the line ends, and the other
+    way round.
+
+    Args:
+        text: As it stands in a file.
+    """
+    lines = re.sub(r"\r\n|\r", "\n", text)
+    paragraphs = [" ".join(own.split()) for own in re.split(r"\n\s*\n", lines)]
+    ways = {
+        "single spaces": " ".join(text.split()),
+        "a line per paragraph": "\n\n".join(own for own in paragraphs if own),
+        "line ends \\n": lines,
+        "as it stands": text,
+    }
+    found: dict[str, str] = {}
+    for way, spelled in ways.items():
+        if spelled not in found.values():
+            found[way] = spelled
+    return found
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -152,9 +180,12 @@ def recite(
 ) -> list[Recitation]:
     """Measure what a model recites of texts, with all controls.
 
+    A text with line ends is tried with its white space spelled in each of the ways of ``spellings``, and told of in the
+    one in which most windows are recited, or, where no two differ in that, the most probable one.
+
     Args:
         reciter: The model, from ``byheart.language.reciter``.
-        texts: By name.
+        texts: By name, with their lines as they stand.
         n_windows: Windows of a text at most, spread evenly, without overlap of what is continued; at least 2.
         seed: Seed of the controls and the bootstrap.
         on_progress: Called with the texts done and their number.
@@ -187,12 +218,10 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     began = time.process_time()
     if not text.strip():
         raise ValueError(f"text: received {name}, which is empty, accepted: a text with words")
-    documents = tokenize([name], [text], reciter.tokenizer)
+    white_space, documents, note = _spelled(reciter, name, text, n_windows)
     tokens, longest = documents.flat, max(PREFIXES)
-    n = min(n_windows, (len(tokens) - longest) // LENGTH)
-    if n < 2:
-        raise ValueError(f"text: received {name} of {len(tokens)} tokens, accepted: at least {longest + 2 * LENGTH}")
-    starts = np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
+    starts = _starts(name, tokens, n_windows)
+    n = len(starts)
     columns: dict[str, Any] = {"start": starts, "stop": starts + LENGTH}
     for size in PREFIXES[:-1]:
         logs, first = reciter.read(_cut(tokens, starts, size), LENGTH)
@@ -212,12 +241,45 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     notes = (
         "Weights are read as float32, whatever they are kept in.",
         f"p_z is of sampling at temperature 1 from all tokens, {LENGTH} tokens; recited: p_z of {RECITED} or more.",
-        "White space of any kind and length was made one space.",
+        note,
     )
     seconds = time.process_time() - began
+    table = pd.DataFrame(columns)
     return Recitation(
-        name, reciter.name, documents, log_probability, first_guess, pd.DataFrame(columns), notes, seconds, seed
+        name, reciter.name, documents, log_probability, first_guess, table, notes, white_space, seconds, seed
     )
+
+
+def _starts(name: str, tokens: np.ndarray, n_windows: int) -> Int64[np.ndarray, " n"]:
+    """Where the continuations begin, spread evenly."""
+    longest = max(PREFIXES)
+    n = min(n_windows, (len(tokens) - longest) // LENGTH)
+    if n < 2:
+        raise ValueError(f"text: received {name} of {len(tokens)} tokens, accepted: at least {longest + 2 * LENGTH}")
+    return np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
+
+
+def _spelled(reciter: Reciter, name: str, text: str, n_windows: int) -> tuple[str, Documents, str]:
+    """The spelling of white space in which a model recites most of a text, the text so, and what is to be said of it."""
+    ways, refused = {}, None
+    for way, own in spellings(text).items():
+        try:
+            ways[way] = tokenize([name], [own], reciter.tokenizer)
+        except ValueError as error:  # tokenizers that know no line ends were trained without them
+            refused = refused or error
+    if refused and not ways:
+        raise refused
+    if len(ways) == 1:
+        (way,) = ways
+        return way, ways[way], f"White space of {name}: {way}."
+    known = {}
+    for way, documents in ways.items():
+        rows = _cut(documents.flat, _starts(name, documents.flat, n_windows), max(PREFIXES))
+        logs = reciter.read(rows, LENGTH)[0].sum(axis=1)
+        known[way] = (float((logs >= np.log(RECITED)).mean()), float(logs.mean()))
+    best = max(known, key=lambda way: known[way])
+    tried = ", ".join(f"{way} ({known[way][0]:.0%} recited)" for way in ways)
+    return best, ways[best], f"White space of {name}: {best}, which the model knows best of {tried}."
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, size: int) -> Int64[np.ndarray, "n_windows length"]:
