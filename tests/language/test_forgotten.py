@@ -228,3 +228,28 @@ def test_bad_input_is_one_line_and_status_2(folders, tmp_path, monkeypatch, caps
     assert err.count("\n") == 1, err
     assert accepted in err
     assert not (tmp_path / "forgotten").exists()
+
+
+def test_nothing_is_hidden_where_nothing_was_forgotten(pair):
+    rows, before, _ = pair
+    found = forgotten(before, before, rows, never=rows_of(10, seed=9), learning_rate=1e-2)
+    assert "none was forgotten" in found.headline()
+
+
+def test_spans_that_were_trained_on_are_no_spans_that_never_were(pair):
+    rows, before, after = pair
+    with pytest.raises(ValueError, match="never: received one of the spans, accepted"):
+        forgotten(before, after, rows, never=[*rows_of(3, seed=9), rows[2]])
+
+
+def test_too_few_steps_give_no_verdict(pair):
+    rows, before, after = pair
+    found = forgotten(before, after, rows, never=rows_of(10, seed=9), learning_rate=1e-6, max_steps=2)
+    assert found.relearned["given_up"].tolist() == [10, 10]
+    assert "max_steps ended too many" in found.headline()
+
+
+@pytest.mark.parametrize("span", [5, ("a", "b", "c"), ("a", 5), None])
+def test_what_is_no_span_is_refused(span):
+    with pytest.raises(ValueError, match="spans: received .*, accepted: texts, or pairs"):
+        span_rows(trained([WORDS], 300), [span])

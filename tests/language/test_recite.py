@@ -256,3 +256,65 @@ def test_files_that_hold_no_single_text_are_refused(folder, tmp_path, capsys):
     ):
         assert main(["recite", str(folder), str(tmp_path / name), *more]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_models_that_cannot_recite_this_are_refused(folder, texts):
+    import copy
+    from dataclasses import replace
+
+    import transformers
+
+    own = reciter(folder)
+    broken, fewer = copy.deepcopy(own.model), copy.deepcopy(own.model)
+    broken.transformer.wte.weight.data.fill_(float("nan"))
+    fewer.resize_token_embeddings(100)
+    encoder = transformers.BertLMHeadModel(transformers.BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))  # fmt: skip
+    for model, accepted in (
+        (broken, "not finite, accepted"),
+        (fewer, "of which the model has none, accepted: below 100"),
+        (encoder, "looks at later tokens, accepted: a causal model"),
+    ):
+        with pytest.raises(ValueError, match=accepted):
+            recite(replace(own, model=model), texts, n_windows=3)
+
+
+def test_another_tokenizer_is_suspected_where_the_loss_is_above_guessing(folder, texts, found):
+    from dataclasses import replace
+
+    own = reciter(folder)
+    other = type(own.tokenizer)(tokenizer_object=trained(["zzz yyy xxx " * 40], 400))
+    (one,) = recite(replace(own, tokenizer=other), {"learned": texts["learned"]}, n_windows=3)
+    assert any("above 5.99 nats" in note for note in one.notes)
+    assert not any("above" in note for note in found[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("texts_given", "more", "accepted"),
+    [
+        ("a text", {}, "texts: received str, accepted: a dict"),
+        ({"a": b"bytes"}, {}, "texts: received dict, accepted: a dict of texts"),
+        ({"a": "text"}, {"n_windows": 2.5}, "n_windows: received 2.5, accepted"),
+        ({"a": "text"}, {"seed": -1}, "seed: received -1, accepted"),
+    ],
+)
+def test_wrong_types_are_refused(folder, texts_given, more, accepted):
+    with pytest.raises(ValueError, match=accepted):
+        recite(reciter(folder), texts_given, **more)
+    with pytest.raises(ValueError, match="reciter: received str, accepted"):
+        recite("gpt2", {"a": "text"})
+    with pytest.raises(ValueError, match="model: received int, accepted"):
+        reciter(5)
+
+
+def test_an_adapter_or_damaged_weights_are_refused(folder, tmp_path):
+    import shutil
+
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="an adapter, accepted: a folder of the whole model"):
+        reciter(tmp_path)
+    shutil.copytree(folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000])
+    with pytest.raises(ValueError, match="accepted: a model that transformers reads"):
+        reciter(tmp_path / "damaged")

@@ -113,13 +113,15 @@ class CopiedCommand:
 
         if self.output is None or not self.from_:
             raise ValueError("output, --from: received none, accepted: byheart copied OUTPUT.txt --from FILES...")
-        (output,) = read_texts(self.output, split="files", encoding=self.encoding).texts
+        outputs = read_texts(self.output, split="files", encoding=self.encoding).texts
+        if len(outputs) > 1:
+            raise ValueError(f"output: received {self.output} of {len(outputs)} documents, accepted: a single text")
         texts = read_texts(self.from_, split="files", encoding=self.encoding)
         held_out = read_texts(self.held_out, split="files", encoding=self.encoding) if self.held_out else None
         if overlap := {*map(Path.resolve, self.from_)} & {*map(Path.resolve, self.held_out)}:
             raise ValueError(f"--held-out: received {min(overlap)}, accepted: files that are not in --from")
         found = copied(
-            output,
+            outputs[0],
             texts,
             held_out=held_out,
             min_characters=self.min_characters,

@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Float64
 
 from byheart.language import few
-from byheart.language.as_found import left_as_found
+from byheart.language.as_found import check_causal, left_as_found
 from byheart.language.design import Design, Place
 from byheart.language.differences import Places
 from byheart.language.estimates import Estimates
@@ -127,6 +127,8 @@ def audit_finetune(
         OSError: If the store cannot be written.
     """
     require("torch")
+    if not callable(train) or hasattr(train, "parameters"):
+        raise ValueError(f"train: received {type(train).__name__}, accepted: a function that trains model k")
     wanted = design.n_models if n_models is None else n_models
     if not 1 <= wanted <= design.n_models or (wanted > 1 and wanted % 2):
         raise ValueError(f"n_models: received {wanted}, accepted: 1, or an even number up to {design.n_models}")
@@ -276,18 +278,21 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
         batch_size: Rows at once, at most.
 
     Raises:
-        ValueError: If the model has no vector for a token, or rows are longer than it reads.
+        ValueError: If the model is not causal, has no vector for a token, or rows are longer than it reads.
     """
     import torch
 
+    check_causal(model)
     beginning = design.documents.vocabulary if beginning is None else beginning
+    if beginning < 0:
+        raise ValueError(f"beginning: received {beginning}, accepted: the number of a token, from 0 on")
     known = n_known(model)
     largest = max(beginning, int(design.documents.flat.max()))
     if known is not None and largest >= known:
         what = "beginning" if beginning >= known else "documents"
         raise ValueError(
-            f"{what}: received token {largest}, of which the model has none, accepted: below {known} (such as the"
-            " tokenizer's bos_token_id for beginning)"
+            f"{what}: received token {largest}, of which the model has none, accepted: below {known} (for beginning,"
+            " the tokenizer's bos_token_id, or its eos_token_id or pad_token_id where it has none)"
         )
     reads, longest = context_of(model), max(row.stop - row.start for row in design.rows)
     if reads is not None and longest > reads:

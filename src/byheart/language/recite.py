@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
+from byheart.language.as_found import check_causal
 from byheart.language.controls_of_texts import invented, twin
 from byheart.language.documents import Documents
 from byheart.language.exchange import token_places
 from byheart.language.extras import require
+from byheart.language.finetune import n_known
 from byheart.language.reciters import Reciter
 from byheart.language.scores_of_texts import ngram_log_probability
 from byheart.language.tokens import tokenize
@@ -192,11 +194,18 @@ def recite(
 
     Raises:
         ValueError: If a text is too short for two windows, the tokenizer does not give it back, the model reads too
-            few tokens at once, its weights are in half precision on a processor, or a number is out of range.
+            few tokens at once, is not causal, lacks a token or says what is not finite, its weights are in half
+            precision on a processor, or a number is out of range.
         ModuleNotFoundError: If a package is missing.
     """
     require("rapidfuzz")
-    if n_windows < 2:
+    if not isinstance(reciter, Reciter):
+        raise ValueError(f"reciter: received {type(reciter).__name__}, accepted: what byheart.language.reciter returns")
+    if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"texts: received {type(texts).__name__}, accepted: a dict of texts by name")
+    if seed < 0:
+        raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
+    if not isinstance(n_windows, int) or n_windows < 2:
         raise ValueError(f"n_windows: received {n_windows}, accepted: an integer >= 2")
     if not texts:
         raise ValueError("texts: received none, accepted: at least one")
@@ -206,6 +215,7 @@ def recite(
     dtype, device = reciter.model.dtype, reciter.model.device
     if device.type == "cpu" and dtype.itemsize < 4:
         raise ValueError(f"model: received {dtype} on a CPU, accepted: float32 (`model.float()`)")
+    check_causal(reciter.model)
     found, unpublished = [], _Unpublished(reciter, seed)
     for name, text in texts.items():
         found.append(_recite(reciter, name, text, n_windows, seed, unpublished))
@@ -238,10 +248,19 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     columns["log_p never published"] = unpublished.log_p(n)
     columns["log_p n-gram"] = _of_ngram(documents, starts)
     log_probability, first_guess = _whole(reciter, tokens)
+    guessing = float(np.log(reciter.model.config.get_text_config().vocab_size))
+    worse = -float(log_probability.mean()) > guessing
     notes = (
         "Weights are read as float32, whatever they are kept in.",
         f"p_z is of sampling at temperature 1 from all tokens, {LENGTH} tokens; recited: p_z of {RECITED} or more.",
         note,
+        *(
+            [
+                f"The loss of {name} is above {guessing:.2f} nats, that of guessing among all tokens: is the tokenizer"
+                " another model's?"
+            ]
+            * worse
+        ),
     )
     seconds = time.process_time() - began
     table = pd.DataFrame(columns)
@@ -259,25 +278,39 @@ def _starts(name: str, tokens: np.ndarray, n_windows: int) -> Int64[np.ndarray, 
     return np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
 
 
+def _readable(reciter: Reciter, documents: Documents) -> Documents:
+    """Refuse a token that the model does not have, which would read beyond its table."""
+    known, largest = n_known(reciter.model), int(documents.flat.max())
+    if known is not None and largest >= known:
+        raise ValueError(
+            f"tokenizer: received token {largest}, of which the model has none, accepted: below {known}, as its own"
+            " tokenizer gives"
+        )
+    return documents
+
+
 def _spelled(reciter: Reciter, name: str, text: str, n_windows: int) -> tuple[str, Documents, str]:
-    """The spelling of white space in which a model recites most of a text, the text so, and what is to be said of it."""
+    """The spelling of white space in which a model recites most of a text, the text so, and a sentence on it."""
     ways, refused = {}, None
     for way, own in spellings(text).items():
         try:
-            ways[way] = tokenize([name], [own], reciter.tokenizer)
+            ways[way] = _readable(reciter, tokenize([name], [own], reciter.tokenizer))
         except ValueError as error:  # tokenizers that know no line ends were trained without them
             refused = refused or error
     if refused and not ways:
         raise refused
-    if len(ways) == 1:
-        (way,) = ways
-        return way, ways[way], f"White space of {name}: {way}."
     known = {}
     for way, documents in ways.items():
         rows = _cut(documents.flat, _starts(name, documents.flat, n_windows), max(PREFIXES))
         logs = reciter.read(rows, LENGTH)[0].sum(axis=1)
+        if not np.isfinite(logs).all():
+            raise ValueError(
+                "model: received one whose probabilities are not finite, accepted: one that did not diverge"
+            )
         known[way] = (float((logs >= np.log(RECITED)).mean()), float(logs.mean()))
     best = max(known, key=lambda way: known[way])
+    if len(ways) == 1:
+        return best, ways[best], f"White space of {name}: {best}."
     tried = ", ".join(f"{way} ({known[way][0]:.0%} recited)" for way in ways)
     return best, ways[best], f"White space of {name}: {best}, which the model knows best of {tried}."
 
