@@ -93,6 +93,14 @@ class Bigrams(torch.nn.Module):
         return {"logits": self.dropout(self.table(input_ids))}
 
 
+class Encoder(Bigrams):
+    """A network that has read the token that it is asked about."""
+
+    def forward(self, input_ids):
+        own = self.table(input_ids)
+        return {"logits": own + own.mean(dim=1, keepdim=True)}
+
+
 def test_a_model_is_asked_about_every_token_and_left_as_it_was(design):
     torch.manual_seed(0)
     model = Bigrams()
@@ -125,6 +133,10 @@ def test_a_model_is_asked_about_every_token_and_left_as_it_was(design):
             {"beginning": 8},
             "tokenizer: received one that cuts 'd0' otherwise than the design",
         ),
+        (lambda k: Encoder(), {"beginning": 8}, "model: received Encoder, which looks at later tokens"),
+        (lambda k: Bigrams(), {"beginning": -1}, "beginning: received -1, accepted: the number of a token"),
+        (None, {}, "train: received NoneType, accepted: a function that trains model k"),
+        (torch.nn.Linear(1, 1), {}, "train: received Linear, accepted: a function that trains model k"),
         (lambda k: None, {"n_models": 3}, "n_models: received 3, accepted: 1, or an even number up to 8"),
         (lambda k: None, {"n_models": 0}, "n_models: received 0"),
         (lambda k: None, {"groups": ["a", "b"]}, "groups: received 2, accepted: 60, a label for each document"),

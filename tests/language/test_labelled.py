@@ -49,7 +49,7 @@ def test_rows_are_filled_up_where_nothing_counts():
         ([{"input_ids": [1, 2], "labels": [1, -100]}], "row 0, which has no token to predict"),
         ([{"input_ids": [1, 2], "labels": [1, 3]}], "labels of other tokens"),
         ([{"input_ids": [1, 2], "labels": [1, 2, 3]}], "accepted: input_ids in a line"),
-        ([{"text": "a"}], "which has no token to predict"),
+        ([{"text": "a"}], "received a dict as row 0, accepted: a dict of input_ids"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(rows, message):
@@ -86,7 +86,8 @@ def test_a_network_that_looks_at_later_tokens_is_refused_and_a_causal_one_left_a
     model = untrained().train()
     before = torch.get_rng_state()
     check_causal(model)
-    assert model.training and torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
     for given, said in (
         (Encoder(), "received Encoder, which looks at later tokens, accepted: a causal model"),
         ("gpt2", "received str, accepted: a causal model"),

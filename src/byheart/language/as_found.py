@@ -56,7 +56,13 @@ def check_causal(model: Any) -> None:
     a, b = [token for token in range(3) if token != getattr(config, "pad_token_id", None)][:2]
     rows = torch.tensor([[a, b, a, b], [a, b, a, a]], device=next(model.parameters()).device)
     with left_as_found(model):
-        output = model(input_ids=rows)
+        try:
+            try:
+                output = model(input_ids=rows)
+            except TypeError:  # some need the mask
+                output = model(input_ids=rows, attention_mask=torch.ones_like(rows))
+        except TypeError:
+            raise ValueError(f"model: received {name}, which takes no input_ids, accepted: a causal model") from None
     logits = output["logits"] if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not torch.is_tensor(logits) or logits.ndim != 3:
         raise ValueError(f"model: received {name}, which returns no logits, accepted: a causal model")

@@ -33,7 +33,7 @@ def check_rows(rows: Sequence[Row], what: str = "rows") -> list[tuple[np.ndarray
         labels = np.asarray(row.get("labels", tokens))
         if (
             tokens.ndim != 1
-            or not all(np.issubdtype(values.dtype, np.integer) for values in (tokens, labels))
+            or not all(np.issubdtype(values.dtype, np.integer) or not values.size for values in (tokens, labels))
             or (tokens < 0).any()
             or labels.shape != tokens.shape
             or (labels[labels != IGNORED] != tokens[labels != IGNORED]).any()

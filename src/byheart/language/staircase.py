@@ -217,7 +217,7 @@ class EpochStaircase:
 
     def _begin(self, model: Any, n_epochs: int, done: int, inside: bool = False) -> None:
         if not isinstance(n_epochs, int) or n_epochs < 2:
-            raise ValueError(f"epochs: received {n_epochs}, accepted: an integer, at least 2")
+            raise ValueError(f"epochs: received {n_epochs}, accepted: at least 2, a whole number")
         if not 0 <= done <= n_epochs:
             raise ValueError(f"first: received {done}, accepted: 0 to {n_epochs}")
         self._n_epochs, self._n_passes, self._broken, self.notes = n_epochs, 0, False, ()

@@ -87,8 +87,8 @@ def read_texts(
         encoding: Of all files; default UTF-8, with or without a byte order mark.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a file is a folder, empty, binary, named twice or in another encoding, or a line of JSON has no
+        FileNotFoundError: If there is no such file, or it is a folder.
+        ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no
             text.
         OSError: If a file cannot be read.
     """
@@ -160,9 +160,9 @@ def _is_json(file: Path) -> bool:
 
 def _decoded(file: Path, encoding: str) -> str:
     if file.is_dir():
-        raise ValueError(f"texts: received {file}, a folder, accepted: the text files in it, such as {file}/*.txt")
+        raise FileNotFoundError(f"texts: received {file}, a folder, accepted: a text file, such as {file}/*.txt")
     if not file.is_file():
-        raise FileNotFoundError(f"texts: received {file}, which is not there, accepted: text files")
+        raise FileNotFoundError(f"texts: received {file}, which is not there, accepted: a text file")
     content = file.read_bytes()
     said = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     if said and not codecs.lookup(encoding).name.startswith(said):
