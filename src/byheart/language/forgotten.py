@@ -17,7 +17,7 @@ import pandas as pd
 
 from byheart.language.collate import IGNORED
 from byheart.language.forget import relearn
-from byheart.language.labelled import Row, recitation
+from byheart.language.labelled import Row, check_rows, recitation
 from byheart.language.spans import snapped
 from byheart.language.tokens import tokenize
 
@@ -119,8 +119,8 @@ def forgotten(
     """
     if seed < 0:
         raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
-    taught = {tuple(np.asarray(row["input_ids"]).tolist()) for row in rows if "input_ids" in row}
-    if any(tuple(np.asarray(row["input_ids"]).tolist()) in taught for row in never if "input_ids" in row):
+    taught = {tokens.tobytes() for tokens, _ in check_rows(rows, "spans")}
+    if len(never) and any(tokens.tobytes() in taught for tokens, _ in check_rows(never, "never")):
         raise ValueError("never: received one of the spans, accepted: spans that were never trained on")
     sides = [
         recitation(model, rows, batch_size, "spans", name) for model, name in ((before, "before"), (after, "after"))
