@@ -8,6 +8,7 @@ from language.texts_by_hand import random_documents
 from byheart.language import few
 from byheart.language.design import Design
 from byheart.language.finetune import ask, audit_finetune
+from byheart.language.tokens import tokenize, trained
 
 torch = pytest.importorskip("torch")
 
@@ -168,3 +169,26 @@ def test_few_documents_give_no_probabilities_but_a_note(tmp_path):
     (note,) = found.notes
     assert note.startswith("Single documents are not told: scores: received 4 units to fit to, accepted: at least 10")
     assert found.spans.empty
+
+
+def test_a_network_that_is_trained_further_in_every_call_is_refused(design, tmp_path):
+    own = Bigrams()
+
+    def further(k):
+        torch.nn.init.normal_(own.table.weight, generator=torch.Generator().manual_seed(k))
+        return own
+
+    with pytest.raises(ValueError, match="train: received the network of model 0 again as model 1, .*loaded anew"):
+        audit_finetune(further, design, store=tmp_path, beginning=8, n_models=2)
+
+
+def test_models_that_say_the_same_are_refused(design, tmp_path):
+    row = np.full(design.documents.n_tokens, -1.0)
+    with pytest.raises(ValueError, match="train: received a model 1 that says of every token the same"):
+        audit_finetune(lambda k: row, design, store=tmp_path, n_models=2)
+
+
+def test_of_a_single_document_nothing_is_told(tmp_path):
+    own = Design(tokenize(["a"], ["one document"], trained(["one document"], 257)), n_models=2)
+    found = audit_finetune(lambda k: np.full(own.documents.n_tokens, -1.0), own, store=tmp_path, n_models=1)
+    assert "Memorization of all: not told, since all or none of it was trained on." in found.headline()

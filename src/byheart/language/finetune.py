@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ class Finetune:
 
 
 def _words(row: dict[Any, Any]) -> str:
+    if not np.isfinite(row["memorization"]):
+        return f"Memorization of {row['group']}: not told, since all or none of it was trained on."
     interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else " (no interval)"
     return f"Memorization of {row['group']}: {row['memorization']:.2f} nats per token{interval}."
 
@@ -121,8 +124,8 @@ def audit_finetune(
         on_progress: Called with the number of models that are done, and of all.
 
     Raises:
-        ValueError: If there are not so many models, what ``train`` returns is none of the above, or the store holds
-            models of another design.
+        ValueError: If there are not so many models, what ``train`` returns is none of the above, or the network of the
+            call before, or says the same as another model, or the store holds models of another design.
         ModuleNotFoundError: If PyTorch is missing.
         OSError: If the store cannot be written.
     """
@@ -144,6 +147,21 @@ def audit_finetune(
     def of(model: int) -> dict[str, Any]:
         return identity | {"bits": digest(design.document_mask[model], design.span_mask[model])}
 
+    last: weakref.ref[Any] | None = None
+
+    def fresh(model: int) -> Any:
+        nonlocal last
+        given = train(model)
+        network = given[0] if isinstance(given, tuple) and given else given
+        if hasattr(network, "parameters"):
+            if last is not None and last() is network:
+                raise ValueError(
+                    f"train: received the network of model {model - 1} again as model {model}, which would know what both"
+                    " were trained on, accepted: one whose weights are loaded anew in every call"
+                )
+            last = weakref.ref(network)
+        return given
+
     def asked(said: Callable[[], Any]) -> Record:
         began = time.perf_counter()
         given = said()
@@ -160,8 +178,15 @@ def audit_finetune(
     kept = []
     with bar_for_a_person("fine-tunes") as advance:
         for model in range(wanted):
-            key, said = f"model-{model:04d}", functools.partial(train, model)
+            key, said = f"model-{model:04d}", functools.partial(fresh, model)
             kept.append(records.read_or_compute(key, functools.partial(asked, said), of(model)))
+            if any(
+                np.array_equal(kept[-1].arrays["log_probability"], own.arrays["log_probability"]) for own in kept[:-1]
+            ):
+                raise ValueError(
+                    f"train: received a model {model} that says of every token the same as one before it, accepted: models"
+                    " that were trained on what the design gives each (and another store, since this one holds them)"
+                )
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
                 on_progress(model + 1, wanted)
