@@ -156,8 +156,8 @@ def audit_finetune(
         if hasattr(network, "parameters"):
             if last is not None and last() is network:
                 raise ValueError(
-                    f"train: received the network of model {model - 1} again as model {model}, which would know what both"
-                    " were trained on, accepted: one whose weights are loaded anew in every call"
+                    f"train: received the network of model {model - 1} again as model {model}, which would know what"
+                    " both were trained on, accepted: one whose weights are loaded anew in every call"
                 )
             last = weakref.ref(network)
         return given
@@ -180,12 +180,11 @@ def audit_finetune(
         for model in range(wanted):
             key, said = f"model-{model:04d}", functools.partial(fresh, model)
             kept.append(records.read_or_compute(key, functools.partial(asked, said), of(model)))
-            if any(
-                np.array_equal(kept[-1].arrays["log_probability"], own.arrays["log_probability"]) for own in kept[:-1]
-            ):
+            *others, own = (record.arrays["log_probability"] for record in kept)
+            if any(np.array_equal(own, other) for other in others):
                 raise ValueError(
-                    f"train: received a model {model} that says of every token the same as one before it, accepted: models"
-                    " that were trained on what the design gives each (and another store, since this one holds them)"
+                    f"train: received a model {model} that says of every token the same as one before it, accepted:"
+                    " models that were trained on what the design gives each (and another store, since this one holds them)"
                 )
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
