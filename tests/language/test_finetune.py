@@ -184,7 +184,7 @@ def test_a_network_that_is_trained_further_in_every_call_is_refused(design, tmp_
 
 def test_models_that_say_the_same_are_refused(design, tmp_path):
     row = np.full(design.documents.n_tokens, -1.0)
-    with pytest.raises(ValueError, match="train: received a model 1 that says of every token the same"):
+    with pytest.raises(ValueError, match="train: received a model 1 that says the same of every token"):
         audit_finetune(lambda k: row, design, store=tmp_path, n_models=2)
 
 

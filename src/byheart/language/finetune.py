@@ -183,8 +183,8 @@ def audit_finetune(
             *others, own = (record.arrays["log_probability"] for record in kept)
             if any(np.array_equal(own, other) for other in others):
                 raise ValueError(
-                    f"train: received a model {model} that says of every token the same as one before it, accepted:"
-                    " models that were trained on what the design gives each (and another store, since this one holds them)"
+                    f"train: received a model {model} that says the same of every token as one before it, accepted:"
+                    " models that were each trained on what the design gives (and another store, since this one holds them)"
                 )
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
