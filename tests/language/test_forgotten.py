@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch")
 from language.tiny_causal import rows_of, trained_on, untrained  # noqa: E402
 
 from byheart.cli import main  # noqa: E402
+from byheart.cli.forgotten import _told  # noqa: E402
 from byheart.language.forgotten import _paired, _relearned, forgotten, span_rows, spans_of_file, text_rows  # noqa: E402
 from byheart.language.labelled import recitation  # noqa: E402
 from byheart.language.tokens import trained  # noqa: E402
@@ -247,3 +249,23 @@ def test_too_few_steps_give_no_verdict(pair):
 def test_what_is_no_span_is_refused(span):
     with pytest.raises(ValueError, match="spans: received .*, accepted: texts, or pairs"):
         span_rows(trained([WORDS], 300), [span])
+
+
+class Likes(torch.nn.Module):
+    """A model that expects one token everywhere."""
+
+    def __init__(self, token):
+        super().__init__()
+        self.logits = torch.nn.Parameter(10.0 * torch.eye(300)[token])
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.logits.expand(*input_ids.shape, -1)
+
+
+@pytest.mark.parametrize("white", ["\n", " "])
+def test_held_out_lines_are_joined_or_stay_as_the_model_says_best(white):
+    tokenizer = trained(["a b c d"], 257)
+    (token,) = tokenizer.encode(white).ids
+    before = types.SimpleNamespace(tokenizer=tokenizer, model=Likes(token), head=())
+    rows = _told(before, ["a\r\nb\r\n\r\nc\nd\ne\n"], 128)
+    assert [tokenizer.decode(row["input_ids"]).strip() for row in rows] == [f"a{white}b", f"c{white}d{white}e"]

@@ -184,7 +184,7 @@ def audit_finetune(
             if any(np.array_equal(own, other) for other in others):
                 raise ValueError(
                     f"train: received a model {model} that says the same of every token as one before it, accepted:"
-                    " models that were each trained on what the design gives (and another store, since this one holds them)"
+                    " models that were each trained on what the design gives (and another store: this one holds them)"
                 )
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
