@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from byheart.cli import main
 from byheart.language import Texts, copied
 
 _ALPHABET = "ab\n\r \te\u0301\u00e9\U0001f600\ud7ff\u4e2d\u00a0\uffff\U0010ffff"
@@ -18,6 +19,7 @@ def _one(text):
 @settings(max_examples=150, deadline=None)
 @given(_STRINGS, st.lists(_STRINGS, min_size=1, max_size=3), st.integers(1, 4))
 def test_every_copy_and_place_is_the_same_text_and_none_is_missed(output, texts, least):
+    assume(len(_one(output.strip())) >= least)
     names = tuple(f"file{n}" for n in range(len(texts)))
     found = copied(output, Texts(names, tuple(texts)), min_characters=least, n_passages=2)
     by_name = dict(zip(names, texts, strict=True))
@@ -77,3 +79,42 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_a_blank_output_is_refused():
     with pytest.raises(ValueError, match="output: received a blank text"):
         copied(" \n", Texts(("a",), ("a",)))
+
+
+def test_an_output_that_is_shorter_than_a_copy_is_refused():
+    with pytest.raises(ValueError, match="output: received 5 characters, accepted: at least min_characters, 50"):
+        copied("a \n b c", Texts(("a",), ("a b c " * 40,)))
+
+
+def test_passages_that_are_shorter_than_a_copy_tell_no_chance():
+    text = " ".join(f"w{n}" for n in range(100))
+    found = copied(
+        text[:200], Texts(("a",), (text,)), held_out=Texts(("b",), ("another text of some sixty characters, " * 2,))
+    )
+    assert found.copies["n_characters"].max() == 200 > found.passage_characters >= 50
+    assert np.isnan(found.copies["chance"]).all()
+    assert f"held-out passages of {found.passage_characters} characters" in found.headline()
+    short = copied(text[:200], Texts(("a",), (text,)), held_out=Texts(("b",), ("another text",)))
+    assert "too short to tell chance" in short.headline()
+
+
+@pytest.mark.parametrize(
+    ("output", "texts", "more", "accepted"),
+    [
+        (None, Texts(("a",), ("abc",)), {}, "output: received NoneType, accepted: a text"),
+        ("abc", ["abc"], {}, "texts: received list, accepted: Texts"),
+        ("abc", Texts(("a",), ("abc",)), {"held_out": "abc"}, "held_out: received str, accepted: Texts"),
+        ("abc", Texts(("a",), ("abc",)), {"seed": -1}, "seed: received -1, accepted"),
+    ],
+)
+def test_what_is_no_text_is_refused(output, texts, more, accepted):
+    with pytest.raises(ValueError, match=accepted):
+        copied(output, texts, min_characters=1, **more)
+
+
+def test_the_command_refuses_an_output_of_several_documents_and_folders(tmp_path, capsys):
+    (tmp_path / "two.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    (tmp_path / "one.txt").write_text("a text", encoding="utf-8")
+    for output, files, said in (("two.jsonl", "one.txt", "of 2 documents"), ("one.txt", ".", "a folder")):
+        assert main(["copied", str(tmp_path / output), "--from", str(tmp_path / files)]) == 2
+        assert said in capsys.readouterr().err

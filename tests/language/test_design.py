@@ -131,3 +131,8 @@ def test_what_is_wrong_is_refused(settings, received):
     with pytest.raises(ValueError, match="accepted: ") as error:
         Design(documents_of(["abc", "abcd"]), **settings)
     assert received in str(error.value)
+
+
+def test_texts_that_were_not_cut_into_tokens_are_no_documents():
+    with pytest.raises(ValueError, match="documents: received list, accepted: Documents, such as tokenize returns"):
+        Design(["a text"], n_models=2)

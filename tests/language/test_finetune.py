@@ -8,6 +8,7 @@ from language.texts_by_hand import random_documents
 from byheart.language import few
 from byheart.language.design import Design
 from byheart.language.finetune import ask, audit_finetune
+from byheart.language.tokens import tokenize, trained
 
 torch = pytest.importorskip("torch")
 
@@ -38,7 +39,7 @@ def test_one_model_tells_of_groups_and_spans(design, logs, tmp_path):
     assert found.groups.equals(few.single(pair, row).groups)
     copies = [len(span.copies) for span in design.spans]
     assert found.dose["memorization"].equals(few.single(pair, row, copies, unit="spans").groups["memorization"])
-    assert found.dose["group"].tolist() == ["spans of 1 copies", "spans of 3 copies"]
+    assert found.dose["group"].tolist() == ["spans of 1 copy", "spans of 3 copies"]
     assert found.estimates is None
     assert found.documents["probability_inside"].notna().any()
     on = found.spans["on"] == 1
@@ -93,6 +94,14 @@ class Bigrams(torch.nn.Module):
         return {"logits": self.dropout(self.table(input_ids))}
 
 
+class Encoder(Bigrams):
+    """A network that has read the token that it is asked about."""
+
+    def forward(self, input_ids):
+        own = self.table(input_ids)
+        return {"logits": own + own.mean(dim=1, keepdim=True)}
+
+
 def test_a_model_is_asked_about_every_token_and_left_as_it_was(design):
     torch.manual_seed(0)
     model = Bigrams()
@@ -125,6 +134,10 @@ def test_a_model_is_asked_about_every_token_and_left_as_it_was(design):
             {"beginning": 8},
             "tokenizer: received one that cuts 'd0' otherwise than the design",
         ),
+        (lambda k: Encoder(), {"beginning": 8}, "model: received Encoder, which looks at later tokens"),
+        (lambda k: Bigrams(), {"beginning": -1}, "beginning: received -1, accepted: the number of a token"),
+        (None, {}, "train: received NoneType, accepted: a function that trains model k"),
+        (torch.nn.Linear(1, 1), {}, "train: received Linear, accepted: a function that trains model k"),
         (lambda k: None, {"n_models": 3}, "n_models: received 3, accepted: 1, or an even number up to 8"),
         (lambda k: None, {"n_models": 0}, "n_models: received 0"),
         (lambda k: None, {"groups": ["a", "b"]}, "groups: received 2, accepted: 60, a label for each document"),
@@ -156,3 +169,26 @@ def test_few_documents_give_no_probabilities_but_a_note(tmp_path):
     (note,) = found.notes
     assert note.startswith("Single documents are not told: scores: received 4 units to fit to, accepted: at least 10")
     assert found.spans.empty
+
+
+def test_a_network_that_is_trained_further_in_every_call_is_refused(design, tmp_path):
+    own = Bigrams()
+
+    def further(k):
+        torch.nn.init.normal_(own.table.weight, generator=torch.Generator().manual_seed(k))
+        return own
+
+    with pytest.raises(ValueError, match="train: received the network of model 0 again as model 1, .*loaded anew"):
+        audit_finetune(further, design, store=tmp_path, beginning=8, n_models=2)
+
+
+def test_models_that_say_the_same_are_refused(design, tmp_path):
+    row = np.full(design.documents.n_tokens, -1.0)
+    with pytest.raises(ValueError, match="train: received a model 1 that says the same of every token"):
+        audit_finetune(lambda k: row, design, store=tmp_path, n_models=2)
+
+
+def test_of_a_single_document_nothing_is_told(tmp_path):
+    own = Design(tokenize(["a"], ["one document"], trained(["one document"], 257)), n_models=2)
+    found = audit_finetune(lambda k: np.full(own.documents.n_tokens, -1.0), own, store=tmp_path, n_models=1)
+    assert "Memorization of all: not told, since all or none of it was trained on." in found.headline()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch")
 from language.tiny_causal import rows_of, trained_on, untrained  # noqa: E402
 
 from byheart.cli import main  # noqa: E402
+from byheart.cli.forgotten import _told  # noqa: E402
 from byheart.language.forgotten import _paired, _relearned, forgotten, span_rows, spans_of_file, text_rows  # noqa: E402
 from byheart.language.labelled import recitation  # noqa: E402
 from byheart.language.tokens import trained  # noqa: E402
@@ -83,7 +85,7 @@ def test_relearning_is_beside_spans_that_were_never_learned(pair):
     assert found.relearned["spans"].tolist() == ["spans", "never learned"]
     assert found.relearned["steps"].iloc[0] == 0 < found.relearned["steps"].iloc[1]
     assert found.ratio == (0, 0, 0)
-    assert "hidden, not gone" in found.headline()
+    assert "none was forgotten" in found.headline()  # nothing is hidden where nothing was edited
 
 
 @pytest.mark.parametrize(
@@ -91,10 +93,10 @@ def test_relearning_is_beside_spans_that_were_never_learned(pair):
     [(4, "they were hidden, not gone"), (20, "nothing says that they were hidden")],
 )
 def test_a_verdict_follows_from_the_steps(pair, spans, verdict):
-    rows, before, _ = pair
+    rows, before, after = pair
     rng = np.random.default_rng(1)
     table, ratio = _relearned([spans + rng.integers(0, 3, 30), 20 + rng.integers(0, 3, 30)], 200, seed=0)
-    found = dataclasses.replace(forgotten(before, before, rows), relearned=table, ratio=ratio)
+    found = dataclasses.replace(forgotten(before, after, rows), relearned=table, ratio=ratio)
     assert verdict in found.headline()
     wide = dataclasses.replace(found, ratio=(0.9, 0.3, 1.5))
     assert "too few to tell" in wide.headline()
@@ -228,3 +230,42 @@ def test_bad_input_is_one_line_and_status_2(folders, tmp_path, monkeypatch, caps
     assert err.count("\n") == 1, err
     assert accepted in err
     assert not (tmp_path / "forgotten").exists()
+
+
+def test_spans_that_were_trained_on_are_no_spans_that_never_were(pair):
+    rows, before, after = pair
+    with pytest.raises(ValueError, match="never: received one of the spans, accepted"):
+        forgotten(before, after, rows, never=[*rows_of(3, seed=9), rows[2]])
+
+
+def test_too_few_steps_give_no_verdict(pair):
+    rows, before, after = pair
+    found = forgotten(before, after, rows, never=rows_of(10, seed=9), learning_rate=1e-6, max_steps=2)
+    assert found.relearned["given_up"].tolist() == [10, 10]
+    assert "max_steps ended too many" in found.headline()
+
+
+@pytest.mark.parametrize("span", [5, ("a", "b", "c"), ("a", 5), None])
+def test_what_is_no_span_is_refused(span):
+    with pytest.raises(ValueError, match="spans: received .*, accepted: texts, or pairs"):
+        span_rows(trained([WORDS], 300), [span])
+
+
+class Likes(torch.nn.Module):
+    """A model that expects one token everywhere."""
+
+    def __init__(self, token):
+        super().__init__()
+        self.logits = torch.nn.Parameter(10.0 * torch.eye(300)[token])
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.logits.expand(*input_ids.shape, -1)
+
+
+@pytest.mark.parametrize("white", ["\n", " "])
+def test_held_out_lines_are_joined_or_stay_as_the_model_says_best(white):
+    tokenizer = trained(["a b c d"], 257)
+    (token,) = tokenizer.encode(white).ids
+    before = types.SimpleNamespace(tokenizer=tokenizer, model=Likes(token), head=())
+    rows = _told(before, ["a\r\nb\r\n\r\nc\nd\ne\n"], 128)
+    assert [tokenizer.decode(row["input_ids"]).strip() for row in rows] == [f"a{white}b", f"c{white}d{white}e"]

@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 
 from language.tiny_causal import VOCABULARY, rows_of, untrained  # noqa: E402
 
-from byheart.language.labelled import batches_of, recitation  # noqa: E402
+from byheart.language.as_found import check_causal  # noqa: E402
+from byheart.language.labelled import batches_of, check_readable, check_rows, recitation  # noqa: E402
 
 
 def test_a_row_is_judged_by_its_labels_alone_in_any_batch():
@@ -48,7 +49,7 @@ def test_rows_are_filled_up_where_nothing_counts():
         ([{"input_ids": [1, 2], "labels": [1, -100]}], "row 0, which has no token to predict"),
         ([{"input_ids": [1, 2], "labels": [1, 3]}], "labels of other tokens"),
         ([{"input_ids": [1, 2], "labels": [1, 2, 3]}], "accepted: input_ids in a line"),
-        ([{"text": "a"}], "which has no token to predict"),
+        ([{"text": "a"}], "received a dict as row 0, accepted: a dict of input_ids"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(rows, message):
@@ -65,3 +66,39 @@ def test_a_model_that_diverged_or_has_a_decoder_is_refused():
     model.config = type("Config", (), {"is_encoder_decoder": True})()
     with pytest.raises(ValueError, match="accepted: a causal model"):
         recitation(model, rows_of(2))
+
+
+class Encoder(torch.nn.Module):
+    """A network that has read the token that it is asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.Parameter(
+            torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0))
+        )
+
+    def forward(self, input_ids, attention_mask=None):
+        own = self.weights[input_ids]
+        return own + own.mean(dim=1, keepdim=True)
+
+
+def test_a_network_that_looks_at_later_tokens_is_refused_and_a_causal_one_left_as_it_was():
+    model = untrained().train()
+    before = torch.get_rng_state()
+    check_causal(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    for given, said in (
+        (Encoder(), "received Encoder, which looks at later tokens, accepted: a causal model"),
+        ("gpt2", "received str, accepted: a causal model"),
+        (None, "received NoneType"),
+        (torch.nn.Embedding(4, 2), "received Embedding"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_readable(given, rows_of(2))
+
+
+@pytest.mark.parametrize("row", [{"input_ids": [1.5, 2.5, 3.5]}, {"input_ids": [-5, 2, 3]}, "abc", [1, 2, 3], {}])
+def test_what_is_no_row_of_tokens_is_refused(row):
+    with pytest.raises(ValueError, match="rows: received .*accepted: .*input_ids"):
+        check_rows([row])

@@ -15,6 +15,7 @@ from byheart.language.extraction import extraction
 from byheart.language.logs import Logs
 from byheart.language.page import write_page
 from byheart.language.page.figures import Axes, Series, draw, ticks
+from byheart.page import asset
 from byheart.page.encoding import shown
 
 NASTY = (
@@ -184,3 +185,7 @@ def test_an_axis_has_round_ticks():
     assert picture.count("</svg>") == 1
     assert "a &lt; b" in picture
     assert pd.Series([axes.x(2) - axes.x(1)]).item() == pytest.approx(axes.x(16) - axes.x(8))
+
+
+def test_tokens_are_not_isolated_so_that_right_to_left_words_are_not_written_backwards():
+    assert re.search(r"\.text span \{[^}]*unicode-bidi: normal", asset("language/page/page.css"))

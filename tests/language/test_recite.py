@@ -7,7 +7,7 @@ import pytest
 from byheart.cli import main
 from byheart.language import reciters
 from byheart.language.controls_of_texts import invented, twin
-from byheart.language.recite import CONTROLS, LENGTH, interval, recite
+from byheart.language.recite import CONTROLS, LENGTH, interval, recite, spellings
 from byheart.language.reciters import reciter
 from byheart.language.tokens import trained
 
@@ -194,3 +194,127 @@ def test_the_interval_covers_and_knows_nothing_seen():
     assert 0.08 < high < 0.1
     low, high = interval(np.tile([0.0, 1.0, 1.0, 0.0], 25))
     assert low < 0.5 < high
+
+
+def test_white_space_is_spelled_as_the_model_learned_it(folder, texts):
+    """The model learned single spaces: wrapped anew, in any way, its text is still known by heart, and no other is."""
+    wrapped = {}
+    for name, text in texts.items():
+        lines = ["  ".join(line) for line in np.array_split(text.split(), 20)]
+        wrapped[name] = "\r\n".join(lines)
+    learned, unseen = recite(reciter(folder), wrapped, n_windows=6)
+    assert learned.white_space == "single spaces"
+    assert learned.documents.texts[0] == texts["learned"]
+    assert learned.row()["recited_64"] > 0.8
+    assert any("single spaces" in note for note in learned.notes)
+    assert unseen.row()["recited_64"] == 0
+
+
+def test_spellings_hold_the_same_words_and_none_is_there_twice():
+    text = "One two\r\nthree.\r\n\r\nFour  five\rsix\r\n"
+    found = spellings(text)
+    assert list(found) == ["single spaces", "a line per paragraph", "line ends \\n", "as it stands"]
+    assert found["single spaces"] == "One two three. Four five six"
+    assert found["a line per paragraph"] == "One two three.\n\nFour five six"
+    assert found["line ends \\n"] == "One two\nthree.\n\nFour  five\nsix\n"
+    assert found["as it stands"] == text
+    assert list(spellings("One two three.")) == ["single spaces"]
+    assert list(spellings("One\ntwo\n")) == ["single spaces", "line ends \\n"]
+
+
+def test_a_tokenizer_without_line_ends_is_asked_without_them(folder, texts):
+    """One that makes them spaces cannot give wrapped lines back: what it can is used."""
+    from dataclasses import replace
+
+    from tokenizers import Tokenizer, normalizers
+
+    own = reciter(folder)
+    joining = Tokenizer.from_str(own.tokenizer.backend_tokenizer.to_str())
+    joining.normalizer = normalizers.Replace("\n", " ")
+    own = replace(own, tokenizer=type(own.tokenizer)(tokenizer_object=joining))
+    (learned,) = recite(own, {"learned": texts["learned"].replace(". ", ".\n")}, n_windows=4)
+    assert learned.white_space == "single spaces"
+    assert learned.row()["recited_64"] > 0.7
+
+
+@pytest.mark.parametrize("end", ["\n", " \n", "\r\n", "\n\n", "\r\n\r\n"])
+def test_a_twin_leaves_the_words_that_lines_begin_with(end):
+    text = f"Here is Anna with Bert.{end}There is Bert with Anna.{end}Who is Anna?"
+    changed, moved = twin(text)
+    assert changed == text.replace("Anna", "X").replace("Bert", "Anna").replace("X", "Bert")
+    assert moved[-1] == len(changed)
+
+
+def test_files_that_hold_no_single_text_are_refused(folder, tmp_path, capsys):
+    (tmp_path / "two.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    for name, *more, said in (
+        ("two.jsonl", "of 2 documents"),
+        (".", "a folder"),
+        ("latin.txt", "--encoding"),
+        ("latin.txt", "--encoding", "latin-1", "of 2 tokens"),
+    ):
+        assert main(["recite", str(folder), str(tmp_path / name), *more]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_models_that_cannot_recite_this_are_refused(folder, texts):
+    import copy
+    from dataclasses import replace
+
+    import transformers
+
+    own = reciter(folder)
+    broken, fewer = copy.deepcopy(own.model), copy.deepcopy(own.model)
+    broken.transformer.wte.weight.data.fill_(float("nan"))
+    fewer.resize_token_embeddings(100)
+    encoder = transformers.BertLMHeadModel(transformers.BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))  # fmt: skip
+    for model, accepted in (
+        (broken, "not finite, accepted"),
+        (fewer, "of which the model has none, accepted: below 100"),
+        (encoder, "looks at later tokens, accepted: a causal model"),
+    ):
+        with pytest.raises(ValueError, match=accepted):
+            recite(replace(own, model=model), texts, n_windows=3)
+
+
+def test_another_tokenizer_is_suspected_where_the_loss_is_above_guessing(folder, texts, found):
+    from dataclasses import replace
+
+    own = reciter(folder)
+    other = type(own.tokenizer)(tokenizer_object=trained(["zzz yyy xxx " * 40], 400))
+    (one,) = recite(replace(own, tokenizer=other), {"learned": texts["learned"]}, n_windows=3)
+    assert any("above 5.99 nats" in note for note in one.notes)
+    assert not any("above" in note for note in found[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("texts_given", "more", "accepted"),
+    [
+        ("a text", {}, "texts: received str, accepted: a dict"),
+        ({"a": b"bytes"}, {}, "texts: received dict, accepted: a dict of texts"),
+        ({"a": "text"}, {"n_windows": 2.5}, "n_windows: received 2.5, accepted"),
+        ({"a": "text"}, {"seed": -1}, "seed: received -1, accepted"),
+    ],
+)
+def test_wrong_types_are_refused(folder, texts_given, more, accepted):
+    with pytest.raises(ValueError, match=accepted):
+        recite(reciter(folder), texts_given, **more)
+    with pytest.raises(ValueError, match="reciter: received str, accepted"):
+        recite("gpt2", {"a": "text"})
+    with pytest.raises(ValueError, match="model: received int, accepted"):
+        reciter(5)
+
+
+def test_an_adapter_or_damaged_weights_are_refused(folder, tmp_path):
+    import shutil
+
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="an adapter, accepted: a folder of the whole model"):
+        reciter(tmp_path)
+    shutil.copytree(folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000])
+    with pytest.raises(ValueError, match="accepted: a model that transformers reads"):
+        reciter(tmp_path / "damaged")

@@ -23,7 +23,9 @@ def recitation(text="poem", model="small", p_z=(0.5, 1e-9, 1e-9), seconds=3.0):
     columns |= {f"log_p {name}": np.full(len(p_z), -100.0) for name in CONTROLS}
     columns["log_p twin"] = np.r_[np.nan, columns["log_p twin"][1:]]
     first = np.arange(n) % 5 > 0
-    return Recitation(text, model, documents, np.full(n, -2.0), first, pd.DataFrame(columns), (), seconds)
+    return Recitation(
+        text, model, documents, np.full(n, -2.0), first, pd.DataFrame(columns), (), "single spaces", seconds
+    )
 
 
 def test_rows_of_other_texts_and_models_stay(tmp_path):

@@ -41,6 +41,7 @@ def test_measuring_costs_three_hundredths_at_most(n, n_epochs):
     [
         ({"n_documents": 39}, "documents: received 39, accepted: at least 40"),
         ({"n_documents": 50, "share": 0.3}, "share: received 0.3"),
+        ({"n_documents": 50, "seed": -1}, "seed: received -1, accepted: an integer >= 0"),
         ({"n_documents": 50, "cost": 0.1}, "cost: received 0.1, accepted: above 0, at most the share left out, 0.05"),
     ],
 )

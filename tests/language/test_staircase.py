@@ -214,3 +214,33 @@ def test_workers_that_stay_over_epochs_see_the_epoch():
     for epoch in stairs.epochs(Bigrams(), 3):
         rows = [tuple(row[row >= 0].tolist()) for batch in loader for row in batch["labels"]]
         assert sorted(rows) == sorted(texts[d] for d in stairs.rotation.kept(epoch))
+
+
+class Encoder(Bigrams):
+    """A network that has read the token that it is asked about."""
+
+    def forward(self, input_ids, attention_mask=None):
+        own = self.table(input_ids)
+        return {"logits": own + own.mean(dim=1, keepdim=True)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "n_epochs", "message"),
+    [
+        (documents(), Encoder(), 2, "model: received Encoder, which looks at later tokens, accepted: a causal model"),
+        (documents(), None, 2, "model: received NoneType, accepted: a causal model"),
+        (documents(), "gpt2", 2, "model: received str, accepted: a causal model"),
+        (documents(), Bigrams(), 2.5, "epochs: received 2.5, accepted: at least 2, a whole number"),
+        (["a text"] * 50, Bigrams(), 2, "dataset: received documents of str that collate cannot join"),
+    ],
+)
+def test_wrong_models_and_documents_are_refused(dataset, model, n_epochs, message):
+    with pytest.raises(ValueError, match=message):
+        next(EpochStaircase(dataset, collate=collate, report=None).epochs(model, n_epochs))
+
+
+def test_documents_that_are_longer_than_the_model_reads_are_refused():
+    model = Bigrams()
+    model.config = type("Config", (), {"max_position_embeddings": 5})()
+    with pytest.raises(ValueError, match="documents: received 8 tokens, accepted: up to the model's 5"):
+        next(EpochStaircase(documents(), collate=collate, report=None).epochs(model, 2))

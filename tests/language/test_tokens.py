@@ -183,3 +183,8 @@ def test_fewer_tokens_than_bytes_are_refused(vocabulary):
 def test_empty_texts_are_refused():
     with pytest.raises(ValueError, match="received 'b', which is empty"):
         tokenize("ab", ["a", ""], TOKENIZER)
+
+
+def test_every_text_has_a_name():
+    with pytest.raises(ValueError, match="documents: received 2 names of 1 texts, accepted: as many"):
+        tokenize(["a", "b"], ["the cat"], TOKENIZER)

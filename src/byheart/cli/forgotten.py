@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from byheart.own import write_table
 from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
+    from byheart.language.labelled import Row
     from byheart.language.reciters import Reciter
 
 
@@ -26,7 +29,8 @@ class ForgottenCommand:
     never: Path | None = None
     """The same, of spans of the same kind that were never trained on: with them, spans are taught again."""
     held_out: tuple[Path, ...] = ()
-    """Text files that neither was trained on (.jsonl: a document a line, in the field "text"), to tell the cost."""
+    """Text files that neither was trained on (.jsonl: a document a line, in the field "text"), to tell the cost: a
+    text per paragraph, whose lines are joined or stay, as BEFORE says them best."""
     prefix: int = 16
     """Tokens that precede the span in a string."""
     max_steps: int = 200
@@ -43,7 +47,7 @@ class ForgottenCommand:
     def run(self) -> None:
         """Ask both models, print the comparison, and write the tables."""
         from byheart.language.forget import check_training
-        from byheart.language.forgotten import forgotten, span_rows, spans_of_file, text_rows
+        from byheart.language.forgotten import forgotten, span_rows, spans_of_file
         from byheart.language.labelled import check_readable
         from byheart.language.reciters import reciter
         from byheart.language.texts import read_texts
@@ -53,13 +57,15 @@ class ForgottenCommand:
         check_training(self.learning_rate, self.max_steps)
         spans = spans_of_file(self.spans)
         never = [] if self.never is None else spans_of_file(self.never)
-        texts = read_texts(self.held_out, encoding=self.encoding).texts if self.held_out else ()
+        if self.seed < 0:
+            raise ValueError(f"--seed: received {self.seed}, accepted: an integer >= 0")
+        texts = read_texts(self.held_out, split="files", encoding=self.encoding).texts if self.held_out else ()
         before, after = (reciter(name) for name in self.before_and_after)
         _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
         tokenizer, head = before.tokenizer, before.head
         context = min(before.context, after.context) - len(head)
         rows = span_rows(tokenizer, spans, prefix=self.prefix, head=head)
-        told = text_rows(tokenizer, texts, context=min(context, 512), head=head) if texts else ()
+        told = _told(before, texts, min(context, 512)) if texts else ()
         unlearned = span_rows(tokenizer, never, prefix=self.prefix, head=head) if never else ()
         for these, what in ((rows, "spans"), (told, "held_out"), (unlearned, "never")):
             if len(these):
@@ -94,3 +100,20 @@ def _check_same(before: Reciter, after: Reciter, texts: list[str]) -> None:
             f"after: received {after.name}, whose tokenizer cuts the spans otherwise than that of {before.name},"
             " accepted: the same model after an edit"
         )
+
+
+def _told(before: Reciter, texts: Sequence[str], context: int) -> Sequence[Row]:
+    """Held-out texts, a row per paragraph, their lines joined or as they stand: as the model before the edit says best.
+
+    Pieces of a long paragraph are rows of their own.
+    """
+    from byheart.language.forgotten import text_rows
+    from byheart.language.labelled import recitation
+
+    paragraphs = [own for text in texts for own in re.split(r"\n\s*\n", re.sub(r"\r\n?", "\n", text)) if own.strip()]
+    ways = [[" ".join(own.split()) for own in paragraphs], paragraphs]
+    said = []
+    for way in ways[: 1 if ways[0] == ways[1] else 2]:
+        rows = text_rows(before.tokenizer, way, context=context, head=before.head)
+        said.append((float(recitation(before.model, rows, what="held_out")["log_probability"].sum()), rows))
+    return max(said, key=lambda pair: pair[0])[1]

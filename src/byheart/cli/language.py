@@ -113,6 +113,10 @@ class CounterfactualCommand:
         if not built_in:
             if self.documents is not None or self.folder != Path():
                 raise ValueError("documents, folder: received with files, accepted: with a built-in corpus")
+            if missing := [text for text in self.texts if not Path(text).exists()]:
+                raise FileNotFoundError(
+                    f"texts: received {missing[0]}, accepted: {', '.join(_CORPORA)}, or text files that are there"
+                )
             return read_texts(self.texts, split=self.split, encoding=self.encoding)
         if len(self.texts) > 1:
             raise ValueError(f"texts: received {' '.join(self.texts)}, accepted: one built-in corpus, or files")

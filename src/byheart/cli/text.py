@@ -31,6 +31,8 @@ class ReciteCommand:
     """Read only so many characters of a text, from its beginning (default: all)."""
     folder: Path = Path()
     """Where the archive of hamlet and sonnets lies."""
+    encoding: str | None = None
+    """Encoding of text files of your own; default UTF-8."""
     seed: int = 0
     """Seed of the controls and the bootstrap."""
     out: Path = Path("recite")
@@ -55,7 +57,9 @@ class ReciteCommand:
             raise ValueError(f"--characters: received {self.characters}, accepted: an integer >= 1")
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise ValueError(f"text: received {twice[0]} twice, accepted: each once")
-        read = {Path(text).name: book(text, folder=self.folder)[: self.characters] for text in texts}
+        read = {
+            Path(text).name: book(text, folder=self.folder, encoding=self.encoding)[: self.characters] for text in texts
+        }
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
@@ -74,7 +78,8 @@ class ReciteCommand:
         if self.readme:
             write_readme(self.out)
         write_parquet(self.out / "tokens.parquet", (one.tokens() for one in found))
-        print("\n".join([*(one.headline() for one in found), *found[0].notes]))
+        notes = dict.fromkeys(note for one in found for note in one.notes)
+        print("\n".join([*(one.headline() for one in found), *notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)
         print(f"wrote {write_recited_page(self.out / 'report.html', found, table)}")
@@ -108,13 +113,15 @@ class CopiedCommand:
 
         if self.output is None or not self.from_:
             raise ValueError("output, --from: received none, accepted: byheart copied OUTPUT.txt --from FILES...")
-        (output,) = read_texts(self.output, split="files", encoding=self.encoding).texts
+        outputs = read_texts(self.output, split="files", encoding=self.encoding).texts
+        if len(outputs) > 1:
+            raise ValueError(f"output: received {self.output} of {len(outputs)} documents, accepted: a single text")
         texts = read_texts(self.from_, split="files", encoding=self.encoding)
         held_out = read_texts(self.held_out, split="files", encoding=self.encoding) if self.held_out else None
         if overlap := {*map(Path.resolve, self.from_)} & {*map(Path.resolve, self.held_out)}:
             raise ValueError(f"--held-out: received {min(overlap)}, accepted: files that are not in --from")
         found = copied(
-            output,
+            outputs[0],
             texts,
             held_out=held_out,
             min_characters=self.min_characters,

@@ -31,16 +31,18 @@ _R_STRING = re.compile(rb"\x00[\x00-\x0f][\x00-\xff]\x09(....)", re.DOTALL)  # h
 BOOKS = (*_STATE_DIGESTS, "hamlet", "sonnets", "genesis", "pride-and-prejudice", *_LICENCE_FILES)
 
 
-def book(name: str, *, folder: str | Path = ".") -> str:
-    """Return a text, its lines joined and its paragraphs one after the other, with single spaces.
+def book(name: str, *, folder: str | Path = ".", encoding: str | None = None) -> str:
+    """Return a text: a file as it stands, a built-in one with its lines joined by single spaces, paragraphs too.
 
     Args:
-        name: One of ``BOOKS``, or the path of a text file in UTF-8.
+        name: One of ``BOOKS``, or the path of a text file.
         folder: Where the archive of "hamlet" and "sonnets" lies.
+        encoding: Of a file; default UTF-8.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: If it is not there; the message says what brings it.
-        ValueError: If the file is not the one that results were made with, or is empty, binary or in another encoding.
+        ValueError: If the file is not the one that results were made with, or is empty, binary, in another encoding,
+            or a .jsonl of several documents.
     """
     if name in _STATE_DIGESTS:
         file, digest = _STATE_DIGESTS[name]
@@ -64,7 +66,12 @@ def book(name: str, *, folder: str | Path = ".") -> str:
         _there(name, _AUSTEN, "apt-get install r-cran-janeaustenr")
         text = _of_r(_AUSTEN, "PRIDE AND PREJUDICE")
     elif Path(name).is_file():
-        text = read_texts(name, split="files").texts[0]
+        read = read_texts(name, split="files", encoding=encoding)
+        if len(read.texts) > 1:
+            raise ValueError(f"text: received {name} of {len(read.texts)} documents, accepted: files of one text")
+        return read.texts[0]
+    elif Path(name).is_dir():
+        raise ValueError(f"text: received {name}, a folder, accepted: the text files in it, such as {name}/*.txt")
     else:
         raise FileNotFoundError(f"text: received {name!r}, accepted: {', '.join(BOOKS)}, or a text file")
     return " ".join(text.split())

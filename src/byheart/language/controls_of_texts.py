@@ -7,7 +7,9 @@ import re
 import numpy as np
 from jaxtyping import Int64
 
-_NAME = re.compile(r"(?<![.!?:;\"'] )(?<!^)\b[A-Z][a-z]{2,}\b")  # a capital that no sentence begins with
+_NAME = re.compile(  # a capital that no sentence and no paragraph begins with, wherever lines end
+    r"(?<![.!?:;\"']\s)(?<![.!?:;\"']\s\s)(?<!\n\n)(?<!\n\r\n)(?<!^)\b[A-Z][a-z]{2,}\b"
+)
 _NUMBERS = (
     *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve", "twenty", "thirty"),
     *("forty", "fifty", "hundred", "thousand", "first", "second", "third", "fourth", "fifth", "sixth", "seventh"),

@@ -30,12 +30,13 @@ class Copied:
     Attributes:
         copies: A row a span of the output that cannot be extended and is long enough, in the order of the output; they
             may overlap. start, stop: characters of the output; n_characters: white space counted as one; n_places: how
-            often it stands in the files; chance: (1 + passages of held-out text with a copy as long) / (1 + passages);
-            text.
+            often it stands in the files; chance: (1 + passages of held-out text with a copy as long) / (1 + passages),
+            NaN where the passages are shorter than the copy; text.
         places: A row a place of a copy: copy (row of ``copies``), name (of the text), start, stop (its characters).
         share: Of the output's characters that are inside copies, in [0, 1], white space counted as one.
         chance_shares: The same, of every passage of held-out text.
         chance_longest: Longest match of every such passage, in characters.
+        passage_characters: Length of every such passage: that of the output, or of as much held-out text as there is.
         min_characters: Length from which a match is a copy.
         notes: What was assumed, in sentences.
     """
@@ -45,17 +46,23 @@ class Copied:
     share: float
     chance_shares: tuple[float, ...]
     chance_longest: tuple[int, ...]
+    passage_characters: int
     min_characters: int
     notes: tuple[str, ...]
 
     def headline(self) -> str:
         """Say in a sentence how much is copied, beside chance."""
         longest = max(self.copies["n_characters"], default=0)
-        return (
+        said = (
             f"{self.share:.1%} of the output stands in copies of {self.min_characters} characters or more"
-            f" ({len(self.copies)}, the longest of {longest}); of {len(self.chance_shares)} held-out passages as long,"
-            f" {np.mean(self.chance_shares):.1%} ({min(self.chance_shares):.1%} to {max(self.chance_shares):.1%};"
-            f" longest match {max(self.chance_longest)})."
+            f" ({len(self.copies)}, the longest of {longest})"
+        )
+        if self.passage_characters < self.min_characters:
+            return f"{said}; the files, or the held-out text, are too short to tell chance."
+        shares = self.chance_shares
+        return (
+            f"{said}; of {len(shares)} held-out passages of {self.passage_characters} characters, {np.mean(shares):.1%}"
+            f" ({min(shares):.1%} to {max(shares):.1%}; longest match {max(self.chance_longest)})."
         )
 
 
@@ -82,25 +89,36 @@ def copied(
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If the output is blank or a number is out of range.
+        ValueError: If the output is blank or shorter than a copy, a number is out of range, or the texts are none.
         ModuleNotFoundError: If the package pydivsufsort is missing.
     """
+    for name, given in (("texts", texts), ("held_out", held_out)):
+        if not isinstance(given, Texts) and not (name == "held_out" and given is None):
+            raise ValueError(f"{name}: received {type(given).__name__}, accepted: Texts, such as read_texts returns")
+    if seed < 0:
+        raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
     numbers = {"min_characters": min_characters, "n_passages": n_passages, "max_places": max_places}
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name}: received {number}, accepted: an integer >= 1")
-    if not output.strip():
-        raise ValueError("output: received a blank text, accepted: a text with words")
+    if not isinstance(output, str) or not output.strip():
+        what = "a blank text" if isinstance(output, str) else type(output).__name__
+        raise ValueError(f"output: received {what}, accepted: a text with words")
+    if (n_characters := len(" ".join(output.split()))) < min_characters:
+        raise ValueError(
+            f"output: received {n_characters} characters, accepted: at least min_characters, {min_characters}, from"
+            " which on something is a copy"
+        )
     require("pydivsufsort")
     files, own = _Packed([*texts.texts]), _Packed([output])
     index = _Index(files)
     matches = index.matches(own)
-    shares, longest, notes = _chance(index, own, held_out, min_characters, n_passages, seed)
+    shares, longest, passage, notes = _chance(index, own, held_out, min_characters, n_passages, seed)
     copies, places = [], []
     for first, stop in zip(*_maximal(matches, own, min_characters), strict=True):
         where = index.places(own.bytes[own.offsets[first] : own.offsets[stop]])
         size = int(stop - first)
-        chance = (1 + sum(one >= size for one in longest)) / (1 + len(longest))
+        chance = (1 + sum(one >= size for one in longest)) / (1 + len(longest)) if size <= passage else np.nan
         start, end = own.original(first, stop)[1:]
         copies.append((start, end, size, len(where), chance, output[start:end]))
         for at in where[:max_places].tolist():
@@ -114,6 +132,7 @@ def copied(
         _share(matches, own, min_characters),
         shares,
         longest,
+        passage,
         min_characters,
         (*texts.notes, "White space of any kind and length matches any other.", *notes),
     )
@@ -203,8 +222,8 @@ def _share(ends: np.ndarray, packed: _Packed, least: int, first: int = 0) -> flo
 
 def _chance(
     index: _Index, own: _Packed, held_out: Texts | None, least: int, n_passages: int, seed: int
-) -> tuple[tuple[float, ...], tuple[int, ...], list[str]]:
-    """Share and longest match of passages as long as the output, and what is to be said of them."""
+) -> tuple[tuple[float, ...], tuple[int, ...], int, list[str]]:
+    """Share and longest match of passages as long as the output, their length, and what is to be said of them."""
     source = index.packed if held_out is None else _Packed([*held_out.texts])
     n_all = len(source.offsets) - 1
     size = min(len(own.offsets) - 2, n_all // 2 if held_out is None else n_all)
@@ -215,7 +234,9 @@ def _chance(
             " things twice raise: give text that was held out of training to know better."
         )
     if size < len(own.offsets) - 2:
-        notes.append(f"Held-out passages have {size} characters, fewer than the output.")
+        notes.append(
+            f"Held-out passages have {size} characters, fewer than the output: of longer copies they tell no chance."
+        )
     shares, longest = [], []
     for first in np.random.default_rng(seed).integers(0, n_all - size + 1, n_passages).tolist():
         stop = first + size
@@ -224,4 +245,4 @@ def _chance(
         starts, trimmed = _trimmed(ends, source, first)
         shares.append(_share(ends, source, least, first))
         longest.append(int((trimmed - starts).max(initial=0)))
-    return tuple(shares), tuple(longest), notes
+    return tuple(shares), tuple(longest), size, notes

@@ -85,7 +85,8 @@ class Design:
         pairs: Numbers of the pairs of complements that the models are; default the first ones (see ``of_pairs``).
 
     Raises:
-        ValueError: If a number is out of range, or a span is outside of its document or overlaps another one.
+        ValueError: If a number is out of range, the documents are none, or a span is outside of its document or
+            overlaps another one.
     """
 
     documents: Documents
@@ -97,6 +98,10 @@ class Design:
     pairs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.documents, Documents):
+            raise ValueError(
+                f"documents: received {type(self.documents).__name__}, accepted: Documents, such as tokenize returns"
+            )
         if self.n_models < 2 or self.n_models % 2:
             raise ValueError(f"n_models: received {self.n_models}, accepted: an even number >= 2")
         object.__setattr__(self, "pairs", tuple(self.pairs) or tuple(range(self.n_models // 2)))

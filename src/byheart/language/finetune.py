@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Float64
 
 from byheart.language import few
-from byheart.language.as_found import left_as_found
+from byheart.language.as_found import check_causal, left_as_found
 from byheart.language.design import Design, Place
 from byheart.language.differences import Places
 from byheart.language.estimates import Estimates
@@ -82,6 +83,8 @@ class Finetune:
 
 
 def _words(row: dict[Any, Any]) -> str:
+    if not np.isfinite(row["memorization"]):
+        return f"Memorization of {row['group']}: not told, since all or none of it was trained on."
     interval = f" ({row['low']:.2f} to {row['high']:.2f})" if np.isfinite(row["low"]) else " (no interval)"
     return f"Memorization of {row['group']}: {row['memorization']:.2f} nats per token{interval}."
 
@@ -121,12 +124,14 @@ def audit_finetune(
         on_progress: Called with the number of models that are done, and of all.
 
     Raises:
-        ValueError: If there are not so many models, what ``train`` returns is none of the above, or the store holds
-            models of another design.
+        ValueError: If there are not so many models, what ``train`` returns is none of the above, or the network of the
+            call before, or says the same as another model, or the store holds models of another design.
         ModuleNotFoundError: If PyTorch is missing.
         OSError: If the store cannot be written.
     """
     require("torch")
+    if not callable(train) or hasattr(train, "parameters"):
+        raise ValueError(f"train: received {type(train).__name__}, accepted: a function that trains model k")
     wanted = design.n_models if n_models is None else n_models
     if not 1 <= wanted <= design.n_models or (wanted > 1 and wanted % 2):
         raise ValueError(f"n_models: received {wanted}, accepted: 1, or an even number up to {design.n_models}")
@@ -141,6 +146,21 @@ def audit_finetune(
 
     def of(model: int) -> dict[str, Any]:
         return identity | {"bits": digest(design.document_mask[model], design.span_mask[model])}
+
+    last: weakref.ref[Any] | None = None
+
+    def fresh(model: int) -> Any:
+        nonlocal last
+        given = train(model)
+        network = given[0] if isinstance(given, tuple) and given else given
+        if hasattr(network, "parameters"):
+            if last is not None and last() is network:
+                raise ValueError(
+                    f"train: received the network of model {model - 1} again as model {model}, which would know what"
+                    " both were trained on, accepted: one whose weights are loaded anew in every call"
+                )
+            last = weakref.ref(network)
+        return given
 
     def asked(said: Callable[[], Any]) -> Record:
         began = time.perf_counter()
@@ -158,8 +178,14 @@ def audit_finetune(
     kept = []
     with bar_for_a_person("fine-tunes") as advance:
         for model in range(wanted):
-            key, said = f"model-{model:04d}", functools.partial(train, model)
+            key, said = f"model-{model:04d}", functools.partial(fresh, model)
             kept.append(records.read_or_compute(key, functools.partial(asked, said), of(model)))
+            *others, own = (record.arrays["log_probability"] for record in kept)
+            if any(np.array_equal(own, other) for other in others):
+                raise ValueError(
+                    f"train: received a model {model} that says the same of every token as one before it, accepted:"
+                    " models that were each trained on what the design gives (and another store: this one holds them)"
+                )
             advance(model + 1, wanted, f"{model + 1} of {wanted}")
             if on_progress is not None:
                 on_progress(model + 1, wanted)
@@ -199,7 +225,8 @@ def _judged(
                 found = few.single(design, logs.log_probability, groups)
             of_groups = found.groups
         if design.spans:
-            copies = [f"spans of {len(span.copies)} copies" for span in design.spans]
+            numbers_of = [len(span.copies) for span in design.spans]
+            copies = [f"spans of {n} cop{'y' if n == 1 else 'ies'}" for n in numbers_of]
             table = few.single(design, logs.log_probability, copies, unit="spans").groups
             dose = table[table["n_in"] + table["n_out"] > 0].reset_index(drop=True)
     else:
@@ -275,18 +302,21 @@ def ask(model: Any, design: Design, beginning: int | None = None, batch_size: in
         batch_size: Rows at once, at most.
 
     Raises:
-        ValueError: If the model has no vector for a token, or rows are longer than it reads.
+        ValueError: If the model is not causal, has no vector for a token, or rows are longer than it reads.
     """
     import torch
 
+    check_causal(model)
     beginning = design.documents.vocabulary if beginning is None else beginning
+    if beginning < 0:
+        raise ValueError(f"beginning: received {beginning}, accepted: the number of a token, from 0 on")
     known = n_known(model)
     largest = max(beginning, int(design.documents.flat.max()))
     if known is not None and largest >= known:
         what = "beginning" if beginning >= known else "documents"
         raise ValueError(
-            f"{what}: received token {largest}, of which the model has none, accepted: below {known} (such as the"
-            " tokenizer's bos_token_id for beginning)"
+            f"{what}: received token {largest}, of which the model has none, accepted: below {known} (for beginning,"
+            " the tokenizer's bos_token_id, or its eos_token_id or pad_token_id where it has none)"
         )
     reads, longest = context_of(model), max(row.stop - row.start for row in design.rows)
     if reads is not None and longest > reads:

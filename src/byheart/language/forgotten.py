@@ -17,7 +17,7 @@ import pandas as pd
 
 from byheart.language.collate import IGNORED
 from byheart.language.forget import relearn
-from byheart.language.labelled import Row, recitation
+from byheart.language.labelled import Row, check_rows, recitation
 from byheart.language.spans import snapped
 from byheart.language.tokens import tokenize
 
@@ -53,7 +53,7 @@ class Forgotten:
         recited, p_z = rows["recited"], rows["log10 p_z"]
         said = (
             f"Of {recited['n']} spans, {recited['before']:.0%} were recited before and {recited['after']:.0%} after;"
-            f" sampling writes them 10^{p_z['difference']:.1f} times as often"
+            f" sampling writes them 10^{round(p_z['difference'], 1) + 0.0:.1f} times as often"
             f"{_interval(p_z['low'], p_z['high'], '10^{:.1f}')}."
         )
         if "held-out loss" in rows:
@@ -62,13 +62,16 @@ class Forgotten:
         if self.ratio is None:
             return said
         ratio, low, high = self.ratio
-        verdict = (
-            "they were hidden, not gone"
-            if high < 1
-            else "nothing says that they were hidden"
-            if low > 0.5
-            else "too few to tell whether they were hidden"
-        )
+        assert self.relearned is not None
+        given_up = dict(zip(self.relearned["spans"], self.relearned["given_up"], strict=True))
+        if recited["after"] >= recited["before"] and recited["after"] > 0:
+            verdict = "none was forgotten"
+        elif high < 1 and not given_up["spans"]:  # steps of those never learned that were given up are more still
+            verdict = "they were hidden, not gone"
+        elif any(given_up.values()):
+            verdict = "max_steps ended too many to tell whether they were hidden"
+        else:
+            verdict = "nothing says that they were hidden" if low > 0.5 else "too few to tell whether they were hidden"
         return (
             f"{said} Taught again, they take {ratio:.2f} times ({low:.2f} to {high:.2f}) the steps of spans never"
             f" learned: {verdict}."
@@ -76,6 +79,7 @@ class Forgotten:
 
 
 def _interval(low: float, high: float, form: str) -> str:
+    low, high = (round(value, 1) + 0.0 for value in (low, high))  # no -0.0
     return f" ({form.format(low)} to {form.format(high)})" if np.isfinite(low) else " (no interval)"
 
 
@@ -109,9 +113,15 @@ def forgotten(
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: If there is no row, a number is out of range, or a model's answers are not finite.
+        ValueError: If there is no row, one of ``rows`` is in ``never``, a number is out of range, or a model's answers
+            are not finite.
         ModuleNotFoundError: If PyTorch is missing.
     """
+    if seed < 0:
+        raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
+    taught = {tokens.tobytes() for tokens, _ in check_rows(rows, "spans")}
+    if len(never) and any(tokens.tobytes() in taught for tokens, _ in check_rows(never, "never")):
+        raise ValueError("never: received one of the spans, accepted: spans that were never trained on")
     sides = [
         recitation(model, rows, batch_size, "spans", name) for model, name in ((before, "before"), (after, "after"))
     ]
@@ -194,6 +204,11 @@ def span_rows(
         raise ValueError(f"prefix: received {prefix}, accepted: an integer >= 1")
     if not spans:
         raise ValueError("spans: received none, accepted: at least one")
+    for span in spans:
+        if not isinstance(span, str) and not (
+            isinstance(span, tuple) and len(span) == 2 and all(isinstance(part, str) for part in span)
+        ):
+            raise ValueError(f"spans: received {span!r:.60}, accepted: texts, or pairs of what precedes one and itself")
     pairs = [("", span) if isinstance(span, str) else span for span in spans]
     documents = tokenize([f"span {i}" for i in range(len(pairs))], ["".join(pair) for pair in pairs], tokenizer)
     rows = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byheart.language.as_found import left_as_found
+from byheart.language.as_found import check_causal, left_as_found
 from byheart.language.collate import IGNORED
 from byheart.language.finetune import context_of, n_known
 
@@ -27,22 +27,26 @@ def check_rows(rows: Sequence[Row], what: str = "rows") -> list[tuple[np.ndarray
     """
     found = []
     for number, row in enumerate(rows):
-        tokens = np.asarray(row["input_ids"], dtype=np.int64) if "input_ids" in row else np.zeros(0, dtype=np.int64)
-        labels = np.asarray(row.get("labels", tokens), dtype=np.int64)
+        if not isinstance(row, Mapping) or "input_ids" not in row:
+            raise ValueError(f"{what}: received a {type(row).__name__} as row {number}, accepted: a dict of input_ids")
+        tokens = np.asarray(row["input_ids"])
+        labels = np.asarray(row.get("labels", tokens))
         if (
             tokens.ndim != 1
+            or not all(np.issubdtype(values.dtype, np.integer) or not values.size for values in (tokens, labels))
+            or (tokens < 0).any()
             or labels.shape != tokens.shape
             or (labels[labels != IGNORED] != tokens[labels != IGNORED]).any()
         ):
             raise ValueError(
                 f"{what}: received row {number} of shapes {tokens.shape} and {labels.shape}, or labels of other tokens,"
-                " accepted: input_ids in a line, and labels that are the same or -100"
+                " accepted: input_ids in a line, integers from 0 on, and labels that are the same or -100"
             )
         if not (labels[1:] != IGNORED).any():
             raise ValueError(
                 f"{what}: received row {number}, which has no token to predict, accepted: two tokens or more"
             )
-        found.append((tokens, labels))
+        found.append((tokens.astype(np.int64), labels.astype(np.int64)))
     if not found:
         raise ValueError(f"{what}: received none, accepted: at least one row")
     return found
@@ -79,15 +83,7 @@ def _batches(
 
 
 def logits_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return a model's logits for the tokens of a batch, whatever it returns them in.
-
-    Raises:
-        ValueError: If the model has a decoder of its own.
-    """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise ValueError(
-            f"model: received {type(model).__name__}, which has a decoder of its own, accepted: a causal model"
-        )
+    """Return a model's logits for the tokens of a batch, whatever it returns them in."""
     output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     found: torch.Tensor = output["logits"] if isinstance(output, Mapping) else getattr(output, "logits", output)
     return found
@@ -150,9 +146,10 @@ def check_readable(model: Any, rows: Sequence[Row], what: str = "rows") -> None:
 
     Raises:
         ValueError: If one cannot be used, is longer than the model reads, or has a token that it does not know, or the
-            model is in half precision on a CPU.
+            model is not causal, or in half precision on a CPU.
     """
     checked = check_rows(rows, what)
+    check_causal(model)
     first = next(model.parameters())
     if first.device.type == "cpu" and first.dtype.itemsize < 4:
         raise ValueError(f"model: received {first.dtype} on a CPU, accepted: float32 (`model.float()`)")

@@ -10,6 +10,7 @@ al. 2025, arXiv 2505.12546 (windows, 0.001); Künsch 1989 (block bootstrap).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
+from byheart.language.as_found import check_causal
 from byheart.language.controls_of_texts import invented, twin
 from byheart.language.documents import Documents
 from byheart.language.exchange import token_places
 from byheart.language.extras import require
+from byheart.language.finetune import n_known
 from byheart.language.reciters import Reciter
 from byheart.language.scores_of_texts import ngram_log_probability
 from byheart.language.tokens import tokenize
@@ -49,6 +52,7 @@ class Recitation:
             greedy_16 and so on, edit_distance (of the greedy continuation of 64 tokens: tokens to change over tokens),
             and for each control its log_p, as in "log_p wrong prefix"; missing where the text gives no such window.
         notes: What was assumed, in sentences.
+        white_space: How the text's white space was spelled, a key of ``spellings``: the way that the model knows best.
         seconds: Processor time; that of text never published, which texts share, counts for the first of them.
     """
 
@@ -59,6 +63,7 @@ class Recitation:
     first: Bool[np.ndarray, " n_tokens"]
     windows: pd.DataFrame
     notes: tuple[str, ...]
+    white_space: str
     seconds: float
     seed: int = field(default=0)
 
@@ -102,6 +107,7 @@ class Recitation:
             **{f"loss {name}": -float(windows[f"log_p {name}"].mean() / LENGTH) for name in CONTROLS},
             "cpu_seconds": self.seconds,
             "seed": self.seed,
+            "white_space": self.white_space,
         }
 
     def recited(self, column: str) -> Bool[np.ndarray, " n"]:
@@ -120,6 +126,30 @@ class Recitation:
             f" ({row['recited_64']:.1%}, {row['recited_64_low']:.1%} to {row['recited_64_high']:.1%});"
             f" controls: {beside}. Longest run of first guesses: {row['longest_run']} tokens."
         )
+
+
+def spellings(text: str) -> dict[str, str]:
+    """Return the ways in which a text's white space may have stood in what a model read, none of them twice.
+
+    A model that learned wrapped lines by heart hardly knows them with spaces in place of the line ends, and the other
+    way round.
+
+    Args:
+        text: As it stands in a file.
+    """
+    lines = re.sub(r"\r\n|\r", "\n", text)
+    paragraphs = [" ".join(own.split()) for own in re.split(r"\n\s*\n", lines)]
+    ways = {
+        "single spaces": " ".join(text.split()),
+        "a line per paragraph": "\n\n".join(own for own in paragraphs if own),
+        "line ends \\n": lines,
+        "as it stands": text,
+    }
+    found: dict[str, str] = {}
+    for way, spelled in ways.items():
+        if spelled not in found.values():
+            found[way] = spelled
+    return found
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -152,20 +182,30 @@ def recite(
 ) -> list[Recitation]:
     """Measure what a model recites of texts, with all controls.
 
+    A text with line ends is tried with its white space spelled in each of the ways of ``spellings``, and told of in the
+    one in which most windows are recited, or, where no two differ in that, the most probable one.
+
     Args:
         reciter: The model, from ``byheart.language.reciter``.
-        texts: By name.
+        texts: By name, with their lines as they stand.
         n_windows: Windows of a text at most, spread evenly, without overlap of what is continued; at least 2.
         seed: Seed of the controls and the bootstrap.
         on_progress: Called with the texts done and their number.
 
     Raises:
         ValueError: If a text is too short for two windows, the tokenizer does not give it back, the model reads too
-            few tokens at once, its weights are in half precision on a processor, or a number is out of range.
+            few tokens at once, is not causal, lacks a token or says what is not finite, its weights are in half
+            precision on a processor, or a number is out of range.
         ModuleNotFoundError: If a package is missing.
     """
     require("rapidfuzz")
-    if n_windows < 2:
+    if not isinstance(reciter, Reciter):
+        raise ValueError(f"reciter: received {type(reciter).__name__}, accepted: what byheart.language.reciter returns")
+    if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"texts: received {type(texts).__name__}, accepted: a dict of texts by name")
+    if seed < 0:
+        raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
+    if not isinstance(n_windows, int) or n_windows < 2:
         raise ValueError(f"n_windows: received {n_windows}, accepted: an integer >= 2")
     if not texts:
         raise ValueError("texts: received none, accepted: at least one")
@@ -175,6 +215,7 @@ def recite(
     dtype, device = reciter.model.dtype, reciter.model.device
     if device.type == "cpu" and dtype.itemsize < 4:
         raise ValueError(f"model: received {dtype} on a CPU, accepted: float32 (`model.float()`)")
+    check_causal(reciter.model)
     found, unpublished = [], _Unpublished(reciter, seed)
     for name, text in texts.items():
         found.append(_recite(reciter, name, text, n_windows, seed, unpublished))
@@ -187,12 +228,10 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     began = time.process_time()
     if not text.strip():
         raise ValueError(f"text: received {name}, which is empty, accepted: a text with words")
-    documents = tokenize([name], [text], reciter.tokenizer)
+    white_space, documents, note = _spelled(reciter, name, text, n_windows)
     tokens, longest = documents.flat, max(PREFIXES)
-    n = min(n_windows, (len(tokens) - longest) // LENGTH)
-    if n < 2:
-        raise ValueError(f"text: received {name} of {len(tokens)} tokens, accepted: at least {longest + 2 * LENGTH}")
-    starts = np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
+    starts = _starts(name, tokens, n_windows)
+    n = len(starts)
     columns: dict[str, Any] = {"start": starts, "stop": starts + LENGTH}
     for size in PREFIXES[:-1]:
         logs, first = reciter.read(_cut(tokens, starts, size), LENGTH)
@@ -209,15 +248,71 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     columns["log_p never published"] = unpublished.log_p(n)
     columns["log_p n-gram"] = _of_ngram(documents, starts)
     log_probability, first_guess = _whole(reciter, tokens)
+    guessing = float(np.log(reciter.model.config.get_text_config().vocab_size))
+    worse = -float(log_probability.mean()) > guessing
     notes = (
         "Weights are read as float32, whatever they are kept in.",
         f"p_z is of sampling at temperature 1 from all tokens, {LENGTH} tokens; recited: p_z of {RECITED} or more.",
-        "White space of any kind and length was made one space.",
+        note,
+        *(
+            [
+                f"The loss of {name} is above {guessing:.2f} nats, that of guessing among all tokens: is the tokenizer"
+                " another model's?"
+            ]
+            * worse
+        ),
     )
     seconds = time.process_time() - began
+    table = pd.DataFrame(columns)
     return Recitation(
-        name, reciter.name, documents, log_probability, first_guess, pd.DataFrame(columns), notes, seconds, seed
+        name, reciter.name, documents, log_probability, first_guess, table, notes, white_space, seconds, seed
     )
+
+
+def _starts(name: str, tokens: np.ndarray, n_windows: int) -> Int64[np.ndarray, " n"]:
+    """Where the continuations begin, spread evenly."""
+    longest = max(PREFIXES)
+    n = min(n_windows, (len(tokens) - longest) // LENGTH)
+    if n < 2:
+        raise ValueError(f"text: received {name} of {len(tokens)} tokens, accepted: at least {longest + 2 * LENGTH}")
+    return np.linspace(longest, len(tokens) - LENGTH, n).astype(np.int64)
+
+
+def _readable(reciter: Reciter, documents: Documents) -> Documents:
+    """Refuse a token that the model does not have, which would read beyond its table."""
+    known, largest = n_known(reciter.model), int(documents.flat.max())
+    if known is not None and largest >= known:
+        raise ValueError(
+            f"tokenizer: received token {largest}, of which the model has none, accepted: below {known}, as its own"
+            " tokenizer gives"
+        )
+    return documents
+
+
+def _spelled(reciter: Reciter, name: str, text: str, n_windows: int) -> tuple[str, Documents, str]:
+    """The spelling of white space in which a model recites most of a text, the text so, and a sentence on it."""
+    ways, refused = {}, None
+    for way, own in spellings(text).items():
+        try:
+            ways[way] = _readable(reciter, tokenize([name], [own], reciter.tokenizer))
+        except ValueError as error:  # tokenizers that know no line ends were trained without them
+            refused = refused or error
+    if refused and not ways:
+        raise refused
+    known = {}
+    for way, documents in ways.items():
+        rows = _cut(documents.flat, _starts(name, documents.flat, n_windows), max(PREFIXES))
+        logs = reciter.read(rows, LENGTH)[0].sum(axis=1)
+        if not np.isfinite(logs).all():
+            raise ValueError(
+                "model: received one whose probabilities are not finite, accepted: one that did not diverge"
+            )
+        known[way] = (float((logs >= np.log(RECITED)).mean()), float(logs.mean()))
+    best = max(known, key=lambda way: known[way])
+    if len(ways) == 1:
+        return best, ways[best], f"White space of {name}: {best}."
+    tried = ", ".join(f"{way} ({known[way][0]:.0%} recited)" for way in ways)
+    return best, ways[best], f"White space of {name}: {best}, which the model knows best of {tried}."
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, size: int) -> Int64[np.ndarray, "n_windows length"]:

@@ -165,6 +165,8 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
         ValueError: If it is not a causal model with a fast tokenizer, or cannot be read.
     """
     require("transformers", "torch")
+    if not isinstance(name, str | Path):
+        raise ValueError(f"model: received {type(name).__name__}, accepted: a name, or a folder of save_pretrained")
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as their_logging
 
@@ -182,7 +184,7 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
             tokenizer = AutoTokenizer.from_pretrained(where, **settings)
             with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting hides
                 model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype="float32", **settings).eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - damaged files raise anything
         if not Path(where).exists():
             raise FileNotFoundError(
                 f"model: received {name}, which is not in the local cache, accepted: after `hf download {name}`, a"
@@ -206,6 +208,11 @@ def _place(name: str) -> tuple[str, dict[str, Any]]:
         name = str(path_of(name))
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise ValueError(
+                f"model: received {name}, an adapter, accepted: a folder of the whole model"
+                " (`model.merge_and_unload().save_pretrained(...)`, and the tokenizer's)"
+            )
         inside = sorted(path.glob("*.gguf"))
         if len(inside) != 1:
             raise ValueError(f"model: received {name}, accepted: a folder with config.json or one .gguf file")

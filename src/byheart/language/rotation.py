@@ -57,6 +57,8 @@ class Rotation:
     def __post_init__(self) -> None:
         if self.n_documents < FEWEST:
             raise ValueError(f"documents: received {self.n_documents}, accepted: at least {FEWEST}")
+        if self.seed < 0:
+            raise ValueError(f"seed: received {self.seed}, accepted: an integer >= 0")
         if not 0 < self.share <= 0.25:
             raise ValueError(f"share: received {self.share}, accepted: above 0, at most 0.25")
         if not 0 < self.cost <= self.share:

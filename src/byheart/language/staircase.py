@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from byheart import records
-from byheart.language.as_found import left_as_found
+from byheart.language.as_found import check_causal, left_as_found
 from byheart.language.extras import require
+from byheart.language.finetune import context_of
 from byheart.language.rotation import Rotation, Staircase, estimate, rarity
 from byheart.records import Record
 
@@ -132,6 +133,7 @@ class EpochStaircase:
         self._report = report
         self._measured: dict[int, dict[int, float]] = {}
         self._rare: dict[int, float] | None = None
+        self._reads: int | None = None
         self._n_epochs = self._n_passes = self._per_epoch = 0
         self._broken = False
 
@@ -214,12 +216,14 @@ class EpochStaircase:
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
     def _begin(self, model: Any, n_epochs: int, done: int, inside: bool = False) -> None:
-        if n_epochs < 2:
-            raise ValueError(f"epochs: received {n_epochs}, accepted: at least 2")
+        if not isinstance(n_epochs, int) or n_epochs < 2:
+            raise ValueError(f"epochs: received {n_epochs}, accepted: at least 2, a whole number")
         if not 0 <= done <= n_epochs:
             raise ValueError(f"first: received {done}, accepted: 0 to {n_epochs}")
         self._n_epochs, self._n_passes, self._broken, self.notes = n_epochs, 0, False, ()
         if self._losses is None:
+            check_causal(model)
+            self._reads = context_of(model)
             wanted = range(min(n_epochs + 1, self.rotation.n_parts))
             self._rare = self._rarity(np.concatenate([self.rotation.probes(epoch) for epoch in wanted]))
         self._measured = self._read(done) if done or inside else {}
@@ -263,7 +267,13 @@ class EpochStaircase:
     def _collated(self, rows: list[Any]) -> dict[str, Any]:
         if self._collate is None:
             raise ValueError("collate: received none, accepted: the function that makes a batch, or losses")
-        batch = self._collate(rows)
+        try:
+            batch = self._collate(rows)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"dataset: received documents of {type(rows[0]).__name__} that collate cannot join ({error!r:.100}),"
+                " accepted: what the trainer takes, such as dicts of input_ids and labels"
+            ) from error
         if not isinstance(batch, Mapping) or "labels" not in batch:
             raise ValueError(f"collate: received {type(batch).__name__} without labels, accepted: a dict with labels")
         labels = batch["labels"]
@@ -273,6 +283,8 @@ class EpochStaircase:
                 " document"
             )
         inputs = batch.get("input_ids")
+        if self._reads is not None and labels.shape[1] > self._reads:
+            raise ValueError(f"documents: received {labels.shape[1]} tokens, accepted: up to the model's {self._reads}")
         targets = labels != _IGNORED
         if inputs is not None and (inputs.shape != labels.shape or (inputs != labels)[targets].any()):
             raise ValueError("labels: received others than input_ids, accepted: those of a causal language model")
@@ -331,10 +343,6 @@ def _losses(model: Any, batch: dict[str, Any]) -> Float64[np.ndarray, " n_docume
     import torch
     from torch.nn import functional as F
 
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise ValueError(
-            f"model: received {type(model).__name__}, which has a decoder of its own, accepted: a causal model"
-        )
     device = next(model.parameters()).device
     placed = {name: values.to(device) if torch.is_tensor(values) else values for name, values in batch.items()}
     labels = placed.pop("labels")[:, 1:]

@@ -87,8 +87,9 @@ def read_texts(
         encoding: Of all files; default UTF-8, with or without a byte order mark.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no text.
+        FileNotFoundError: If there is no such file, or it is a folder.
+        ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no
+            text.
         OSError: If a file cannot be read.
     """
     if split not in ("paragraphs", "lines", "files"):
@@ -158,8 +159,10 @@ def _is_json(file: Path) -> bool:
 
 
 def _decoded(file: Path, encoding: str) -> str:
+    if file.is_dir():
+        raise FileNotFoundError(f"texts: received {file}, a folder, accepted: a text file, such as {file}/*.txt")
     if not file.is_file():
-        raise FileNotFoundError(f"texts: received {file}, accepted: a text file, or kjv, shakespeare, factbook")
+        raise FileNotFoundError(f"texts: received {file}, which is not there, accepted: a text file")
     content = file.read_bytes()
     said = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     if said and not codecs.lookup(encoding).name.startswith(said):

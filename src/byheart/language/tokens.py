@@ -69,11 +69,13 @@ def tokenize(
         notes: What was assumed when the texts were read.
 
     Raises:
-        ValueError: If a text is empty, or the tokenizer cannot give back a text as it is.
+        ValueError: If a text is empty or has no name, or the tokenizer cannot give back a text as it is.
         FileNotFoundError: If there is no such file.
         ModuleNotFoundError: If the package tokenizers is missing.
     """
     require("tokenizers")
+    if len(names) != len(texts):
+        raise ValueError(f"documents: received {len(names)} names of {len(texts)} texts, accepted: as many")
     for name, text in zip(names, texts, strict=True):
         if not text:
             raise ValueError(f"documents: received {name!r}, which is empty, accepted: texts")
