@@ -32,7 +32,7 @@ BOOKS = (*_STATE_DIGESTS, "hamlet", "sonnets", "genesis", "pride-and-prejudice",
 
 
 def book(name: str, *, folder: str | Path = ".", encoding: str | None = None) -> str:
-    """Return a text: a file as it stands, a built-in one with its lines joined by single spaces, paragraphs too.
+    """Return a text as it stands, line ends included.
 
     Args:
         name: One of ``BOOKS``, or the path of a text file.
@@ -74,7 +74,7 @@ def book(name: str, *, folder: str | Path = ".", encoding: str | None = None) ->
         raise ValueError(f"text: received {name}, a folder, accepted: the text files in it, such as {name}/*.txt")
     else:
         raise FileNotFoundError(f"text: received {name!r}, accepted: {', '.join(BOOKS)}, or a text file")
-    return " ".join(text.split())
+    return text
 
 
 def _there(name: str, path: Path, command: str) -> None:

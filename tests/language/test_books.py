@@ -1,0 +1,39 @@
+"""Built-in texts and files of one's own, as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from byheart.language.books import BOOKS, book
+
+LICENCE = Path("/usr/share/common-licenses/GPL-3")
+
+
+@pytest.mark.skipif(not LICENCE.is_file(), reason="a machine without Debian's licences")
+def test_a_licence_keeps_its_lines():
+    """Models that learned wrapped lines by heart hardly know them joined."""
+    assert book("gpl-3") == LICENCE.read_text(encoding="utf-8")
+
+
+def test_a_file_keeps_its_lines(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text("Shall I compare thee\nto a summer's day?\n", encoding="utf-8")
+    assert book(str(path)).split("\n")[:2] == ["Shall I compare thee", "to a summer's day?"]
+
+
+@pytest.mark.parametrize("name", ["constitution", "hamlet", "genesis", "pride-and-prejudice", "gpl-3"])
+def test_what_is_there_is_long_and_what_is_missing_says_what_brings_it(name, tmp_path):
+    assert name in BOOKS
+    try:
+        assert len(book(name, folder=tmp_path).split()) > 2_000
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        assert "accepted: " in str(error)  # noqa: PT017 - which of the two depends on the machine
+
+
+def test_other_names_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="accepted: constitution"):
+        book("no-such-text")
+    with pytest.raises(ValueError, match="a folder"):
+        book(str(tmp_path))
