@@ -133,9 +133,9 @@ class Staircase:
         """Say what one exposure memorized, and what the last epoch's drop was made of."""
         last = self.epochs.iloc[-1]
         return (
-            f"What one exposure memorized: {self.memorized:.3f} nats per token ({self.low:.3f} to {self.high:.3f}, mean"
+            f"What one exposure memorized: {self.memorized:z.3f} nats per token ({self.low:z.3f} to {self.high:z.3f}, mean"
             f" of {len(self.epochs)} epochs). In epoch {int(last['epoch']) + 1}, the loss of documents in it fell by"
-            f" {last['drop']:.3f}: {last['memorized']:.3f} memorized, {last['general']:.3f} without seeing them."
+            f" {last['drop']:z.3f}: {last['memorized']:z.3f} memorized, {last['general']:z.3f} without seeing them."
         )
 
 

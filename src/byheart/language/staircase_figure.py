@@ -29,7 +29,7 @@ def draw(found: Staircase) -> Figure:
     axes.set_xlabel("epochs", fontsize=_SIZE)
     axes.set_ylabel("loss (nats per token)", fontsize=_SIZE)
     axes.set_title(
-        f"one exposure: {found.memorized:.3f} nats per token ({found.low:.3f} to {found.high:.3f})", fontsize=_SIZE
+        f"one exposure: {found.memorized:z.3f} nats per token ({found.low:z.3f} to {found.high:z.3f})", fontsize=_SIZE
     )
     axes.locator_params(axis="x", integer=True)
     axes.tick_params(labelsize=_SIZE - 1)
