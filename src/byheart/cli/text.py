@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,8 @@ class ReciteCommand:
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
         check_results(self.out, self.readme)
+        # Before PyTorch is loaded: beside other work, its threads would spend most of the time spinning for one another.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with bar("texts") as advance:
             found = recite(
                 reciter(name),
