@@ -65,7 +65,7 @@ class ReciteCommand:
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
         check_page(self.out / "report.html")
         check_results(self.out, self.readme)
-        # Before PyTorch is loaded: beside other work, its threads would spend most of the time spinning for one another.
+        # Before PyTorch is loaded: beside other work, its threads would mostly spin while they wait for one another.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with bar("texts") as advance:
             found = recite(

@@ -133,8 +133,8 @@ class Staircase:
         """Say what one exposure memorized, and what the last epoch's drop was made of."""
         last = self.epochs.iloc[-1]
         return (
-            f"What one exposure memorized: {self.memorized:z.3f} nats per token ({self.low:z.3f} to {self.high:z.3f}, mean"
-            f" of {len(self.epochs)} epochs). In epoch {int(last['epoch']) + 1}, the loss of documents in it fell by"
+            f"What one exposure memorized: {self.memorized:z.3f} nats per token ({self.low:z.3f} to {self.high:z.3f},"
+            f" mean of {len(self.epochs)} epochs). In epoch {int(last['epoch']) + 1}, the loss of documents in it fell by"
             f" {last['drop']:z.3f}: {last['memorized']:z.3f} memorized, {last['general']:z.3f} without seeing them."
         )
 
