@@ -134,8 +134,8 @@ class Staircase:
         last = self.epochs.iloc[-1]
         return (
             f"What one exposure memorized: {self.memorized:z.3f} nats per token ({self.low:z.3f} to {self.high:z.3f},"
-            f" mean of {len(self.epochs)} epochs). In epoch {int(last['epoch']) + 1}, the loss of documents in it fell by"
-            f" {last['drop']:z.3f}: {last['memorized']:z.3f} memorized, {last['general']:z.3f} without seeing them."
+            f" mean of {len(self.epochs)} epochs). In epoch {int(last['epoch']) + 1}, the loss of documents in it fell"
+            f" by {last['drop']:z.3f}: {last['memorized']:z.3f} memorized, {last['general']:z.3f} without seeing them."
         )
 
 
