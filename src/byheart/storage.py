@@ -43,8 +43,9 @@ def place(where: str | Path) -> Place:
     protocol, colon, rest = str(where).partition(":")
     is_known = bool(colon) and protocol in PROTOCOLS
     if isinstance(where, Path) or not rest.startswith("//"):
-        if is_known or not str(where) or "\0" in str(where):
-            accepted = f"{protocol}://BUCKET/DIRECTORY, as a text" if is_known else "a directory, or a URL"
+        is_url = is_known or (isinstance(where, Path) and where.parts[:1] == (f"{protocol}:",))  # as pathlib leaves it
+        if is_url or not str(where) or "\0" in str(where):
+            accepted = f"{protocol}://BUCKET/DIRECTORY, as a text" if is_known else "a directory, or a URL as a text"
             raise ValueError(f"store: received {str(where)!r}, accepted: {accepted}")
         return Path(where)
     if protocol in ("file", "local"):

@@ -178,7 +178,9 @@ def test_a_network_that_is_trained_further_in_every_call_is_refused(design, tmp_
         torch.nn.init.normal_(own.table.weight, generator=torch.Generator().manual_seed(k))
         return own
 
-    with pytest.raises(ValueError, match="train: received the network of model 0 again as model 1, .*loaded anew"):
+    with pytest.raises(
+        ValueError, match="train: received the same network as in the call before, as model 1, .*copied anew"
+    ):
         audit_finetune(further, design, store=tmp_path, beginning=8, n_models=2)
 
 

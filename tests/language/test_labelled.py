@@ -79,7 +79,35 @@ class Encoder(torch.nn.Module):
 
     def forward(self, input_ids, attention_mask=None):
         own = self.weights[input_ids]
-        return own + own.mean(dim=1, keepdim=True)
+        logits = own + own.mean(dim=1, keepdim=True)
+        logits[..., 7] = torch.finfo(logits.dtype).min  # a token that it never writes
+        return logits
+
+
+class Tiny(torch.nn.Module):
+    """A causal network of two tokens that needs to be told more than these."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.eye(2))
+
+    def forward(self, input_ids, speaker):
+        return self.weights[input_ids].cumsum(dim=1) * speaker[..., None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_encoder_is_told_in_any_precision_whatever_it_masks(dtype):
+    with pytest.raises(ValueError, match="looks at later tokens"):
+        check_causal(Encoder().to(dtype))
+    check_causal(untrained().to(torch.bfloat16))
+
+
+def test_a_network_is_asked_with_a_batch_of_its_own():
+    batch = {name: torch.tensor([[1, 0, 1, 0]]) for name in ("input_ids", "labels", "speaker")}
+    batch["labels"] = torch.tensor([[-100, 0, 1, -100]])  # the end is filled up: nothing is said of it
+    check_causal(Tiny(), batch)
+    with pytest.raises(ValueError, match=r"does not take input_ids alone \(.*speaker"):
+        check_causal(Tiny())
 
 
 def test_a_network_that_looks_at_later_tokens_is_refused_and_a_causal_one_left_as_it_was():

@@ -53,11 +53,12 @@ def test_the_readme_says_what_the_tables_hold(tmp_path):
     (line,) = [line for line in content.splitlines() if line.startswith("| poem |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     losses = -np.log([0.5, 1e-9, 1e-9]) / LENGTH
-    assert cells[2] == f"{len('the quick brown fox ' * 20):,}"
-    assert cells[5].startswith("33% (")
-    assert cells[6] == "0"
-    assert cells[9] == f"{losses.mean():.2f} ± {losses.std(ddof=1):.2f}"
-    assert cells[10:14] == ["2.00"] * 4
+    assert cells[2] == "single spaces"
+    assert cells[3] == f"{len('the quick brown fox ' * 20):,}"
+    assert cells[6].startswith("33% (")
+    assert cells[7] == "0"
+    assert cells[10] == f"{losses.mean():.2f} ± {losses.std(ddof=1):.2f}"
+    assert cells[11:15] == ["2.00"] * 4
     path.write_text(content.replace("# recite", "# What is recited\n\nIn my words."), encoding="utf-8")
     keep(tmp_path, [recitation("ode")])
     again = write_readme(tmp_path).read_text(encoding="utf-8")

@@ -156,8 +156,8 @@ def audit_finetune(
         if hasattr(network, "parameters"):
             if last is not None and last() is network:
                 raise ValueError(
-                    f"train: received the network of model {model - 1} again as model {model}, which would know what"
-                    " both were trained on, accepted: one whose weights are loaded anew in every call"
+                    f"train: received the same network as in the call before, as model {model}, which would know what"
+                    " both were trained on, accepted: a network that is made or copied anew in every call"
                 )
             last = weakref.ref(network)
         return given

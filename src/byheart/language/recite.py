@@ -183,7 +183,8 @@ def recite(
     """Measure what a model recites of texts, with all controls.
 
     A text with line ends is tried with its white space spelled in each of the ways of ``spellings``, and told of in the
-    one in which most windows are recited, or, where no two differ in that, the most probable one.
+    one in which most windows are recited, or, where no two differ in that, the one whose tokens are most probable.
+    That is a choice of the highest of up to four shares, which intervals do not know of.
 
     Args:
         reciter: The model, from ``byheart.language.reciter``.
@@ -205,7 +206,7 @@ def recite(
         raise ValueError(f"texts: received {type(texts).__name__}, accepted: a dict of texts by name")
     if seed < 0:
         raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
-    if not isinstance(n_windows, int) or n_windows < 2:
+    if not isinstance(n_windows, int | np.integer) or n_windows < 2:
         raise ValueError(f"n_windows: received {n_windows}, accepted: an integer >= 2")
     if not texts:
         raise ValueError("texts: received none, accepted: at least one")

@@ -76,12 +76,22 @@ def write_readme(out: Path) -> Path:
     rows, windows = read(out / "recite.csv"), read(out / "windows.csv")
     longest = max(PREFIXES)
     spread = (windows[f"log_p_{longest}"] / -LENGTH).groupby([windows["text"], windows["model"]]).std()
-    header = ["text", "model", "characters", "tokens", "windows", "recited (95 %)", "highest p_z (log10)"]
+    header = [
+        "text",
+        "model",
+        "white space",
+        "characters",
+        "tokens",
+        "windows",
+        "recited (95 %)",
+        "highest p_z (log10)",
+    ]
     header += ["longest run", "edit distance", "loss ± spread", *CONTROLS, "CPU s"]
     lines = [
         [
             row["text"],
             row["model"],
+            "" if pd.isna(row.get("white_space")) else row["white_space"],  # rows of before it was told
             *(f"{row[f'n_{of}']:,}" for of in ("characters", "tokens", "windows")),
             f"{row[f'recited_{longest}']:.0%} ({row[f'recited_{longest}_low']:.0%} to"
             f" {row[f'recited_{longest}_high']:.0%})",

@@ -216,14 +216,18 @@ class EpochStaircase:
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
     def _begin(self, model: Any, n_epochs: int, done: int, inside: bool = False) -> None:
-        if not isinstance(n_epochs, int) or n_epochs < 2:
+        if not isinstance(n_epochs, int | np.integer) or n_epochs < 2:
             raise ValueError(f"epochs: received {n_epochs}, accepted: at least 2, a whole number")
         if not 0 <= done <= n_epochs:
             raise ValueError(f"first: received {done}, accepted: 0 to {n_epochs}")
         self._n_epochs, self._n_passes, self._broken, self.notes = n_epochs, 0, False, ()
         if self._losses is None:
-            check_causal(model)
             self._reads = context_of(model)
+            with left_as_found(None):
+                _, rows = next(self._batches(self.rotation.probes(0)))
+                batch = self._collated(rows[:1])
+            if "input_ids" in batch:
+                check_causal(model, batch)
             wanted = range(min(n_epochs + 1, self.rotation.n_parts))
             self._rare = self._rarity(np.concatenate([self.rotation.probes(epoch) for epoch in wanted]))
         self._measured = self._read(done) if done or inside else {}

@@ -86,7 +86,8 @@ def audit_outputs(
     if logits is not None and outputs.size and outputs.min() >= 0 and outputs.max() <= 1 + _SUM:
         raise ValueError(
             f"logits: received numbers from {outputs.min():.4g} to {outputs.max():.4g} alone, as probabilities are,"
-            " accepted: what goes into a softmax; probabilities= takes rows that sum to 1"
+            " accepted: what goes into a softmax (logits - 2 says the same as logits); probabilities= takes rows that"
+            " sum to 1"
         )
     given = {"features": read.astype(np.float32), "outputs": outputs.astype(np.float32)}
     head: Literal[False] | str = False if features is None else "head"

@@ -328,9 +328,9 @@ _CLAIMS = (
             f"tells-{how}",
             f"After a fine-tune {words}, p_z tells spans trained on four times or more from all others",
             _HAYES,
-            "area under the curve at least 0.95",
+            "area under the curve at least 0.95, by two standard errors over fine-tunes",
             _tells(how),
-            refuted_if="the area is below 0.9",
+            refuted_if="the area is below 0.9, by two standard errors",
         )
         for how, words in (("full", "of all weights"), ("lora", "by LoRA"))
     ),
