@@ -122,6 +122,9 @@ def of_session(number: int) -> list[int]:
 def serve() -> None:
     """Fork commands as they are asked for, one line of JSON each."""
     exec(json.loads(sys.stdin.readline()), {})
+    if numba_threads := sys.modules.get("numba.np.ufunc.parallel"):
+        # Its semaphore would be one of all forks: one that is killed while it holds it would lock out the others.
+        numba_threads._backend_init_process_lock = contextlib.nullcontext()  # type: ignore[attr-defined]
     is_alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
     gc.collect()
     gc.freeze()  # so that the collector does not touch, and thereby copy, what all forks share
