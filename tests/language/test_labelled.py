@@ -104,6 +104,7 @@ def test_an_encoder_is_told_in_any_precision_whatever_it_masks(dtype):
 
 def test_a_network_is_asked_with_a_batch_of_its_own():
     batch = {name: torch.tensor([[1, 0, 1, 0]]) for name in ("input_ids", "labels", "speaker")}
+    batch["names"] = ["what a collator adds, and is no tensor"]
     batch["labels"] = torch.tensor([[-100, 0, 1, -100]])  # the end is filled up: nothing is said of it
     check_causal(Tiny(), batch)
     with pytest.raises(ValueError, match=r"does not take input_ids alone \(.*speaker"):

@@ -64,7 +64,8 @@ def check_causal(model: Any, batch: Mapping[str, Any] | None = None) -> None:
     rows, rest = torch.tensor([[a, b, a, b]]), {}
     if batch is not None:
         size = 1 + int((batch["labels"][0] != _IGNORED).nonzero().max())
-        per_token = {key: value for key, value in batch.items() if value.shape == batch["labels"].shape}
+        shape = batch["labels"].shape
+        per_token = {key: value for key, value in batch.items() if getattr(value, "shape", None) == shape}
         rest = {key: value[:1, :size] for key, value in per_token.items() if key not in ("input_ids", "labels")}
         rows = batch["input_ids"][:1, :size]
     device = next(model.parameters()).device

@@ -223,13 +223,13 @@ class EpochStaircase:
         self._n_epochs, self._n_passes, self._broken, self.notes = n_epochs, 0, False, ()
         if self._losses is None:
             self._reads = context_of(model)
+            wanted = range(min(n_epochs + 1, self.rotation.n_parts))
+            self._rare = self._rarity(np.concatenate([self.rotation.probes(epoch) for epoch in wanted]))
             with left_as_found(None):
                 _, rows = next(self._batches(self.rotation.probes(0)))
                 batch = self._collated(rows[:1])
-            if "input_ids" in batch:
+            if "input_ids" in batch:  # by another name, a model cannot be asked
                 check_causal(model, batch)
-            wanted = range(min(n_epochs + 1, self.rotation.n_parts))
-            self._rare = self._rarity(np.concatenate([self.rotation.probes(epoch) for epoch in wanted]))
         self._measured = self._read(done) if done or inside else {}
         if done not in self._measured and not inside:
             self._measure(model, done)
