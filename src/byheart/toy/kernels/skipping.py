@@ -129,9 +129,8 @@ def _compact_order(points: Float32[np.ndarray, "n_dimensions n"], size: int) -> 
 
 
 def spread(h: Float32[np.ndarray, "n_examples n_hidden"]) -> Float32[np.ndarray, " n_hidden"]:
-    """Return the root mean square of each h_k. The largest |h_k| would be that of a few outliers."""
-    squares: Float32[np.ndarray, " n_hidden"] = np.square(h, dtype=np.float64).mean(axis=0)
-    return np.sqrt(squares).astype(np.float32)
+    """Return the mean of each |h_k|. Their largest, or mean square, would be that of a few outliers."""
+    return np.abs(h).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def compact_orders(
