@@ -127,7 +127,7 @@ def test_sizes_beyond_those_of_float32_decide_nothing(size):
     rng = np.random.default_rng(5)
     rows, h = rng.normal(size=(3, 32)).astype(np.float32), rng.normal(size=(64, 2)).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        share, grad, grad_h = sums(rows * np.float32(1e20), h, scales=np.full(2, size, np.float32))
+        share, grad, _ = sums(rows * np.float32(1e20), h, scales=np.full(2, size, np.float32))
         exact = by_definition((rows * np.float32(1e20)).astype(np.float64), h.astype(np.float64))
     assert share == 1
     np.testing.assert_allclose(grad, exact[0], rtol=1e-4, atol=1e16)
