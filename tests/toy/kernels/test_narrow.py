@@ -204,10 +204,12 @@ def test_the_bits_do_not_depend_on_stretches_where_orders_are_renewed(stretches,
     assert renewals == of_one_stretch
 
 
-def test_an_order_that_became_worse_is_renewed_before_its_time(renewals, monkeypatch):
+@pytest.mark.parametrize("lost", [0.1, 1000.0])
+def test_an_order_that_lost_more_than_a_new_one_costs_is_renewed_before_its_time(lost, renewals, monkeypatch):
     monkeypatch.setattr(narrow, "_RENEW_ORDER_EVERY", 1000)
-    start(problem(spread=0.1, bias=-0.2)).advance(np.full(40, 0.1))
-    assert len(renewals) > 1
+    monkeypatch.setattr(narrow, "_RENEW_ORDER_AFTER", lost)
+    start(problem(spread=0.1, bias=-0.2)).advance(np.full(128, 0.1))
+    assert (len(renewals) > 1) == (lost < 1)
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> list[int]:

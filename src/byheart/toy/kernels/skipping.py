@@ -130,7 +130,8 @@ def _compact_order(points: Float32[np.ndarray, "n_dimensions n"], size: int) -> 
 
 def spread(h: Float32[np.ndarray, "n_examples n_hidden"]) -> Float32[np.ndarray, " n_hidden"]:
     """Return the mean of each |h_k|. Their largest, or mean square, would be that of a few outliers."""
-    return np.abs(h).mean(axis=0, dtype=np.float64).astype(np.float32)
+    means: Float32[np.ndarray, " n_hidden"] = np.abs(h).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return means
 
 
 def compact_orders(
