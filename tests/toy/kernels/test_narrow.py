@@ -175,7 +175,7 @@ def test_where_nothing_can_be_skipped_it_stops_and_tries_again_later(renewals):
     given = Case(given.W, np.zeros_like(given.b), given.examples)
     training = start(given)
     training.advance(np.full(1, 1e-6))
-    assert training.share_when_new > 0.6
+    assert training.least_share > 0.6
     assert not training._prepare()
     training.advance(np.full(29, 1e-6))
     assert renewals == [0, 12, 24]
@@ -202,6 +202,22 @@ def test_the_bits_do_not_depend_on_stretches_where_orders_are_renewed(stretches,
     assert len(of_one_stretch) > 3
     assert cut(given, stretches, 0.02) == expected
     assert renewals == of_one_stretch
+
+
+def test_orders_are_renewed_only_where_they_are_looked_at():
+    for steps in (narrow._RENEW_ORDER_EVERY, narrow._TRY_AGAIN_AFTER):
+        assert steps % narrow._CHECK_ORDER_EVERY == 0
+
+
+def test_steps_with_fewer_cut_tiles_are_no_credit_for_steps_with_more(monkeypatch):
+    training, shares = start(problem()), {1: 0.2, 32: 0.1, 64: 0.1, 96: 0.12}
+    monkeypatch.setattr(narrow.Training, "cut_share", property(lambda training: shares[training.step]))
+    monkeypatch.setattr(narrow, "_RENEW_ORDER_AFTER", 0.6)
+    training.renewed_at = 0
+    for training.step in shares:
+        training._judge_order()
+    assert training.lost == pytest.approx(32 * 0.02)
+    assert training.renewed_at == -1
 
 
 @pytest.mark.parametrize("lost", [0.1, 1000.0])

@@ -26,7 +26,7 @@ from byheart.toy.kernels.compile import serial
 
 FEATURES = 16  # per tile
 _WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
-_LOOK_FROM = 4  # hidden units, from which on a look at the signs costs less than what it saves
+_LOOK_FROM = 4  # hidden units, from which on a look at the signs saves more at trained weights than it costs at others
 _MINUS_INFINITY = int(np.float32(-np.inf).view(np.int32))
 _ACCUMULATORS = 24 if _WIDE else 5  # vectors of 16 that fit in the registers, beside what else is needed
 
@@ -59,8 +59,9 @@ def add_scaled(total, x, theta, at):
 def _against_tiles(n_at_once: int) -> Any:
     """Return the innermost loop: examples i, ..., i + n_at_once - 1 against a list of tiles of features.
 
-    For each tile: z = W^T h + b; p = ReLU(z); grad_W += h p^T; grad_b += p; grad_h += W p, summed over features. Where
-    z is negative and finite for all of these examples and a tile, nothing else is done: all would be zero.
+    For each tile: z = W^T h + b; p = ReLU(z); grad_W += h p^T; grad_b += p; grad_h += W p, summed over features. From
+    ``_LOOK_FROM`` hidden units on, where z is finite and negative for all of these examples and a tile, nothing else is
+    done, as all would be zero.
     """
 
     @intrinsic
@@ -76,7 +77,7 @@ def _against_tiles(n_at_once: int) -> Any:
             vector, lanes = ir.VectorType(ir.FloatType(), FEATURES), ir.IntType(FEATURES)
             zero = ir.Constant(vector, [0.0] * FEATURES)
             integers = ir.VectorType(ir.IntType(32), FEATURES)
-            # As integers, negative numbers are below minus infinity; it, NaN, 0 and positive numbers are not.
+            # As integers, negative numbers and -0 are below minus infinity; it, NaN, 0 and positive numbers are not.
             infinite = ir.Constant(integers, [_MINUS_INFINITY] * FEATURES)
             flags = ("contract", "nsz", "reassoc")
 

@@ -145,7 +145,7 @@ def compact_orders(
     through most examples should be told apart best.
     """
     directions = weights * np.append(scales, np.float32(1))[:, None]
-    size = np.sqrt(np.square(directions).sum(axis=0))
+    size = np.sqrt(np.square(directions, dtype=np.float64).sum(axis=0))
     directions /= np.where(size > 0, size, 1)
     return _compact_order(directions, FEATURES), _compact_order(np.ascontiguousarray(h.T), EXAMPLES)
 
@@ -163,12 +163,13 @@ def describe(theta, scales, tiles, first_tile, last_tile):
             for k in range(n_hidden):
                 largest = _high(largest, abs(theta[first + np.uint64(k * FEATURES) + j]) * scales[k])
             size[j] = largest if largest != 0 else _ONE
-            finite += size[j]  # all directions would be 0
+            finite += size[j]  # if it overflowed, all directions would be 0, and the tile would seem decided
         for k in range(n_hidden + 1):
             low, high = np.float32(np.inf), np.float32(-np.inf)
             for j in range(width):
                 x = theta[first + np.uint64(k * FEATURES) + j] / size[j]
                 low, high = _low(x, low), _high(x, high)
+            finite += np.float64(high) - np.float64(low)  # a direction may overflow, too
             boxes[k, tile], boxes[n_hidden + 1 + k, tile] = low, high
         q = 0
         for k in range(n_hidden + 1):
