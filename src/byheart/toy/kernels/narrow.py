@@ -34,8 +34,8 @@ _CHUNK = skipping.EXAMPLES * skipping.TILES  # of examples
 _CHUNKS_PER_SUM = 32  # that are added in float32 before they are added to the rest
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 _EXAMPLES_PER_GROUP = _CHUNK  # at least, if there are several groups
-_CHECK_ORDER_EVERY = 64  # steps
-_RENEW_ORDER_ABOVE = 1.1  # times the share of cut tiles just after it was made
+_CHECK_ORDER_EVERY = 32  # steps
+_RENEW_ORDER_ABOVE = 1.05  # times the share of cut tiles just after it was made
 _RENEW_ORDER_EVERY = 1024  # steps
 _SKIP_BELOW_SHARE = 0.6  # of cut tiles
 _TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
@@ -464,7 +464,7 @@ class Training:
             _hidden(self.zeros, self.state.theta, starts, self.rows.places, self.rows.values, h)
         if not (np.isfinite(rows[0]).all() and np.isfinite(self.state.h).all()):
             return False
-        self.scales = np.abs(self.state.h).max(axis=0)
+        self.scales = skipping.spread(self.state.h)
         self.features, order = skipping.compact_orders(rows[0], self.state.h, self.scales)
         self.places = _places(self.n_hidden, self.features)
         self.examples = self.examples[order]

@@ -128,6 +128,12 @@ def _compact_order(points: Float32[np.ndarray, "n_dimensions n"], size: int) -> 
     return order
 
 
+def spread(h: Float32[np.ndarray, "n_examples n_hidden"]) -> Float32[np.ndarray, " n_hidden"]:
+    """Return the root mean square of each h_k. The largest |h_k| would be that of a few outliers."""
+    squares: Float32[np.ndarray, " n_hidden"] = np.square(h, dtype=np.float64).mean(axis=0)
+    return np.sqrt(squares).astype(np.float32)
+
+
 def compact_orders(
     weights: Float32[np.ndarray, "n_hidden_and_bias n_features"],
     h: Float32[np.ndarray, "n_examples n_hidden"],
@@ -135,10 +141,11 @@ def compact_orders(
 ) -> tuple[Int32[np.ndarray, " n_features"], Int32[np.ndarray, " n_examples"]]:
     """Return orders of features (W and, in the last row, b) and of examples in which tiles are compact.
 
-    ``scales`` are the largest |h_k|, or any other numbers for which W_k scales_k compares with b.
+    ``scales`` are typical sizes of h_k, as ``spread`` has them: features whose lines W_f . h + b_f = 0 pass
+    through most examples should be told apart best.
     """
     directions = weights * np.append(scales, np.float32(1))[:, None]
-    size = np.abs(directions).max(axis=0)
+    size = np.sqrt(np.square(directions).sum(axis=0))
     directions /= np.where(size > 0, size, 1)
     return _compact_order(directions, FEATURES), _compact_order(np.ascontiguousarray(h.T), EXAMPLES)
 
@@ -149,20 +156,21 @@ def describe(theta, scales, tiles, first_tile, last_tile):
     n_hidden, boxes, moments, width = tiles.boxes.shape[0] // 2 - 1, tiles.boxes, tiles.moments, np.uint64(tiles.width)
     size = np.empty(FEATURES, np.float32)
     for tile in range(first_tile, last_tile):
-        first = np.uint64(tile * (n_hidden + 1) * FEATURES)
+        first, finite = np.uint64(tile * (n_hidden + 1) * FEATURES), np.float64(0)
         bias = first + np.uint64(n_hidden * FEATURES)
         for j in range(width):
             largest = abs(theta[bias + j])
             for k in range(n_hidden):
                 largest = _high(largest, abs(theta[first + np.uint64(k * FEATURES) + j]) * scales[k])
             size[j] = largest if largest != 0 else _ONE
+            finite += size[j]  # all directions would be 0
         for k in range(n_hidden + 1):
             low, high = np.float32(np.inf), np.float32(-np.inf)
             for j in range(width):
                 x = theta[first + np.uint64(k * FEATURES) + j] / size[j]
                 low, high = _low(x, low), _high(x, high)
             boxes[k, tile], boxes[n_hidden + 1 + k, tile] = low, high
-        q, finite = 0, np.float64(0)
+        q = 0
         for k in range(n_hidden + 1):
             for other in range(k if k < n_hidden else 0, n_hidden):
                 total = np.float64(0)
