@@ -113,6 +113,13 @@ def test_training_is_that_of_an_independent_loop_in_torch(n_hidden, reduction, i
     assert np.abs(fast.history["train_loss"] - losses).max() <= allowed
 
 
+@pytest.mark.parametrize("kernel", ["cpu", "reference"])
+def test_the_norms_at_the_end_are_those_of_the_history(kernel):
+    run = train(small(), kernel=kernel)
+    for name, weights in (("W_norm", run.W), ("b_norm", run.b)):
+        assert run.metrics[name] == run.history[name][-1] == pytest.approx(np.linalg.norm(weights), rel=1e-6)
+
+
 def test_a_run_says_what_it_did():
     config = small(n_steps=1000)
     steps = []

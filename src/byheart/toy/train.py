@@ -18,8 +18,7 @@ from byheart.storage import exists, join, prepare_directory
 from byheart.toy.config import TrainConfig, learning_rates
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, Training, choose, kernel_for
-from byheart.toy.kernels.blas import one_blas_thread
-from byheart.toy.measures import measure
+from byheart.toy.measures import measure, norm
 from byheart.toy.memory import check_memory
 from byheart.toy.model import hidden_vectors, initial_weights, loss_scale
 from byheart.toy.pace import Pace
@@ -222,9 +221,7 @@ class _Trained:
         loss = loss_scale(len(b), self.config.reduction) * float(np.average(losses, weights=self.examples.repeats))
         if not np.isfinite(loss):
             raise DivergedError(step)
-        with one_blas_thread():  # sums in another order would be other bits
-            norms = (float(np.linalg.norm(W)), float(np.linalg.norm(b)))
-        for name, value in zip(self._history, (step, loss, *norms), strict=True):
+        for name, value in zip(self._history, (step, loss, norm(W), norm(b)), strict=True):
             self._history[name].append(value)
         if step in self.config.snapshot_steps:
             snapshot = (

@@ -66,21 +66,66 @@ def test_without_tiles_or_examples_nothing_changes(n_hidden):
 @every_width
 @pytest.mark.parametrize("n_examples", [1, 2, 3, 4])
 @pytest.mark.parametrize("bias", [-100, 100])
-def test_a_nan_in_one_place_reaches_what_depends_on_it_and_nothing_else(n_hidden, n_examples, bias):
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])  # with either sign; inf - inf has the second one
+def test_a_nan_in_one_place_reaches_what_depends_on_it_and_nothing_else(n_hidden, n_examples, nan, bias):
     rng = np.random.default_rng(0)
     for where in ("W", "b", "h"):
         rows = rng.normal(size=(n_hidden + 1, 2 * FEATURES)).astype(np.float32)
         h = rng.normal(size=(n_examples, n_hidden)).astype(np.float32)
         rows[-1] += bias
         if where == "h":
-            h[-1, -1] = np.nan
+            h[-1, -1] = nan
         else:
-            rows[-1 if where == "b" else 0, 5] = np.nan
+            rows[-1 if where == "b" else 0, 5] = nan
         grad, grad_h = np.zeros_like(in_tiles(rows)), np.zeros_like(h)
         dense(zeros(n_hidden), h, in_tiles(rows), grad, grad_h, np.arange(2))
         expected, expected_h = by_definition(rows, h)
         np.testing.assert_array_equal(np.isnan(in_rows(grad, n_hidden, 2 * FEATURES)), np.isnan(expected))
         np.testing.assert_array_equal(np.isnan(grad_h), np.isnan(expected_h))
+
+
+@every_width
+@pytest.mark.parametrize("n_examples", range(1, 9))
+def test_what_is_left_out_where_nothing_is_active_is_zero(n_hidden, n_examples):
+    # Of each row of tiles, another share of the outputs is positive: none, one in all, some, most.
+    rng = np.random.default_rng([n_hidden, n_examples])
+    rows = rng.normal(size=(n_hidden + 1, 4 * FEATURES)).astype(np.float32)
+    rows[-1] += np.repeat([-100, -100, -1, 1], FEATURES)
+    rows[-1, FEATURES + 3] += 200
+    h = rng.normal(size=(n_examples, n_hidden)).astype(np.float32)
+    grad, grad_h = np.zeros_like(in_tiles(rows)), np.zeros_like(h)
+    dense(zeros(n_hidden), h, in_tiles(rows), grad, grad_h, np.arange(4))
+    exact, terms = (by_definition(f(rows.astype(np.float64)), f(h.astype(np.float64))) for f in (np.asarray, np.abs))
+    for result, expected, scale in zip((in_rows(grad, n_hidden, rows.shape[1]), grad_h), exact, terms, strict=True):
+        assert np.abs(result - expected).max() <= 4 * _ULP * scale.max()
+    assert not in_rows(grad, n_hidden, rows.shape[1])[:, :FEATURES].any()
+
+
+@every_width
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("bias", [-100, 0, 100])
+def test_infinite_weights_show_in_all_that_depends_on_them(n_hidden, sign, bias):
+    rng = np.random.default_rng(1)
+    for where in ("W", "b", "h"):
+        rows = rng.normal(size=(n_hidden + 1, 2 * FEATURES)).astype(np.float32)
+        h = rng.normal(size=(5, n_hidden)).astype(np.float32)
+        rows[-1] += bias
+        {"W": rows[0], "b": rows[-1], "h": h[:, -1]}[where][3] = sign * np.inf
+        grad, grad_h = np.zeros_like(in_tiles(rows)), np.zeros_like(h)
+        dense(zeros(n_hidden), h, in_tiles(rows), grad, grad_h, np.arange(2))
+        with np.errstate(invalid="ignore"):
+            expected, expected_h = by_definition(rows, h)
+        assert (np.isfinite(in_rows(grad, n_hidden, rows.shape[1])) <= np.isfinite(expected)).all()
+        assert (np.isfinite(grad_h) <= np.isfinite(expected_h)).all()
+
+
+@every_width
+def test_an_output_of_minus_infinity_is_not_left_out(n_hidden):
+    rows, h = np.full((n_hidden + 1, FEATURES), -100, np.float32), np.ones((5, n_hidden), np.float32)
+    rows[0, 3] = -np.inf  # ReLU(-inf) W = 0 * -inf
+    grad, grad_h = np.zeros_like(in_tiles(rows)), np.zeros_like(h)
+    dense(zeros(n_hidden), h, in_tiles(rows), grad, grad_h, np.arange(1))
+    assert np.isnan(grad_h[:, 0]).all()
 
 
 @every_width

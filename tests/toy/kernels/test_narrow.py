@@ -175,7 +175,7 @@ def test_where_nothing_can_be_skipped_it_stops_and_tries_again_later(renewals):
     given = Case(given.W, np.zeros_like(given.b), given.examples)
     training = start(given)
     training.advance(np.full(1, 1e-6))
-    assert training.share_when_new > 0.6
+    assert training.least_share > 0.6
     assert not training._prepare()
     training.advance(np.full(29, 1e-6))
     assert renewals == [0, 12, 24]
@@ -204,10 +204,28 @@ def test_the_bits_do_not_depend_on_stretches_where_orders_are_renewed(stretches,
     assert renewals == of_one_stretch
 
 
-def test_an_order_that_became_worse_is_renewed_before_its_time(renewals, monkeypatch):
+def test_orders_are_renewed_only_where_they_are_looked_at():
+    for steps in (narrow._RENEW_ORDER_EVERY, narrow._TRY_AGAIN_AFTER):
+        assert steps % narrow._CHECK_ORDER_EVERY == 0
+
+
+def test_steps_with_fewer_cut_tiles_are_no_credit_for_steps_with_more(monkeypatch):
+    training, shares = start(problem()), {1: 0.2, 32: 0.1, 64: 0.1, 96: 0.12}
+    monkeypatch.setattr(narrow.Training, "cut_share", property(lambda training: shares[training.step]))
+    monkeypatch.setattr(narrow, "_RENEW_ORDER_AFTER", 0.6)
+    training.renewed_at = 0
+    for training.step in shares:
+        training._judge_order()
+    assert training.lost == pytest.approx(32 * 0.02)
+    assert training.renewed_at == -1
+
+
+@pytest.mark.parametrize("lost", [0.1, 1000.0])
+def test_an_order_that_lost_more_than_a_new_one_costs_is_renewed_before_its_time(lost, renewals, monkeypatch):
     monkeypatch.setattr(narrow, "_RENEW_ORDER_EVERY", 1000)
-    start(problem(spread=0.1, bias=-0.2)).advance(np.full(40, 0.1))
-    assert len(renewals) > 1
+    monkeypatch.setattr(narrow, "_RENEW_ORDER_AFTER", lost)
+    start(problem(spread=0.1, bias=-0.2)).advance(np.full(128, 0.1))
+    assert (len(renewals) > 1) == (lost < 1)
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> list[int]:

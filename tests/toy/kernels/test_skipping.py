@@ -20,7 +20,7 @@ def sums(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The share of tiles computed pair by pair, and the dense sums by skipping, from two groups of examples."""
     (n_examples, n_hidden), n_features = h.shape, rows.shape[1]
-    scales = np.abs(h).max(axis=0) if scales is None else scales
+    scales = skipping.spread(h) if scales is None else scales
     features, examples = np.arange(n_features), np.arange(n_examples)
     if ordered:
         features, examples = skipping.compact_orders(rows, h, scales)
@@ -114,6 +114,34 @@ def test_pairs_that_are_all_inactive_or_all_active_are_never_computed():
         assert grad.any() == grad_h.any() == (bias > 0)
 
 
+def test_a_few_examples_far_away_do_not_make_tiles_wide():
+    rng = np.random.default_rng(4)
+    h, rows = rng.normal(size=(4096, 2)).astype(np.float32), rng.normal(size=(3, 3200)).astype(np.float32)
+    h[:3] *= 1000
+    by_the_largest, *_ = sums(rows, h, scales=np.abs(h).max(axis=0))
+    by_most, *_ = sums(rows, h)
+    assert by_most < 0.7 * by_the_largest
+
+
+@pytest.mark.parametrize("size", [1e20, 3e38])
+def test_sizes_beyond_those_of_float32_decide_nothing(size):
+    rng = np.random.default_rng(5)
+    rows, h = rng.normal(size=(3, 32)).astype(np.float32), rng.normal(size=(64, 2)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        share, grad, _ = sums(rows * np.float32(1e20), h, scales=np.full(2, size, np.float32))
+        exact = by_definition((rows * np.float32(1e20)).astype(np.float64), h.astype(np.float64))
+    assert share == 1
+    np.testing.assert_allclose(grad, exact[0], rtol=1e-4, atol=1e16)
+
+
+def test_a_direction_beyond_float32_decides_nothing():
+    rows, h = np.full((2, 16), -1, np.float32), np.linspace(-0.5, 0, 64, dtype=np.float32)[:, None]
+    rows[1, 5] = -1e-39  # W / |b| is infinite where W is scaled by 0; all other outputs are 0
+    share, grad, _ = sums(rows, h, scales=np.zeros(1, np.float32))
+    assert share == 1
+    assert grad[1, 5] == pytest.approx(-h.sum())
+
+
 def test_where_every_pair_is_undecided_every_tile_is_computed():
     # Boxes around directions that are all there are, from each tile of features, hold z = 0.
     rng = np.random.default_rng(2)
@@ -134,7 +162,7 @@ def test_points_close_together_come_to_lie_side_by_side():
     which_h, which_f = (rng.permutation(np.repeat(np.arange(7), size)) for size in (skipping.EXAMPLES, FEATURES))
     h = (rng.normal(size=(7, 3))[which_h] + 1e-4 * rng.normal(size=(len(which_h), 3))).astype(np.float32)
     rows = (rng.normal(size=(7, 4))[which_f] + 1e-4 * rng.normal(size=(len(which_f), 4))).T.astype(np.float32)
-    features, examples = skipping.compact_orders(rows, h, np.abs(h).max(axis=0))
+    features, examples = skipping.compact_orders(rows, h, skipping.spread(h))
     for which, order, size in ((which_h, examples, skipping.EXAMPLES), (which_f, features, FEATURES)):
         runs = which[order].reshape(-1, size)
         assert (runs == runs[:, :1]).all()
@@ -150,7 +178,7 @@ def test_nan_and_infinity_reach_every_sum_they_belong_to(n_hidden, value, place)
             rows, h = rng.normal(size=(n_hidden + 1, 50)), rng.normal(size=(640, n_hidden))
             rows, h = rows.astype(np.float32), h.astype(np.float32)
             rows[-1] += bias
-            scales = np.abs(h).max(axis=0)
+            scales = skipping.spread(h)
             {"W": rows[0], "b": rows[-1], "h": h[:, -1]}[name][place] = value
             with np.errstate(invalid="ignore", over="ignore"):
                 _, *results = sums(rows, h, ordered=False, scales=scales)  # an order is made of finite weights only

@@ -10,6 +10,8 @@ loop that numba accepts keeps the accumulators of several examples in vector reg
 
 from __future__ import annotations
 
+import functools
+from contextlib import nullcontext
 from typing import Any
 
 import llvmlite.binding
@@ -24,6 +26,8 @@ from byheart.toy.kernels.compile import serial
 
 FEATURES = 16  # per tile
 _WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
+_LOOK_FROM = 4  # hidden units, from which on a look at the signs saves more at trained weights than it costs at others
+_MINUS_INFINITY = int(np.float32(-np.inf).view(np.int32))
 _ACCUMULATORS = 24 if _WIDE else 5  # vectors of 16 that fit in the registers, beside what else is needed
 
 
@@ -55,7 +59,9 @@ def add_scaled(total, x, theta, at):
 def _against_tiles(n_at_once: int) -> Any:
     """Return the innermost loop: examples i, ..., i + n_at_once - 1 against a list of tiles of features.
 
-    For each tile: z = W^T h + b; p = ReLU(z); grad_W += h p^T; grad_b += p; grad_h += W p, summed over features.
+    For each tile: z = W^T h + b; p = ReLU(z); grad_W += h p^T; grad_b += p; grad_h += W p, summed over features. From
+    ``_LOOK_FROM`` hidden units on, where z is finite and negative for all of these examples and a tile, nothing else is
+    done, as all would be zero.
     """
 
     @intrinsic
@@ -68,8 +74,11 @@ def _against_tiles(n_at_once: int) -> Any:
                 for kind, value in zip(signature.args, args, strict=True)
             )
             index = i.type
-            vector = ir.VectorType(ir.FloatType(), FEATURES)
+            vector, lanes = ir.VectorType(ir.FloatType(), FEATURES), ir.IntType(FEATURES)
             zero = ir.Constant(vector, [0.0] * FEATURES)
+            integers = ir.VectorType(ir.IntType(32), FEATURES)
+            # As integers, negative numbers and -0 are below minus infinity; it, NaN, 0 and positive numbers are not.
+            infinite = ir.Constant(integers, [_MINUS_INFINITY] * FEATURES)
             flags = ("contract", "nsz", "reassoc")
 
             def at(pointer: Any, *offsets: Any) -> Any:
@@ -85,8 +94,8 @@ def _against_tiles(n_at_once: int) -> Any:
 
             def spread(pointer: Any) -> Any:
                 one = builder.insert_element(ir.Constant(vector, ir.Undefined), builder.load(pointer), index(0))
-                lanes = ir.Constant(ir.VectorType(ir.IntType(32), FEATURES), [0] * FEATURES)
-                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+                first = ir.Constant(integers, [0] * FEATURES)
+                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), first)
 
             def add_product(total: Any, x: Any, y: Any) -> Any:
                 return builder.fadd(total, builder.fmul(x, y, flags=flags), flags=flags)
@@ -109,18 +118,22 @@ def _against_tiles(n_at_once: int) -> Any:
                     x = load(w[k])
                     for e in examples:
                         z[e] = add_product(z[e], spread(hidden[e][k]), x)
-                # this way round, a NaN passes through
-                p = [builder.select(builder.fcmp_ordered("<", z[e], zero), zero, z[e]) for e in examples]
-                for k in units:
-                    x, total = load(w[k]), load(g[k])
+                bits = [builder.bitcast(z[e], integers) for e in examples]
+                counts = functools.reduce(builder.or_, (builder.icmp_signed(">=", x, infinite) for x in bits))
+                some = builder.icmp_unsigned("!=", builder.bitcast(counts, lanes), lanes(0))
+                with builder.if_then(some) if n_hidden >= _LOOK_FROM else nullcontext():
+                    # this way round, a NaN passes through
+                    p = [builder.select(builder.fcmp_ordered("<", z[e], zero), zero, z[e]) for e in examples]
+                    for k in units:
+                        x, total = load(w[k]), load(g[k])
+                        for e in examples:
+                            builder.store(add_product(builder.load(totals[e][k]), p[e], x), totals[e][k])
+                            total = add_product(total, p[e], spread(hidden[e][k]))
+                        store(total, g[k])
+                    total = load(g[n_hidden])
                     for e in examples:
-                        builder.store(add_product(builder.load(totals[e][k]), p[e], x), totals[e][k])
-                        total = add_product(total, p[e], spread(hidden[e][k]))
-                    store(total, g[k])
-                total = load(g[n_hidden])
-                for e in examples:
-                    total = builder.fadd(total, p[e], flags=flags)
-                store(total, g[n_hidden])
+                        total = builder.fadd(total, p[e], flags=flags)
+                    store(total, g[n_hidden])
 
             kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), vector])
             name = f"llvm.vector.reduce.fadd.v{FEATURES}f32"

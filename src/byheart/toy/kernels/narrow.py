@@ -35,10 +35,12 @@ _CHUNKS_PER_SUM = 32  # that are added in float32 before they are added to the r
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 _EXAMPLES_PER_GROUP = _CHUNK  # at least, if there are several groups
 _CHECK_ORDER_EVERY = 32  # steps
-_RENEW_ORDER_ABOVE = 1.05  # times the share of cut tiles just after it was made
-_RENEW_ORDER_EVERY = 1024  # steps
+# dense steps that were lost to more cut tiles than at first: at the paper's sizes a new order takes about one
+_RENEW_ORDER_AFTER = 1.0
+# Multiples of _CHECK_ORDER_EVERY: what is decided only there does not depend on how calls cut the steps.
+_RENEW_ORDER_EVERY = 32 * _CHECK_ORDER_EVERY
 _SKIP_BELOW_SHARE = 0.6  # of cut tiles
-_TRY_AGAIN_AFTER = 256  # steps without skipping, where it did not pay
+_TRY_AGAIN_AFTER = 8 * _CHECK_ORDER_EVERY  # without skipping, where it did not pay
 _SERIAL_BELOW = 150_000  # multiplications per step with W: a second thread gains nothing at 100,000, a fifth at 200,000
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
@@ -365,7 +367,7 @@ class Training:
         self.skippable = self.skipping and self.step == 0 and n_groups > 1
         self.tiles: Tiles | None = skipping.tiles(n_hidden, n_features, n_groups) if self.skippable else None
         self.scales = np.ones(n_hidden, np.float32)
-        self.try_from, self.renewed_at, self.share_when_new = 0, -1, 0.0
+        self.try_from, self.renewed_at, self.least_share, self.lost = 0, -1, 0.0, 0.0
 
     @property
     def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
@@ -477,8 +479,11 @@ class Training:
     def _judge_order(self) -> None:
         """Stop skipping for a while if it does not pay; have the order renewed if it has become worse."""
         if self.step == self.renewed_at + 1:
-            self.share_when_new = self.cut_share
-            if self.share_when_new > _SKIP_BELOW_SHARE:
+            self.least_share, self.lost = self.cut_share, 0.0
+            if self.least_share > _SKIP_BELOW_SHARE:
                 self.renewed_at, self.try_from = -1, self.renewed_at + _TRY_AGAIN_AFTER
-        elif self.step % _CHECK_ORDER_EVERY == 0 and self.cut_share > _RENEW_ORDER_ABOVE * self.share_when_new:
-            self.renewed_at = -1
+        elif self.step % _CHECK_ORDER_EVERY == 0:
+            self.least_share = min(self.least_share, self.cut_share)  # a better time before earns no credit
+            self.lost += _CHECK_ORDER_EVERY * (self.cut_share - self.least_share)
+            if self.lost > _RENEW_ORDER_AFTER:
+                self.renewed_at = -1

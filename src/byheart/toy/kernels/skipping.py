@@ -129,9 +129,9 @@ def _compact_order(points: Float32[np.ndarray, "n_dimensions n"], size: int) -> 
 
 
 def spread(h: Float32[np.ndarray, "n_examples n_hidden"]) -> Float32[np.ndarray, " n_hidden"]:
-    """Return the root mean square of each h_k. The largest |h_k| would be that of a few outliers."""
-    squares: Float32[np.ndarray, " n_hidden"] = np.square(h, dtype=np.float64).mean(axis=0)
-    return np.sqrt(squares).astype(np.float32)
+    """Return the mean of each |h_k|. Their largest, or mean square, would be that of a few outliers."""
+    means: Float32[np.ndarray, " n_hidden"] = np.abs(h).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return means
 
 
 def compact_orders(
@@ -145,7 +145,7 @@ def compact_orders(
     through most examples should be told apart best.
     """
     directions = weights * np.append(scales, np.float32(1))[:, None]
-    size = np.sqrt(np.square(directions).sum(axis=0))
+    size = np.sqrt(np.square(directions, dtype=np.float64).sum(axis=0))
     directions /= np.where(size > 0, size, 1)
     return _compact_order(directions, FEATURES), _compact_order(np.ascontiguousarray(h.T), EXAMPLES)
 
@@ -163,12 +163,13 @@ def describe(theta, scales, tiles, first_tile, last_tile):
             for k in range(n_hidden):
                 largest = _high(largest, abs(theta[first + np.uint64(k * FEATURES) + j]) * scales[k])
             size[j] = largest if largest != 0 else _ONE
-            finite += size[j]  # all directions would be 0
+            finite += size[j]  # if it overflowed, all directions would be 0, and the tile would seem decided
         for k in range(n_hidden + 1):
             low, high = np.float32(np.inf), np.float32(-np.inf)
             for j in range(width):
                 x = theta[first + np.uint64(k * FEATURES) + j] / size[j]
                 low, high = _low(x, low), _high(x, high)
+            finite += np.float64(high) - np.float64(low)  # a direction may overflow, too
             boxes[k, tile], boxes[n_hidden + 1 + k, tile] = low, high
         q = 0
         for k in range(n_hidden + 1):
