@@ -36,7 +36,7 @@ _T: dict[Scale, tuple[int | str, ...]] = {
 }
 _ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
 _N_SEEDS = 4
-_MANY, _N_SEEDS_OF_MANY = 100_000, 2  # beyond this T a run takes an hour or more
+_MANY, _N_SEEDS_OF_MANY = 100_000, 2  # beyond this T a run takes half an hour or more
 _N_SEEDS_AT_10 = 16  # only part of them memorize all ten examples
 _GENERALISES = 20_000  # the T of the paper's figures at which features are learned
 _FEW, _NEAR = 6, 0.15  # up to which T examples are on the line m/T, and how near; the paper's own within 0.14
