@@ -35,7 +35,7 @@ _CHUNKS_PER_SUM = 32  # that are added in float32 before they are added to the r
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 _EXAMPLES_PER_GROUP = _CHUNK  # at least, if there are several groups
 _CHECK_ORDER_EVERY = 32  # steps
-# dense steps that were lost to more cut tiles than at first: at the paper's sizes a new order takes about one
+# dense steps that were lost to more cut tiles than at its best: at the paper's sizes a new order takes about one
 _RENEW_ORDER_AFTER = 1.0
 # Multiples of _CHECK_ORDER_EVERY: what is decided only there does not depend on how calls cut the steps.
 _RENEW_ORDER_EVERY = 32 * _CHECK_ORDER_EVERY
