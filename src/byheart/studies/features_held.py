@@ -1,0 +1,419 @@
+"""How many features are held once they are learned, and does this number set how T of the jump grows with sparsity?
+
+A feature is held if its dimensionality D is above half of the largest; beside this number stands one without a
+threshold, the participation number: the sum of D squared, over the sum of the squares of D. It is k if k features have
+the same D and all others none. The jump is where test loss falls below 1, the loss of an answer that is always 0: the
+T from which on it stays below, between two T of the grid on a straight line in logarithms. It grows as (1 - S)^-q with
+sparsity S; q is 1 if only how often a feature occurs, T(1 - S), matters.
+
+Source: A. Jermyn's comment "What sets the generalization scale?" in Henighan et al. 2023, where curves collapse less
+cleanly for larger m, and the look at it in results/LOG.md (2026-11-28), which made the predictions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from byheart.claims import Claim, Finding, judged, lies_within, not_run, one_digit
+from byheart.geometry import feature_dimensionality
+from byheart.studies.readme import sizes_of
+from byheart.studies.study import N_SEEDS, SMALLEST, Captioned, Scale, Study, Tables, setup
+from byheart.toy.config import TrainConfig
+from byheart.toy.figures import curves, figure_of
+from byheart.toy.runs import Runs
+from byheart.toy.sweep import grid
+from byheart.toy.tables import table_of
+
+_BEFORE, _LAST = 100, 300  # occurrences T(1 - S) between which D may fall; at the last all is measured
+_OCCURRENCES: dict[int, tuple[int, ...]] = {  # by m: to both sides of where the look had the jump, then these two
+    2: (3, 5, 7, 10, 15, 30, _BEFORE, _LAST),
+    3: (5, 7, 10, 15, 20, 30, 50, _BEFORE, _LAST),
+    4: (7, 10, 15, 20, 30, 50, 70, _BEFORE, _LAST),
+    6: (10, 15, 20, 30, 50, 70, _BEFORE, _LAST),
+    8: (15, 20, 30, 50, 70, _BEFORE, 150, _LAST),
+}
+_M: dict[Scale, tuple[int, ...]] = {"quick": (2, 4, 8), "medium": (2, 3, 4, 6, 8), "paper": (2, 3, 4, 6, 8)}
+_ACTIVE: dict[Scale, tuple[float, ...]] = {  # features of an example: n(1 - S), half as many from one to the next
+    "quick": (25, 12.5, 6.25),
+    "medium": (30, 15, 7.5, 3.75),
+    "paper": (30, 15, 7.5, 3.75),
+}
+_SIZES: dict[Scale, dict[str, int]] = {"quick": {}, "medium": {"n_features": 300}, "paper": {"n_features": 1_000}}
+_SAME = 0.1  # an exponent so near 0 is none: 1.23 times from S = 0.9 to 0.9875
+_OF_PRODUCT, _LOW, _HIGH = (4, 8), 1.0, 1.4
+_MEASURES = {"held": "held", "participation_number": "participation"}
+_ALL = "all"
+_JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
+_LOOK = "predicted by a look (LOG, 2026-11-28)"
+_GUESS = "a guess of that look (LOG, 2026-11-28)"
+
+
+def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
+    base = setup("quick" if scale == "quick" else "medium", **(SMALLEST if scale == "quick" else _SIZES[scale]))
+    n = base.n_features
+    configs = [
+        config
+        for n_hidden in _M[scale]
+        for active in _ACTIVE[scale]
+        for config in grid(
+            dataclasses.replace(base, n_hidden=n_hidden, sparsity=1 - active / n),
+            {"n_examples": [round(x * n / active) for x in _OCCURRENCES[n_hidden]]},
+            range(N_SEEDS[scale]),
+        )
+    ]
+    return {_ALL: configs}
+
+
+def _numbers(runs: Runs) -> pd.DataFrame:
+    """By run: how many features have more than half of the largest D, and the participation number of all."""
+    rows = []
+    for run in runs:
+        own = feature_dimensionality(run.W)
+        squares = float(np.square(own).sum())
+        participation = float(own.sum()) ** 2 / squares if squares > 0 else 0.0
+        rows.append((run.id, int((own > own.max() / 2).sum()), participation))
+    return pd.DataFrame(rows, columns=["id", *_MEASURES])
+
+
+def _below_one(sizes: np.ndarray, losses: np.ndarray) -> float:
+    """Return the T from which on test loss stays below 1: infinite if it does not, and not a number if it always is."""
+    above = np.flatnonzero(~(losses < 1))
+    if not len(above):
+        return math.nan
+    k = int(above[-1])
+    if k + 1 == len(losses):
+        return math.inf
+    x, y = np.log(sizes[k : k + 2]), np.log(losses[k : k + 2])
+    return float(np.exp(x[0] + (x[1] - x[0]) * y[0] / (y[0] - y[1])))
+
+
+def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """By m, S and seed: T of the jump, and what is held at T(1 - S) = 300 where the jump is at half of that at most.
+
+    The change of the largest D is its value at 300 over that at 100, where the jump is at 50 at most.
+    """
+    rows = []
+    for key, own in runs.groupby(["n_features", "n_hidden", "sparsity", "seed"]):
+        own, sparsity = own.sort_values("n_examples"), float(str(key[2]))
+        jump = _below_one(own["n_examples"].to_numpy(float), own["test_loss"].to_numpy(float))
+        at = own.set_index((own["n_examples"] * (1 - sparsity)).round())
+        occurrences = jump * (1 - sparsity)
+        if _LAST not in at.index or not occurrences <= _LAST / 2:
+            rows.append((*key, jump, occurrences, math.nan, math.nan, math.nan, math.nan))
+            continue
+        last, largest = at.loc[_LAST], float(at.loc[_LAST, "feature_dimensionality_max"])
+        change = math.nan
+        if _BEFORE in at.index and occurrences <= _BEFORE / 2:
+            change = largest / float(at.loc[_BEFORE, "feature_dimensionality_max"])
+        rows.append((*key, jump, occurrences, last["held"], last["participation_number"], largest, change))
+    names = ["n_features", "n_hidden", "sparsity", "seed", "jump", "occurrences", *_MEASURES]
+    return pd.DataFrame(rows, columns=[*names, "largest", "change"])
+
+
+def _steps(cells: pd.DataFrame) -> pd.DataFrame:
+    """By m, seed and two neighbouring S: q from one to the other, and the geometric means of what is held at both."""
+    rows = []
+    for key, own in cells.groupby(["n_hidden", "seed"]):
+        own = own.sort_values("sparsity")
+        for (_, one), (_, two) in zip(own.iloc[:-1].iterrows(), own.iloc[1:].iterrows(), strict=True):
+            if not np.isfinite([one["jump"], two["jump"], one["held"], two["held"]]).all():
+                continue
+            sparser = (1 - one["sparsity"]) / (1 - two["sparsity"])
+            means = [math.sqrt(one[name] * two[name]) for name in _MEASURES]
+            q = math.log(two["jump"] / one["jump"]) / math.log(sparser)
+            rows.append((*key, one["sparsity"], two["sparsity"], q, *means))
+    return pd.DataFrame(rows, columns=["n_hidden", "seed", "sparsity", "next_sparsity", "q", *_MEASURES])
+
+
+def _exponents(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """By m, a column per seed: the power of 1/(1 - S) that a column grows with, where it is known at three S."""
+    found = {}
+    for (m, seed), own in cells[np.isfinite(cells[column])].groupby(["n_hidden", "seed"]):
+        if own["sparsity"].nunique() >= 3:
+            found[m, seed] = np.polyfit(-np.log(1 - own["sparsity"]), np.log(own[column]), 1)[0]
+    return pd.Series(found, dtype=float).unstack() if found else pd.DataFrame()
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The mean over seeds and its standard error, infinite of fewer than two."""
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else math.nan), math.inf
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _in_words(mean: float, error: float) -> str:
+    return f"{mean:.2f} \N{PLUS-MINUS SIGN} {one_digit(error)}" if math.isfinite(error) else f"{mean:.2f} (one seed)"
+
+
+def _growth(cells: pd.DataFrame, widths: Sequence[int]) -> dict[int, dict[str, tuple[float, float]]]:
+    """By m, where known: the exponents of both numbers, with standard errors."""
+    found = {name: _exponents(cells, name) for name in _MEASURES}
+    return {m: {k: _mean(own.loc[m]) for k, own in found.items()} for m in widths if m in found["held"].index}
+
+
+def _growth_in_words(growth: Mapping[int, Mapping[str, tuple[float, float]]]) -> str:
+    words = [
+        f"m = {m}: " + ", ".join(f"{_MEASURES[name]} {_in_words(*own)}" for name, own in both.items())
+        for m, both in growth.items()
+    ]
+    return "exponents: " + "; ".join(words)
+
+
+def _same_at_two(tables: Tables) -> Finding:
+    cells = tables["cells"]
+    growth = _growth(cells, (2,))
+    if not growth:
+        return not_run("m = 2 after the jump at three sparsities")
+    within = [lies_within(*own, -_SAME, _SAME) for own in growth[2].values()]
+    held = cells.query("n_hidden == 2").groupby("sparsity")["held"].mean()
+    numbers = ", ".join(f"{value:.1f} at S = {at:g}" for at, value in held.items())
+    words = f"held {numbers}; {_growth_in_words(growth)}"
+    return judged(words, all(one is True for one in within), all(one is False for one in within))
+
+
+def _grows_above_two(tables: Tables) -> Finding:
+    widths = [m for m in sorted(set(tables["cells"]["n_hidden"])) if m > 2]
+    growth = _growth(tables["cells"], widths)
+    if not growth or len(growth) < len(widths):
+        return not_run("every m above 2 after the jump at three sparsities")
+    grows = {m: [lies_within(*own, low=_SAME) for own in both.values()] for m, both in growth.items()}
+    all_grow = all(one is True for both in grows.values() for one in both)
+    return judged(_growth_in_words(growth), all_grow, any(all(one is False for one in both) for both in grows.values()))
+
+
+def _product(tables: Tables) -> Finding:
+    cells = tables["cells"].query("n_hidden in @_OF_PRODUCT")
+    products = cells.assign(product=cells["largest"] * cells["held"] / cells["n_hidden"]).dropna(subset="product")
+    found = {key: _mean(own.to_numpy()) for key, own in products.groupby(["n_hidden", "sparsity"])["product"]}
+    if set(products["n_hidden"]) < set(_OF_PRODUCT) or len(found) < 6:
+        return not_run("m = 4 and 8 after the jump at three sparsities")
+    within = [lies_within(*own, _LOW, _HIGH) for own in found.values()]
+    words = "; ".join(
+        f"m = {m}: " + ", ".join(f"{_in_words(*own)} at S = {s:g}" for (width, s), own in found.items() if width == m)
+        for m in _OF_PRODUCT
+    )
+    return judged(f"over m: {words}", all(one is True for one in within), any(one is False for one in within))
+
+
+def _q_grows(tables: Tables) -> Finding:
+    by_seed = _exponents(tables["cells"], "jump")
+    by_seed = by_seed.dropna(axis=1) if len(by_seed) else by_seed
+    if len(by_seed) < 3 or by_seed.shape[1] < 2:
+        return not_run("the jumps of three m at three sparsities, two seeds")
+    trend = _mean(np.polyfit(np.log(by_seed.index.to_numpy(float)), by_seed.to_numpy(), 1)[0])
+    rises = [_mean(change) for change in np.diff(by_seed.to_numpy(), axis=0)]
+    q = ", ".join(f"{_in_words(*_mean(own.to_numpy()))} at m = {m}" for m, own in by_seed.iterrows())
+    up = lies_within(*trend, low=0)
+    falls = any(lies_within(*own, low=0) is False for own in rises)
+    return judged(
+        f"q: {q}; per factor e in m {_in_words(*trend)}",
+        up is True and all(mean > 0 for mean, _ in rises),
+        up is False or falls,
+    )
+
+
+def _q_rises_at_fixed_m(tables: Tables) -> Finding:
+    steps = tables["steps"].query("n_hidden > 2")
+    slopes: dict[tuple[int, int], float] = {}
+    for (m, seed), own in steps.groupby(["n_hidden", "seed"]):
+        if len(own) >= 2:
+            x = -np.log((1 - own["sparsity"]) * (1 - own["next_sparsity"])) / (2 * math.log(2))
+            slopes[int(str(m)), int(str(seed))] = float(np.polyfit(x, own["q"], 1)[0])
+    if not slopes:
+        return not_run("the jumps of an m above 2 at three sparsities")
+    by_seed = pd.Series(slopes).unstack()
+    overall = _mean(by_seed.mean(axis=0).to_numpy())
+    words = ", ".join(f"{_in_words(*_mean(own.to_numpy()))} at m = {m}" for m, own in by_seed.iterrows())
+    up = lies_within(*overall, low=0)
+    return judged(f"q per halving of 1 - S: {words}; mean {_in_words(*overall)}", up is True, up is False)
+
+
+_EXPLAIN = {
+    "m": lambda steps: np.log(steps["n_hidden"]),
+    "held": lambda steps: np.log(steps["held"]),
+    "participation": lambda steps: np.log(steps["participation_number"]),
+    "held over m": lambda steps: np.log(steps["held"] / steps["n_hidden"]),
+    "participation over m": lambda steps: np.log(steps["participation_number"] / steps["n_hidden"]),
+    "S": lambda steps: -np.log((1 - steps["sparsity"]) * (1 - steps["next_sparsity"])),
+}
+
+
+def _explained(steps: pd.DataFrame) -> pd.DataFrame:
+    """By seed: the share of the variance of q over steps that a line over the logarithm of each of these explains."""
+    rows = {}
+    for seed, own in steps.groupby("seed"):
+        if len(own) >= 6 and own["n_hidden"].nunique() >= 3:
+            rows[seed] = {name: float(np.corrcoef(of(own), own["q"])[0, 1] ** 2) for name, of in _EXPLAIN.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(_EXPLAIN))
+
+
+def _follows(these: Sequence[str], those: Sequence[str], tables: Tables) -> Finding:
+    """Whether q follows these better than those, pair by pair, in the mean over seeds of the difference."""
+    explained = _explained(tables["steps"])
+    if len(explained) < 2:
+        return not_run("six steps in S of three m, two seeds")
+    better = [
+        lies_within(*_mean((explained[a] - explained[b]).to_numpy()), low=0) for a, b in zip(these, those, strict=True)
+    ]
+    shares = ", ".join(f"{name} {_in_words(*_mean(explained[name].to_numpy()))}" for name in _EXPLAIN)
+    words = f"share of the variance of q over {len(tables['steps']) / len(explained):g} steps: {shares}"
+    return judged(words, all(one is True for one in better), all(one is False for one in better))
+
+
+def _falls(tables: Tables) -> Finding:
+    cells = tables["cells"].dropna(subset="change")
+    logs = np.log(cells["change"]).groupby([cells["n_hidden"], cells["seed"]]).mean().unstack()
+    if not len(logs) or logs.shape[1] < 2:
+        return not_run(f"T(1 - S) = {_BEFORE} and {_LAST} after the jump, two seeds")
+    falls, words = [], []
+    for m, own in logs.iterrows():
+        mean, error = _mean(own.to_numpy())
+        falls.append(lies_within(mean, error, high=0))
+        n_sparsities = cells.query("n_hidden == @m")["sparsity"].nunique()
+        words.append(f"{_in_words(math.exp(mean), math.exp(mean) * error)} at m = {m} ({n_sparsities} S)")
+    ours = f"largest D at {_LAST} over that at {_BEFORE}: {', '.join(words)}"
+    return judged(ours, all(one is True for one in falls), any(one is False for one in falls))
+
+
+_CLAIMS = (
+    Claim(
+        "same-number-at-m2",
+        f"m = 2: the number of features held after the jump does not depend on S (exponent within {_SAME:g} of 0)",
+        f"{_LOOK}; Henighan et al. 2023: five, a pentagon",
+        "0",
+        _same_at_two,
+        refuted_if="both exponents, two standard errors either way, lie outside",
+    ),
+    Claim(
+        "number-grows-with-sparsity",
+        f"At every m above 2 the number of features held after the jump grows with S (exponent above {_SAME:g})",
+        _LOOK,
+        "about 0.4 at m = 4",
+        _grows_above_two,
+        refuted_if=f"at some m both exponents, two standard errors either way, lie below {_SAME:g}",
+    ),
+    Claim(
+        "largest-times-number",
+        f"m = 4 and 8: the largest D times the number held is {_LOW:g} to {_HIGH:g} m, at every S",
+        _LOOK,
+        f"{_LOW:g} to {_HIGH:g}",
+        _product,
+        refuted_if="at some m and S it lies outside, two standard errors either way",
+    ),
+    Claim(
+        "q-grows-with-m",
+        "The jump is at T ~ (1 - S)^-q, with a q that grows with m, from each m to the next",
+        f"{_LOOK}; {_JERMYN} (curves collapse less cleanly for larger m)",
+        "1 at m = 2",
+        _q_grows,
+        refuted_if="the slope of q over log m is below 0, or q falls from an m to the next, by two standard errors",
+    ),
+    Claim(
+        "q-rises-at-fixed-m",
+        "At a fixed m above 2, q is larger between sparser S, as it must be if the number held sets it",
+        "derived from that guess, before any run",
+        "above 0",
+        _q_rises_at_fixed_m,
+        refuted_if="the slope of q over S, a mean over m, lies below 0 by two standard errors",
+    ),
+    Claim(
+        "q-follows-number",
+        "From S to S and m to m, q follows the number held better than it follows m",
+        _GUESS,
+        "a larger share of the variance",
+        functools.partial(_follows, ("held", "participation"), ("m", "m")),
+        refuted_if="m explains the larger share, by two standard errors, for both numbers",
+    ),
+    Claim(
+        "q-follows-number-per-unit",
+        "q follows the number held per hidden unit better than the number held",
+        "new, before any run",
+        "a larger share of the variance",
+        functools.partial(_follows, ("held over m", "participation over m"), ("held", "participation")),
+        refuted_if="the number held explains the larger share, by two standard errors, for both numbers",
+    ),
+    Claim(
+        "falls-after-the-jump",
+        f"After the jump the largest D falls as T grows (from T(1 - S) = {_BEFORE} to {_LAST}), at every m",
+        _JERMYN,
+        "falls slowly",
+        _falls,
+        refuted_if="at some m, in the mean over S, it rises by two standard errors",
+    ),
+)
+
+
+def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
+    by_id = {header.id: header for runs in groups.values() for header in runs.headers}
+    runs = table_of(groups).merge(_numbers(Runs(list(by_id.values()))), on="id")
+    cells = _cells(runs)
+    return {"runs": runs, "cells": cells, "steps": _steps(cells)}
+
+
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    runs = tables["runs"]
+    cells = tables["cells"].assign(sparser=1 / (1 - tables["cells"]["sparsity"]))
+    figure, axes = figure_of(2, 2, size=(8, 6.4))
+    held, jump, largest, q = (ax for ax in np.ravel(axes))
+    known = cells.dropna(subset="held")
+    if len(known):
+        curves(known, "held", "n_hidden", held, "sparser", "m = {}", apart=1.015)
+    held.set(yscale="log", ylabel="features held")
+    jumped = cells[np.isfinite(cells["occurrences"])]
+    if len(jumped):
+        curves(jumped, "occurrences", "n_hidden", jump, "sparser", "m = {}", apart=1.015)
+    jump.set(yscale="log", ylabel="T(1 - S) at the jump")
+    for ax in (held, jump):
+        sparsities = sorted(set(cells["sparsity"]))
+        ax.set_xscale("log")
+        ax.set_xticks([1 / (1 - s) for s in sparsities], [f"{s:g}" for s in sparsities])
+        ax.set_xlabel("sparsity S, as 1/(1 - S)")
+        ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    shown = sorted(set(runs["sparsity"]))[-2 if runs["sparsity"].nunique() > 1 else -1]
+    rows = runs[runs["sparsity"] == shown]
+    rows = rows.assign(occurrences=(rows["n_examples"] * (1 - rows["sparsity"])).round())
+    curves(rows, "feature_dimensionality_max", "n_hidden", largest, "occurrences", "m = {}", apart=1.015)
+    largest.set(xlabel="T(1 - S)", ylabel=f"largest dimensionality at S = {shown:g}", yscale="log")
+    _draw_q(tables["steps"], q)
+    if held.get_legend_handles_labels()[0]:
+        held.legend()
+    caption = (
+        "From the top left: how many features are held, that is, have more than half of the largest dimensionality, at"
+        f" T(1 - S) = {_LAST}, against sparsity; how often a feature occurs at the jump, where test loss falls below 1,"
+        " level if occurrences alone mattered; the largest dimensionality against how often a feature occurs; and q,"
+        " the power of 1/(1 - S) that T of the jump grows with from a sparsity to the next, against the number held"
+        " (geometric mean at both). Colours are m. Dots are means over seeds, bars one standard error either way."
+        f" {sizes_of(runs, ('n_hidden', 'sparsity', 'n_examples'))}"
+    )
+    return {"features-held": Captioned(figure, caption)}
+
+
+def _draw_q(steps: pd.DataFrame, ax: Axes) -> None:
+    widths = sorted(set(steps["n_hidden"]))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(len(widths), 1)))
+    for m, color in zip(widths, colors, strict=False):
+        by = steps[steps["n_hidden"] == m].groupby("sparsity")[["held", "q"]]
+        mean, error = by.mean(), by.sem()
+        ax.errorbar(mean["held"], mean["q"], error["q"], error["held"], "o-", color=color, lw=0.8, ms=4, capsize=2)
+    ax.set(xscale="log", xlabel="features held", ylabel="q, from a sparsity to the next")
+    ax.axhline(1, color="black", lw=0.6, ls="--")
+
+
+STUDY = Study(
+    "features-held",
+    "How many features are held once they are learned, and does it set how the T of the jump grows with sparsity?",
+    _groups,
+    _tables,
+    _CLAIMS,
+    _figures,
+)
