@@ -15,12 +15,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from byheart.claims import Claim, Finding, judged, lies_within, not_run, one_digit
 from byheart.geometry import feature_dimensionality
@@ -100,20 +102,22 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
 
     The change of the largest D is its value at 300 over that at 100, where the jump is at 50 at most.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for key, own in runs.groupby(["n_features", "n_hidden", "sparsity", "seed"]):
         own, sparsity = own.sort_values("n_examples"), float(str(key[2]))
         jump = _below_one(own["n_examples"].to_numpy(float), own["test_loss"].to_numpy(float))
-        at = own.set_index((own["n_examples"] * (1 - sparsity)).round())
-        occurrences = jump * (1 - sparsity)
-        if _LAST not in at.index or not occurrences <= _LAST / 2:
-            rows.append((*key, jump, occurrences, math.nan, math.nan, math.nan, math.nan))
-            continue
-        last, largest = at.loc[_LAST], float(at.loc[_LAST, "feature_dimensionality_max"])
-        change = math.nan
-        if _BEFORE in at.index and occurrences <= _BEFORE / 2:
-            change = largest / float(at.loc[_BEFORE, "feature_dimensionality_max"])
-        rows.append((*key, jump, occurrences, last["held"], last["participation_number"], largest, change))
+        occurrences, measured = jump * (1 - sparsity), [math.nan] * 4
+        x = (own["n_examples"] * (1 - sparsity)).round().to_numpy()
+        largest = own["feature_dimensionality_max"].to_numpy(float)
+        if _LAST in x and occurrences <= _LAST / 2:
+            before = _BEFORE in x and occurrences <= _BEFORE / 2
+            change = float((largest[x == _LAST] / largest[x == _BEFORE])[0]) if before else math.nan
+            measured = [
+                *(float(own[name].to_numpy()[x == _LAST][0]) for name in _MEASURES),
+                largest[x == _LAST][0],
+                change,
+            ]
+        rows.append((*key, jump, occurrences, *measured))
     names = ["n_features", "n_hidden", "sparsity", "seed", "jump", "occurrences", *_MEASURES]
     return pd.DataFrame(rows, columns=[*names, "largest", "change"])
 
@@ -135,16 +139,21 @@ def _steps(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _exponents(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     """By m, a column per seed: the power of 1/(1 - S) that a column grows with, where it is known at three S."""
-    found = {}
+    rows = []
     for (m, seed), own in cells[np.isfinite(cells[column])].groupby(["n_hidden", "seed"]):
         if own["sparsity"].nunique() >= 3:
-            found[m, seed] = np.polyfit(-np.log(1 - own["sparsity"]), np.log(own[column]), 1)[0]
-    return pd.Series(found, dtype=float).unstack() if found else pd.DataFrame()
+            rows.append((m, seed, np.polyfit(-np.log(1 - own["sparsity"]), np.log(own[column]), 1)[0]))
+    return _by_seed(pd.DataFrame(rows, columns=["n_hidden", "seed", "value"]))
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def _by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per m and a column per seed."""
+    return table.pivot_table(index="n_hidden", columns="seed", values="value")
+
+
+def _mean(over_seeds: pd.Series[float] | np.ndarray) -> tuple[float, float]:
     """The mean over seeds and its standard error, infinite of fewer than two."""
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(over_seeds, dtype=float)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return (float(values.mean()) if len(values) else math.nan), math.inf
@@ -158,7 +167,9 @@ def _in_words(mean: float, error: float) -> str:
 def _growth(cells: pd.DataFrame, widths: Sequence[int]) -> dict[int, dict[str, tuple[float, float]]]:
     """By m, where known: the exponents of both numbers, with standard errors."""
     found = {name: _exponents(cells, name) for name in _MEASURES}
-    return {m: {k: _mean(own.loc[m]) for k, own in found.items()} for m in widths if m in found["held"].index}
+    return {
+        m: {k: _mean(own.loc[m].to_numpy()) for k, own in found.items()} for m in widths if m in found["held"].index
+    }
 
 
 def _growth_in_words(growth: Mapping[int, Mapping[str, tuple[float, float]]]) -> str:
@@ -224,21 +235,21 @@ def _q_grows(tables: Tables) -> Finding:
 
 def _q_rises_at_fixed_m(tables: Tables) -> Finding:
     steps = tables["steps"].query("n_hidden > 2")
-    slopes: dict[tuple[int, int], float] = {}
+    rows = []
     for (m, seed), own in steps.groupby(["n_hidden", "seed"]):
         if len(own) >= 2:
             x = -np.log((1 - own["sparsity"]) * (1 - own["next_sparsity"])) / (2 * math.log(2))
-            slopes[int(str(m)), int(str(seed))] = float(np.polyfit(x, own["q"], 1)[0])
-    if not slopes:
+            rows.append((m, seed, np.polyfit(x, own["q"], 1)[0]))
+    if not rows:
         return not_run("the jumps of an m above 2 at three sparsities")
-    by_seed = pd.Series(slopes).unstack()
+    by_seed = _by_seed(pd.DataFrame(rows, columns=["n_hidden", "seed", "value"]))
     overall = _mean(by_seed.mean(axis=0).to_numpy())
     words = ", ".join(f"{_in_words(*_mean(own.to_numpy()))} at m = {m}" for m, own in by_seed.iterrows())
     up = lies_within(*overall, low=0)
     return judged(f"q per halving of 1 - S: {words}; mean {_in_words(*overall)}", up is True, up is False)
 
 
-_EXPLAIN = {
+_EXPLAIN: dict[str, Callable[[pd.DataFrame], Any]] = {
     "m": lambda steps: np.log(steps["n_hidden"]),
     "held": lambda steps: np.log(steps["held"]),
     "participation": lambda steps: np.log(steps["participation_number"]),
@@ -272,7 +283,7 @@ def _follows(these: Sequence[str], those: Sequence[str], tables: Tables) -> Find
 
 def _falls(tables: Tables) -> Finding:
     cells = tables["cells"].dropna(subset="change")
-    logs = np.log(cells["change"]).groupby([cells["n_hidden"], cells["seed"]]).mean().unstack()
+    logs = _by_seed(cells.assign(value=np.log(cells["change"])))
     if not len(logs) or logs.shape[1] < 2:
         return not_run(f"T(1 - S) = {_BEFORE} and {_LAST} after the jump, two seeds")
     falls, words = [], []
@@ -378,8 +389,8 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
         ax.set_xscale("log")
         ax.set_xticks([1 / (1 - s) for s in sparsities], [f"{s:g}" for s in sparsities])
         ax.set_xlabel("sparsity S, as 1/(1 - S)")
-        ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    shown = sorted(set(runs["sparsity"]))[-2 if runs["sparsity"].nunique() > 1 else -1]
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    shown = sorted(set(runs["sparsity"]))[-2:][0]
     rows = runs[runs["sparsity"] == shown]
     rows = rows.assign(occurrences=(rows["n_examples"] * (1 - rows["sparsity"])).round())
     curves(rows, "feature_dimensionality_max", "n_hidden", largest, "occurrences", "m = {}", apart=1.015)
