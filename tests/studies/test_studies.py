@@ -26,6 +26,7 @@ ASKED_FOR = {
     "weight-decay",
     "training-length",
     "generalisation-scale",
+    "features-held",
     "repeats",
     "polygons",
     "middle-regime",
