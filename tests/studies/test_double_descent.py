@@ -62,7 +62,7 @@ def test_every_scale_has_four_seeds_of_each_size(scale: Scale, at_least: int, n_
 def test_the_paper_scale_is_the_papers_setup():
     default = TrainConfig(3)
     for config in STUDY.configs_up_to("paper"):
-        same = dataclasses.replace(config, n_examples=3, seed=0, snapshot_steps=())
+        same = dataclasses.replace(config, n_examples=3, batch_size=default.batch_size, seed=0, snapshot_steps=())
         assert same == default
         assert (config.n_steps, config.warmup_steps, config.learning_rate) == (50_000, 2_500, 1e-3)
 
@@ -143,3 +143,9 @@ def test_twelve_more_datasets_of_ten_examples():
     assert {config.n_examples for config in groups[_MORE_AT_10]} == {10}
     assert len([config for config in groups[_EVERY_T] if config.n_examples == 10]) == 4
     assert len([config for config in STUDY.configs_up_to("paper") if config.n_examples == 10]) == 16
+
+
+def test_infinite_data_at_the_papers_scale_has_batches_that_learn_features():
+    of_infinite_data = [config for config in STUDY.configs_up_to("paper") if config.n_examples == "inf"]
+    assert {config.batch_size for config in of_infinite_data} == {20_480}
+    assert {config.batch_size for config in STUDY.configs_up_to("paper", 500_000)} == {TrainConfig(3).batch_size}

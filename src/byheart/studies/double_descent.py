@@ -37,6 +37,7 @@ _T: dict[Scale, tuple[int | str, ...]] = {
 _ROUGH_PATCH = 15  # up to here the paper's own losses jump about, without comment
 _N_SEEDS = 4
 _MANY, _N_SEEDS_OF_MANY = 100_000, 2  # beyond this T a run takes half an hour or more
+_FRESH = 20_480  # a step at the paper's scale, of infinite data; with 2,048 no feature is learned (study "analytic")
 _N_SEEDS_AT_10 = 16  # only part of them memorize all ten examples
 _GENERALISES = 20_000  # the T of the paper's figures at which features are learned
 _FEW, _NEAR = 6, 0.15  # up to which T examples are on the line m/T, and how near; the paper's own within 0.14
@@ -48,6 +49,8 @@ def _groups(n_hidden: int, reduction: Reduction, scale: Scale) -> dict[str, list
     base = dataclasses.replace(base, snapshot_steps=log_spaced_steps(base.n_steps, 24))
     n_seeds = 2 if (n_hidden, reduction) != (2, "sum") and scale == "quick" else _N_SEEDS
     every = grid(base, {"n_examples": _T[scale]}, range(n_seeds))
+    if scale == "paper":
+        every = [dataclasses.replace(c, batch_size=_FRESH) if c.n_examples == "inf" else c for c in every]
     groups = {_EVERY_T: [c for c in every if float(c.n_examples) <= _MANY or c.seed < _N_SEEDS_OF_MANY]}
     if n_hidden == 2:
         groups[_MORE_AT_10] = grid(base, {"n_examples": (10,)}, range(_N_SEEDS, _N_SEEDS_AT_10))
@@ -73,7 +76,8 @@ def _exchange(tables: Tables) -> Finding:
         return not_run("T = 5 and some T(1 - S) of at least 20")
     holds = small["example_dimensionality_max"] > small["feature_dimensionality_max"]
     holds &= large["example_dimensionality_max"] <= large["feature_dimensionality_max"]
-    return share(holds.tolist(), f"have an example on top at T = 5 and a feature on top at T = {largest:g}")
+    at = f"at T = {largest:g}" if math.isfinite(largest) else "with infinite data"
+    return share(holds.tolist(), f"have an example on top at T = 5 and a feature on top {at}")
 
 
 def _pentagon(tables: Tables) -> Finding:
@@ -313,6 +317,8 @@ _CLAIMS = (
 
 def _figures(tables: Tables) -> dict[str, Captioned]:
     sizes = sizes_of(tables["runs"])
+    if batches := sorted(set(tables["runs"].query("n_examples == inf")["batch_size"])):
+        sizes += f" \N{INFINITY}: infinite data, {batches[0]:,} fresh examples a step."
     spread = "Dots are runs, lines means over seeds, bars one standard error either way"
     below = (
         "vectors of the first dataset at some T: the columns of W, one for each feature, and the hidden vectors, one"

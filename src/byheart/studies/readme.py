@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from byheart import markdown
@@ -131,10 +132,11 @@ def setup_of(runs: pd.DataFrame) -> str:
     for field in dataclasses.fields(TrainConfig):
         if field.name not in runs:  # the steps of snapshots are not in the table
             continue
-        values = sorted(set(runs[field.name]), key=lambda value: (str(type(value)), value))
+        used = runs[np.isinf(runs["n_examples"].astype(float))] if field.name == "batch_size" else runs
+        values = sorted(set(used[field.name]), key=lambda value: (str(type(value)), value))
         words = [f"{value:g}" if isinstance(value, float) else _brief(value) for value in values]
         if (field.name in _ALWAYS and len(values) == 1) or (len(values) == 1 and values[0] != field.default):
-            fixed.append(f"{field.name} {words[0]}")
+            fixed.append(f"{field.name} {words[0]}" + " (of infinite data)" * (field.name == "batch_size"))
         elif len(values) > 1:
             varied.append(f"{field.name}: {', '.join(words[:24])}{', ...' if len(words) > 24 else ''}")
     return f"{runs['id'].nunique()} runs: {', '.join(fixed)}, all else the defaults. Varied: {'; '.join(varied)}."

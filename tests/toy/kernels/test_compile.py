@@ -92,6 +92,38 @@ def test_a_place_among_temporary_files_that_others_can_write_to_is_not_taken(tmp
     assert done.stdout == "0.0 2.0 0\n"
 
 
+_CALLED = """
+from byheart.toy.kernels.compile import serial
+
+@serial
+def number():
+    return NUMBER
+"""
+_CALLER = """
+from byheart.toy.kernels.called import number
+from byheart.toy.kernels.compile import serial
+
+@serial
+def twice():
+    return 2 * number()
+"""
+_TWICE = "from byheart.toy.kernels.caller import twice; print(twice(), sum(twice.stats.cache_hits.values()))"
+
+
+def test_after_an_edit_of_one_file_nothing_that_calls_it_runs_its_old_code(tmp_path):
+    package = tmp_path / "site" / "byheart"
+    shutil.copytree(Path(byheart.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    kernels, environment = package / "toy" / "kernels", os.environ | {"PYTHONPATH": str(package.parent)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    (kernels / "caller.py").write_text(_CALLER)
+    for number, hits in ((1, 0), (1, 1), (20, 0)):
+        (kernels / "called.py").write_text(_CALLED.replace("NUMBER", str(number)))
+        done = subprocess.run(
+            [sys.executable, "-c", _TWICE], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"{2 * number} {hits}\n"
+
+
 _BITS = """
 from byheart.toy.config import TrainConfig
 from byheart.toy.train import train

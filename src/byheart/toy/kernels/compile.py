@@ -6,6 +6,7 @@ the compiler may fold to True as x - x == 0: write ``abs(x) < np.inf``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numba
 import numba.core.event
@@ -63,13 +65,33 @@ def _are_kept() -> bool:
 # Whatever is called becomes part of its caller: of two copies, one of them compiled alone and rounding otherwise, the
 # process that compiles would run another one than those that load what it kept.
 _OPTIONS = {"forceinline": True, "nogil": True, "cache": _are_kept(), "error_model": "numpy", "no_cfunc_wrapper": True}
-serial = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"})
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()
+
+
+def _compiler(fastmath: set[str], **options: bool | str) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles, and keeps the code for as long as no file of the kernels changes.
+
+    numba looks at the file of the function alone, so that one that calls a function of another file would run its old
+    code after that file was edited.
+    """
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**_OPTIONS, fastmath=fastmath, **options)(function)
+        if _OPTIONS["cache"]:
+            dispatcher._cache._cache_file._source_stamp = _SOURCES
+        return dispatcher
+
+    return compiled
+
+
+_REASSOCIATED = {"reassoc", "contract", "nsz"}
+serial = _compiler(_REASSOCIATED)
 # Called by compiled code alone: what Python would call is left out, which compiles sooner.
-inner = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True)
+inner = _compiler(_REASSOCIATED, no_cpython_wrapper=True)
 # Becomes part of its only caller before anything is compiled: whatever is nested is optimised once per level.
-inlined = numba.njit(**_OPTIONS, fastmath={"reassoc", "contract", "nsz"}, no_cpython_wrapper=True, inline="always")
+inlined = _compiler(_REASSOCIATED, no_cpython_wrapper=True, inline="always")
 # For loops over nonzeros: vectorised sums would gather, which is slower than one entry after the other.
-in_order = numba.njit(**_OPTIONS, fastmath={"contract", "nsz"})
+in_order = _compiler({"contract", "nsz"})
 
 _ZERO = np.float32(0)
 _CACHE_LINE = 64  # bytes
