@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llvmlite.binding import get_host_cpu_features
-
 from byheart.own import write_json
+from byheart.toy.kernels.compile import instructions
 
 KINDS = {"avx512": "AVX-512", "avx2": "AVX2", "other": "other instructions"}
 """Kinds of machines, by the widest instructions that numba compiles for, and what they are called in tables."""
@@ -23,9 +22,9 @@ _FEATURES = {"avx512f": "avx512", "avx2": "avx2"}
 
 
 def kind_here() -> str:
-    """Return the kind of this machine."""
-    there = get_host_cpu_features()
-    return next((kind for feature, kind in _FEATURES.items() if there.get(feature)), "other")
+    """Return the kind of this machine, or of what NUMBA_CPU_FEATURES leaves of it."""
+    there = instructions()
+    return next((kind for feature, kind in _FEATURES.items() if feature in there), "other")
 
 
 def file_of(directory: Path, kind: str) -> Path:

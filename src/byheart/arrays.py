@@ -226,7 +226,7 @@ def _of_objects(array: np.ndarray, name: str, accepted: str = _ACCEPTED) -> np.n
             return found.reshape(array.shape)
     if array.ndim == 1 and all(hasattr(value, "__len__") and not isinstance(value, str) for value in values):
         return _of_sequence(values, name)
-    expected = str if accepted is _LABELS and any(isinstance(value, str) for value in values) else numbers.Real
+    expected = str if accepted == _LABELS and any(isinstance(value, str) for value in values) else numbers.Real
     wrong = next((i for i, value in enumerate(values) if not isinstance(value, expected)), 0)
     place = np.unravel_index(wrong, array.shape) if array.ndim else ()
     raise ValueError(

@@ -25,11 +25,13 @@ class Damage:
         path: The file.
         reason: What is wrong with it.
         removed: Whether it was removed.
+        newer: Whether it is of a newer format, which this version cannot check: nothing says that it is damaged.
     """
 
     path: Place
     reason: str
     removed: bool = False
+    newer: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = F
             check(path, record)
             n_whole += 1
         except ValueError as error:
-            is_broken = record is None and not isinstance(error, NewerFormatError)
-            removed = remove_damaged and is_broken and _is_own(path)
+            newer = isinstance(error, NewerFormatError)
+            removed = remove_damaged and record is None and not newer and _is_own(path)
             if removed:
                 storage.remove(path)
-            damaged.append(Damage(path, str(error), removed))
+            damaged.append(Damage(path, str(error), removed, newer))
     return n_whole, damaged
 
 

@@ -107,3 +107,11 @@ def test_help_is_made_of_docstrings_types_and_defaults(capsys):
         "--on, --no-on (default: True)",
     ):
         assert option in words
+
+
+def test_a_leading_tilde_is_the_home_directory_but_not_in_urls(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = parsed("--needed=3", "--out=~/x", "~/net.py:make", "s3://~/x", "a~/x", "~")
+    assert found.out == tmp_path / "x"
+    assert found.targets == (f"{tmp_path}/net.py:make", "s3://~/x", "a~/x", str(tmp_path))
+    assert parsed("--needed=3", "--out=~nobody-here/x").out == Path("~nobody-here/x")

@@ -93,3 +93,12 @@ def test_what_is_in_the_way_of_a_page_is_refused(run, store, tmp_path):
         assert status == 2
         assert "which byheart did not write" in err
         assert path.read_bytes() == before
+
+
+def test_a_result_of_a_newer_format_is_named_and_not_counted_as_damaged(run, store, monkeypatch):
+    monkeypatch.setattr("byheart.records.FORMAT", 0)
+    status, out, err = run("store", "check", store, "--remove-damaged")
+    assert status == 0
+    assert "0 damaged files, 0 removed; 2 of a newer format, not checked" in out
+    assert err.count("newer format, not checked: ") == 2
+    assert len(list(store.iterdir())) == 2

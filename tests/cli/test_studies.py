@@ -35,6 +35,8 @@ def test_reproduce_lists_its_studies(run):
         (("polygons", "--from-tables"), "without a README.md of results, accepted: what reproduce left"),
         (("all", "--from-tables"), "without results, accepted: a directory with one of a study in it"),
         (("all", "--max-examples", 2), "max_examples: received 2, accepted: at least the smallest T"),
+        (("all", "--max-seeds", 0), "max_seeds: received 0, accepted: at least 1"),
+        (("polygons", "--from-tables", "--max-seeds", 1), "max_seeds: received 1 with from_tables, accepted: without"),
     ],
 )
 def test_what_a_study_does_not_take_is_refused(run, tmp_path, arguments, message):

@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import os
 import re
 import textwrap
 import typing
@@ -27,14 +28,19 @@ T = TypeVar("T")
 def _path(text: str) -> Path:
     if "://" in text:  # which would be a directory of that name
         raise ValueError
-    return Path(text)
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib raises where there is no such user
+
+
+def _text(text: str) -> str:
+    """A text, of which a leading ~/ is the home directory: a shell expands it only where a word starts."""
+    return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text  # noqa: PTH111 - as above
 
 
 # What stands for a value in the help, what is accepted in words, and how a text becomes a value.
 _KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
     int: ("INT", "an integer", int),
     float: ("FLOAT", "a number", float),
-    str: ("TEXT", "a text", str),
+    str: ("TEXT", "a text", _text),
     Path: ("PATH", "a path of this machine", _path),
     bool: ("{True,False}", "True, False", {"True": True, "False": False}.__getitem__),
     NoneType: ("", "", {"None": None}.__getitem__),

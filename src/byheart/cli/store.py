@@ -17,13 +17,13 @@ class StoreCommand:
     """Check every result of a store, or merge the results of one into another."""
 
     action: tuple[str, ...] = field(default=(), metadata={"positional": "check DIR | merge A B"})
-    """check DIR reads every result in DIR and names the damaged; merge A B copies into A what only B has. Each is a
-    directory, or a URL such as s3://bucket/runs."""
+    """check DIR reads every result in DIR and names the damaged, and those of a newer format, which it cannot check;
+    merge A B copies into A what only B has. Each is a directory, or a URL such as s3://bucket/runs."""
     remove_damaged: bool = False
     """With check: remove damaged files that byheart wrote; the same sweep then computes them again."""
 
     def run(self) -> None:
-        """Do it, and name what is damaged or differs; then the exit status is 1."""
+        """Do it, and name what is damaged or differs; then the exit status is 1. A newer format alone leaves it 0."""
         match self.action:
             case ("check", directory):
                 self._check(directory)
@@ -36,11 +36,16 @@ class StoreCommand:
     def _check(self, directory: str) -> None:
         from byheart.upkeep import check_store
 
-        n_whole, damaged = check_store(directory, _check_record, remove_damaged=self.remove_damaged)
-        for each in damaged:
-            complain(f"{'removed' if each.removed else 'damaged'}: {each.reason}")
+        n_whole, found = check_store(directory, _check_record, remove_damaged=self.remove_damaged)
+        for each in found:
+            what = "removed" if each.removed else "newer format, not checked" if each.newer else "damaged"
+            complain(f"{what}: {each.reason}")
+        damaged = [each for each in found if not each.newer]
+        n_newer = len(found) - len(damaged)
+        newer = f"; {n_newer} of a newer format, not checked" if n_newer else ""
         left = sum(not each.removed for each in damaged)
-        print(f"{n_whole} whole results in {directory}; {len(damaged)} damaged files, {len(damaged) - left} removed")
+        counts = f"{len(damaged)} damaged files, {len(damaged) - left} removed{newer}"
+        print(f"{n_whole} whole results in {directory}; {counts}")
         if left:
             why = " that may be whole, or not byheart's, and were left" if self.remove_damaged else ""
             raise CheckError(f"{left} damaged file(s) in {directory}{why}")

