@@ -45,11 +45,11 @@ _OCCURRENCES: dict[int, tuple[int, ...]] = {  # by m: to both sides of where the
 _M: dict[Scale, tuple[int, ...]] = {"quick": (2, 4, 8), "medium": (2, 3, 4, 6, 8), "paper": (2, 3, 4, 6, 8)}
 _ACTIVE: dict[Scale, tuple[float, ...]] = {  # features of an example: n(1 - S), half as many from one to the next
     "quick": (25, 12.5, 6.25),
-    "medium": (30, 15, 7.5),  # twice as sparse again would take as long as these three
+    "medium": (30, 15, 7.5, 3.75),
     "paper": (30, 15, 7.5, 3.75),
 }
 _SIZES: dict[Scale, dict[str, int]] = {"quick": {}, "medium": {"n_features": 300}, "paper": {"n_features": 1_000}}
-_SAME = 0.1  # an exponent so near 0 is none: 1.15 times from S = 0.9 to 0.975
+_SAME = 0.1  # an exponent so near 0 is none: 1.23 times from S = 0.9 to 0.9875
 _OF_PRODUCT, _LOW, _HIGH = (4, 8), 1.0, 1.4
 _MEASURES = {"held": "held", "participation_number": "participation"}
 _ALL = "all"
@@ -397,7 +397,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     largest.set(title=f"largest dimensionality, S = {shown:g}", ylabel="D", xlabel="T(1 - S)")
     _draw_q(tables["steps"], q)
     for axis in (held.yaxis, jump.yaxis, largest.xaxis, largest.yaxis, q.xaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 3) if axis is largest.xaxis else (1, 2, 3, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
     figure.legend(*largest.get_legend_handles_labels(), loc="outside upper center", ncols=runs["n_hidden"].nunique())
