@@ -52,7 +52,7 @@ class Merged:
 
 
 def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = False) -> tuple[int, list[Damage]]:
-    """Read every result of a store, and return how many are whole, and what is not.
+    """Read every result of a store, and return how many are whole, and what is not or cannot be checked.
 
     Args:
         directory: A directory, without those in it, or the URL of an object store.
@@ -64,7 +64,7 @@ def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = F
         OSError: If the store cannot be listed, or a file not be removed.
     """
     records = _there(directory)
-    n_whole, damaged = 0, []
+    n_whole, found = 0, []
     keys = records.keys()
     for key in keys:
         path, record = records.path(key), None
@@ -77,8 +77,8 @@ def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = F
             removed = remove_damaged and record is None and not newer and _is_own(path)
             if removed:
                 storage.remove(path)
-            damaged.append(Damage(path, str(error), removed, newer))
-    return n_whole, damaged
+            found.append(Damage(path, str(error), removed, newer))
+    return n_whole, found
 
 
 def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:

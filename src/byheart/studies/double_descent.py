@@ -318,7 +318,9 @@ _CLAIMS = (
 def _figures(tables: Tables) -> dict[str, Captioned]:
     sizes = sizes_of(tables["runs"])
     if batches := sorted(set(tables["runs"].query("n_examples == inf")["batch_size"])):
-        sizes += f" \N{INFINITY}: infinite data, {batches[0]:,} fresh examples a step."
+        sizes += (
+            f" \N{INFINITY}: infinite data, {' or '.join(f'{batch:,}' for batch in batches)} fresh examples a step."
+        )
     spread = "Dots are runs, lines means over seeds, bars one standard error either way"
     below = (
         "vectors of the first dataset at some T: the columns of W, one for each feature, and the hidden vectors, one"

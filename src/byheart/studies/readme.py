@@ -133,12 +133,13 @@ def setup_of(runs: pd.DataFrame) -> str:
         if field.name not in runs:  # the steps of snapshots are not in the table
             continue
         used = runs[np.isinf(runs["n_examples"].astype(float))] if field.name == "batch_size" else runs
+        name = f"{field.name}{' (of infinite data)' * (field.name == 'batch_size')}"
         values = sorted(set(used[field.name]), key=lambda value: (str(type(value)), value))
         words = [f"{value:g}" if isinstance(value, float) else _brief(value) for value in values]
         if (field.name in _ALWAYS and len(values) == 1) or (len(values) == 1 and values[0] != field.default):
-            fixed.append(f"{field.name} {words[0]}" + " (of infinite data)" * (field.name == "batch_size"))
+            fixed.append(f"{name} {words[0]}")
         elif len(values) > 1:
-            varied.append(f"{field.name}: {', '.join(words[:24])}{', ...' if len(words) > 24 else ''}")
+            varied.append(f"{name}: {', '.join(words[:24])}{', ...' if len(words) > 24 else ''}")
     return f"{runs['id'].nunique()} runs: {', '.join(fixed)}, all else the defaults. Varied: {'; '.join(varied)}."
 
 

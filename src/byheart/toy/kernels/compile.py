@@ -20,7 +20,7 @@ from typing import Any
 import numba
 import numba.core.event
 import numpy as np
-from llvmlite.binding import get_host_cpu_features
+from numba.core.codegen import get_host_cpu_features
 
 _PROBE = bytes(65_536)  # a full disk takes empty files
 
@@ -79,7 +79,9 @@ def _compiler(fastmath: set[str], **options: bool | str) -> Callable[[Callable[.
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(**_OPTIONS, fastmath=fastmath, **options)(function)
         if _OPTIONS["cache"]:
-            dispatcher._cache._cache_file._source_stamp = _SOURCES
+            kept = dispatcher._cache._cache_file
+            assert hasattr(kept, "_source_stamp")  # else this version of numba would go on with old code
+            kept._source_stamp = _SOURCES
         return dispatcher
 
     return compiled
@@ -101,7 +103,7 @@ _CACHE_LINE = 64  # bytes
 def instructions() -> set[str]:
     """Return the names of the instruction sets compiled for: this machine's, or those in NUMBA_CPU_FEATURES."""
     named = numba.config.CPU_FEATURES
-    features = get_host_cpu_features().flatten() if named is None else named
+    features = get_host_cpu_features() if named is None else named
     return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
 
 
