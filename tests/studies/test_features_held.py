@@ -91,6 +91,7 @@ def test_other_answers(columns, expected):
         (lambda m, held: math.log(m), "differs", None),
         (lambda m, held: math.log(held), "reproduced", "differs"),
         (lambda m, held: math.log(held / m), None, "reproduced"),
+        (lambda m, held: -math.log(held), "differs", None),  # a falling line is no explanation
     ],
 )
 def test_what_q_follows_is_told(of, number, per_unit):

@@ -263,12 +263,15 @@ _EXPLAIN: dict[str, Callable[[pd.DataFrame], Any]] = {
 
 
 def _explained(steps: pd.DataFrame) -> pd.DataFrame:
-    """By seed: the share of the variance of q over steps that a rising line over the log of each of these explains."""
+    """By seed: the share of the variance of q over steps that a line over the logarithm of each of these explains.
+
+    It is negative if the line falls: q was guessed to grow with each.
+    """
     rows = {}
     for seed, own in steps.groupby("seed"):
         if len(own) >= 6 and own["n_hidden"].nunique() >= 3:
             correlations = {name: float(np.corrcoef(of(own), own["q"])[0, 1]) for name, of in _EXPLAIN.items()}
-            rows[seed] = {name: max(r, 0) ** 2 for name, r in correlations.items()}
+            rows[seed] = {name: r * abs(r) for name, r in correlations.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(_EXPLAIN))
 
 
