@@ -18,10 +18,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from byheart.claims import Claim, Finding, judged, lies_within, not_run, one_digit
@@ -29,7 +27,7 @@ from byheart.geometry import feature_dimensionality
 from byheart.studies.readme import sizes_of
 from byheart.studies.study import N_SEEDS, SMALLEST, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import curves, figure_of
+from byheart.toy.figures import curves, figure_of, shades
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
 from byheart.toy.tables import table_of
@@ -389,20 +387,27 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
         (jump, cells, "occurrences", "sparser"),
         (largest, runs[runs["sparsity"] == shown], "feature_dimensionality_max", "occurrences"),
     ):
-        known = table[np.isfinite(table[column])]
-        if len(known):
+        known = table.assign(
+            **{column: table[column].where(np.isfinite(table[column]))}
+        )  # an m without keeps its colour
+        if known[column].notna().any():
             curves(known, column, "n_hidden", ax, axis, "m = {}", apart=1.015)
         ax.set(yscale="log")
     held.set(title="features held", ylabel="number")
     jump.set(title="the jump", ylabel="T(1 - S)")
+    sparsities = sorted(set(cells["sparsity"]))
     for ax in (held, jump):
-        ax.set_xticks(
-            [1 / (1 - s) for s in sorted(set(cells["sparsity"]))], [f"{s:g}" for s in sorted(set(cells["sparsity"]))]
-        )
+        ax.set_xticks([1 / (1 - s) for s in sparsities], [f"{s:g}" for s in sparsities])
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("sparsity S, spaced as 1/(1 - S)")
     largest.set(title=f"largest dimensionality, S = {shown:g}", ylabel="D", xlabel="T(1 - S)")
-    _draw_q(tables["steps"], q)
+    steps = tables["steps"]
+    for m, color in shades(runs["n_hidden"]).items():
+        by = steps[steps["n_hidden"] == m].groupby("sparsity")[["held", "q"]]
+        mean, error = by.mean(), by.sem()
+        q.errorbar(mean["held"], mean["q"], error["q"], error["held"], "o-", color=color, lw=0.8, ms=4, capsize=2)
+    q.set(xscale="log", title="q, from a sparsity to the next", xlabel="features held", ylabel="q")
+    q.axhline(1, color="black", lw=0.6, ls="--")
     for axis in (held.yaxis, jump.yaxis, largest.xaxis, largest.yaxis, q.xaxis):
         axis.set_major_locator(LogLocator(subs=(1, 3) if axis is largest.xaxis else (1, 2, 3, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -418,17 +423,6 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
         f" {sizes_of(runs, ('n_hidden', 'sparsity', 'n_examples'))}"
     )
     return {"features-held": Captioned(figure, caption)}
-
-
-def _draw_q(steps: pd.DataFrame, ax: Axes) -> None:
-    widths = sorted(set(steps["n_hidden"]))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(len(widths), 1)))
-    for m, color in zip(widths, colors, strict=False):
-        by = steps[steps["n_hidden"] == m].groupby("sparsity")[["held", "q"]]
-        mean, error = by.mean(), by.sem()
-        ax.errorbar(mean["held"], mean["q"], error["q"], error["held"], "o-", color=color, lw=0.8, ms=4, capsize=2)
-    ax.set(xscale="log", title="q, from a sparsity to the next", xlabel="features held", ylabel="q")
-    ax.axhline(1, color="black", lw=0.6, ls="--")
 
 
 STUDY = Study(

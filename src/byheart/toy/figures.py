@@ -315,9 +315,8 @@ def curves(
         label: Of a line, made from its value.
         apart: Factor on the axis from a line to the next, so that their bars do not lie on top of each other.
     """
-    groups = sorted(set(table[by]))
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
-    for k, (group, color) in enumerate(zip(groups, colors, strict=True)):
+    groups = shades(table[by])
+    for k, (group, color) in enumerate(groups.items()):
         grouped = table[table[by] == group].groupby(axis)[value]
         mean, error = grouped.mean(), grouped.sem()
         x = mean.index.to_numpy() * apart ** (k - (len(groups) - 1) / 2)
@@ -325,6 +324,12 @@ def curves(
     ax.set_xscale("log")
     ax.set_ylabel(value.replace("_", " "))
     return ax
+
+
+def shades(values: Iterable[Any]) -> dict[Any, Any]:
+    """Return a colour for each of these values, darker for the smaller."""
+    groups = sorted(set(values))
+    return dict(zip(groups, matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups))), strict=True))
 
 
 def losses_by(table: pd.DataFrame, by: str, label: str, titles: Mapping[Reduction, str]) -> Figure:
