@@ -58,7 +58,7 @@ def _count(typing_context, word):
 
 
 @intrinsic
-def _lowest(typing_context, word):
+def lowest(typing_context, word):
     """Return the place of the lowest bit that is set."""
 
     def code(context, builder, signature, args):
@@ -146,7 +146,7 @@ def add_active(z, words, h, W, bias_gradient, W_gradient, h_gradient):
         for word in range(words.shape[1]):
             bits = words[i, word]
             while bits != np.uint64(0):
-                f = np.int64(word * BITS) + _lowest(bits)
+                f = np.int64(word * BITS) + lowest(bits)
                 bits &= bits - np.uint64(1)
                 p, of_feature = z[i, f], np.int64(f * n_hidden)
                 bias_gradient[f] += p

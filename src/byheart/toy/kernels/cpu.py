@@ -12,12 +12,92 @@ of threads. Reassociation is allowed so that loops can be vectorised; NaN and in
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from byheart.toy.data import SparseExamples
-from byheart.toy.kernels import AdamW, narrow, wide
+from byheart.toy.kernels import AdamW, narrow, neighbours, wide
 from byheart.toy.kernels.losses import example_losses as example_losses
 from byheart.toy.model import Reduction, loss_scale
+
+_LIST_FROM = 1_000_000  # multiplications of a step with W
+_FIRST_LOOK = 512  # step
+_LOOK_EVERY = 128  # steps, while there are lists
+_LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
+_PROBE = 8  # steps, over which the first distances are measured
+_ACTIVE_SHARE = 0.02
+_LISTED_SHARE = 0.015  # per hidden unit
+
+
+class Training:
+    """One model with up to eight hidden units: in whole tiles at first, and by lists once few outputs are active."""
+
+    def __init__(
+        self,
+        W: Float[np.ndarray, "n_hidden n_features"],
+        b: Float[np.ndarray, " n_features"],
+        examples: SparseExamples,
+        optimizer: AdamW,
+        reduction: Reduction,
+    ) -> None:
+        self.tiled = narrow.Training(W, b, examples, optimizer, reduction, True)
+        self.listed: neighbours.Training | None = None
+        self.given = examples, optimizer, reduction
+        self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
+        self.may_list = self.tiled.work >= _LIST_FROM and len(b) <= neighbours.MAX_FEATURES
+        self.look_at = _FIRST_LOOK
+
+    @property
+    def _now(self) -> narrow.Training | neighbours.Training:
+        return self.tiled if self.listed is None else self.listed
+
+    @property
+    def step(self) -> int:
+        return self._now.step
+
+    @property
+    def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
+        """The weights, now."""
+        return self.tiled.W if self.listed is None else self.listed.parameters[0][:-1]
+
+    @property
+    def b(self) -> Float32[np.ndarray, " n_features"]:
+        """The bias, now."""
+        return self.tiled.b if self.listed is None else self.listed.parameters[0][-1]
+
+    def set_examples(self, examples: SparseExamples) -> None:
+        """Train on these examples from the next step on."""
+        if self.listed is not None:
+            self.tiled.resume(self.listed.parameters, self.step)
+        self.listed, self.may_list = None, False  # they would be made anew at every step
+        self.tiled.set_examples(examples)
+
+    def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
+        """Return the gradient of the loss with respect to W and b, at the weights now."""
+        return self._now.gradient()
+
+    def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
+        """Take these steps; see the protocol."""
+        last = self.step + len(learning_rates)
+        while self.step < last:
+            if self.may_list and self.step >= self.look_at:
+                self._look()
+            stop = min(last, self.look_at) if self.may_list else last
+            self._now.advance(learning_rates[len(learning_rates) - (last - self.step) :][: stop - self.step])
+
+    def _look(self) -> None:
+        """Go over to lists, or back, if that pays; it depends on the steps taken and the weights alone."""
+        if self.listed is not None:
+            self.look_at = self.step + _LOOK_EVERY
+            if self.listed.computed_share() > _LISTED_SHARE * self.tiled.n_hidden:
+                self.tiled.resume(self.listed.parameters, self.step)
+                self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
+        elif self.before is not None:
+            self.listed = neighbours.Training(self.before, _PROBE, self.tiled.parameters, self.step, *self.given)
+            self.before, self.look_at = None, self.step + _LOOK_EVERY
+        elif self.tiled.active_share() < _ACTIVE_SHARE:
+            self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
+        else:
+            self.look_at = int(_LOOK_LATER * self.step)
 
 
 def start(
@@ -28,7 +108,7 @@ def start(
     reduction: Reduction,
     *,
     skipping: bool = True,
-) -> narrow.Training | wide.Training:
+) -> Training | narrow.Training | wide.Training:
     """Begin training from these weights; the arrays given are left as they are.
 
     Args:
@@ -40,7 +120,9 @@ def start(
         skipping: Whether pairs may be skipped where that pays; the result is the same up to rounding.
     """
     if len(W) <= narrow.MAX_HIDDEN:
-        return narrow.Training(W, b, examples, optimizer, reduction, skipping)
+        if not skipping:
+            return narrow.Training(W, b, examples, optimizer, reduction, skipping)
+        return Training(W, b, examples, optimizer, reduction)
     return wide.Training(W, b, examples, optimizer, reduction)
 
 

@@ -44,6 +44,7 @@ _TRY_AGAIN_AFTER = 8 * _CHECK_ORDER_EVERY  # without skipping, where it did not 
 _SERIAL_BELOW = 150_000  # multiplications per step with W: a second thread gains nothing at 100,000, a fifth at 200,000
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
+_SAMPLE = 128  # examples, of which active outputs are counted
 _ZERO = np.float32(0)
 
 
@@ -361,6 +362,7 @@ class Training:
         self.rows = Rows(
             np.empty(n_examples + 1, np.int64), np.empty(csr.indices.size, np.uint32), np.empty_like(csr.values)
         )
+        self.sample = csr.to_scipy()[:: -(-n_examples // _SAMPLE)]
         self.examples: Int32[np.ndarray, " n_examples"] = np.arange(n_examples, dtype=np.int32)
         self._arrange()
         # Examples that come fresh at every step would need new orders at every step.
@@ -380,6 +382,22 @@ class Training:
         """The bias, now."""
         b: Float32[np.ndarray, " n_features"] = self.state.theta.take(self.places[-1])
         return b
+
+    @property
+    def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
+        """W and, in the last row, b, now; likewise AdamW's moments."""
+        return tuple(in_tiles.take(self.places) for in_tiles in self.in_tiles)
+
+    def resume(self, parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...], step: int) -> None:
+        """Go on from these ``parameters``, after so many steps."""
+        for in_tiles, values in zip(self.in_tiles, parameters, strict=True):
+            in_tiles[self.places] = values
+        self.step, self.renewed_at = step, -1
+
+    def active_share(self) -> float:
+        """Return the share of outputs that are positive, of some examples."""
+        some = self.sample @ self.W.T
+        return float(np.mean(some @ self.W > -self.b))
 
     @property
     def cut_share(self) -> float:

@@ -1,0 +1,527 @@
+"""Training from lists of the few pairs (example, feature) that can be active before the weights have moved far.
+
+An output is positive where z = W_f . h + b_f > 0, and adds nothing to the gradient elsewhere. At trained weights that is
+one pair of a hundred or less, and nearly all of them are the same step after step. So each example keeps a list of the
+features that are positive for it as long as neither has moved by more than a radius of its own, as the neighbour lists
+of molecular dynamics do (Verlet 1967, "Computer Experiments on Classical Fluids. I"). With theta_f = (W_f, b_f), where
+it was when the lists were made and r_f its radius, g = (h, 1), likewise with h's radius r_h,
+
+    z <= theta_f . g + r_f |g| + r_h (|W_f| + r_f),
+
+and a pair is listed where this is positive. After every step each feature's distance from where it was is looked at: if
+one is beyond its radius, all of them start anew from where they are now, and so do all lists. An example that is beyond
+its own has its own list made anew. Radii are what the last distances would become in some more steps. The result is that
+of the dense computation up to rounding, for any weights: lists decide which products are zero, and nothing else.
+
+All that belongs to a feature, theta_f, is a row; rows are as long as a vector of 4, 8 or 16 lanes, and what is beyond
+W_f and b_f is 0. Steps are a row of units, which threads share (see ``tickets``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from byheart.toy.data import SparseExamples
+from byheart.toy.kernels import AdamW, DivergedError
+from byheart.toy.kernels.active import lowest
+from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
+from byheart.toy.kernels.compile import empty, inner, serial
+from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
+from byheart.toy.model import Reduction, loss_scale
+from byheart.toy.pace import Pace
+
+MAX_FEATURES = 2**16  # that the numbers in lists can name
+_FEATURES = 16  # per tile, where lists are made
+_FEATURES_PER_BLOCK = 1024  # that one thread takes
+_EXAMPLES_PER_UNIT = 256  # that one thread takes
+_EXAMPLES_PER_GROUP = 512  # at least, if there are several groups: each has a gradient of its own
+_MAX_GROUPS = 8  # their copies of the gradient are added up at every step
+_STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a list has to be made anew
+_LEAST_RADIUS = np.float32(1e-6)  # times the size of what moves: beyond rounding
+_LISTED_AT_MOST = 16  # features of so many; an example that has more is computed against all
+_COST_OF_A_LIST = 0.2  # of computing an example against all features
+_SERIAL_BELOW = 100_000  # pairs: one thread is faster, as most of a step is AdamW
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_FLAGS = ("contract", "nsz", "reassoc")
+
+
+class State(NamedTuple):
+    """What a step reads and writes. ``lanes``: the length of a row."""
+
+    theta: np.ndarray  # (n_features up to a whole tile, lanes); likewise the moments of AdamW
+    first: np.ndarray
+    second: np.ndarray
+    shares: np.ndarray  # of the gradient: by group
+    g: np.ndarray  # (n_examples, lanes): h and 1
+    grad_g: np.ndarray
+    theta_then: np.ndarray  # when the lists were made
+    radius: np.ndarray  # of features
+    bounds: np.ndarray  # tiles of features: W_then, their radii, |W_then| + radii, b_then
+    g_then: np.ndarray  # when each example's list was made
+    reach: np.ndarray  # (n_examples, 2): |g_then| and the radius of h
+    listed_at: np.ndarray  # step, of each example's list
+    lists: np.ndarray  # (n_examples, most)
+    n_listed: np.ndarray  # by example; -1: all of them
+    everything: np.ndarray  # 0, 1, 2, ...
+    renewed_at: np.ndarray  # step, by block of features
+    moved: np.ndarray  # whether a feature is beyond its radius, by block
+    finite: np.ndarray  # whether the gradient is, by block
+    n_pairs: np.ndarray  # that were computed since they were last counted, by group
+
+
+def lanes(n_hidden: int) -> int:
+    """Return how long a row is: a vector of a length that processors have, with room for W_f and b_f."""
+    return next(size for size in (4, 8, 16) if size > n_hidden)
+
+
+MAX_HIDDEN = 15
+
+
+def _data(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
+    """The data of arguments that are arrays, the others as they are."""
+    return [
+        context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+        for kind, value in zip(signature.args, args, strict=True)
+    ]
+
+
+def _row(builder: Any, rows: Any, i: Any, size: int) -> Any:
+    """Point to row i, as a vector."""
+    return builder.bitcast(
+        builder.gep(rows, [builder.mul(i, i.type(size))]), ir.VectorType(ir.FloatType(), size).as_pointer()
+    )
+
+
+def _load(builder: Any, rows: Any, i: Any, size: int) -> Any:
+    return builder.load(_row(builder, rows, i, size), align=4)
+
+
+def _sum(builder: Any, vector: Any, size: int) -> Any:
+    """Add up the lanes of a vector."""
+    kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), ir.VectorType(ir.FloatType(), size)])
+    add_up = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{size}f32")
+    return builder.call(add_up, [ir.FloatType()(0.0), vector], fastmath=_FLAGS)
+
+
+def _spread(builder: Any, value: Any, size: int) -> Any:
+    """Return a vector that has the value in every lane."""
+    vector, lane = ir.VectorType(ir.FloatType(), size), ir.IntType(32)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, size), [0] * size))
+
+
+@intrinsic
+def _dot(typing_context, zeros, a, i, b, j):
+    """Return a[i] . b[j]."""
+    size = lanes(len(zeros))
+
+    def code(context, builder, signature, args):
+        _, a, i, b, j = _data(context, builder, signature, args)
+        product = builder.fmul(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
+        return _sum(builder, product, size)
+
+    return types.float32(zeros, a, types.int64, b, types.int64), code
+
+
+@intrinsic
+def _square_distance(typing_context, zeros, a, i, b, j):
+    """Return |a[i] - b[j]|^2."""
+    size = lanes(len(zeros))
+
+    def code(context, builder, signature, args):
+        _, a, i, b, j = _data(context, builder, signature, args)
+        difference = builder.fsub(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
+        return _sum(builder, builder.fmul(difference, difference, flags=_FLAGS), size)
+
+    return types.float32(zeros, a, types.int64, b, types.int64), code
+
+
+@intrinsic
+def _add_scaled(typing_context, zeros, to, i, p, source, j):
+    """Add p source[j] to to[i]."""
+    size = lanes(len(zeros))
+
+    def code(context, builder, signature, args):
+        _, to, i, p, source, j = _data(context, builder, signature, args)
+        product = builder.fmul(_spread(builder, p, size), _load(builder, source, j, size), flags=_FLAGS)
+        total = builder.fadd(_load(builder, to, i, size), product, flags=_FLAGS)
+        builder.store(total, _row(builder, to, i, size), align=4)
+        return context.get_dummy_value()
+
+    return types.void(zeros, to, types.int64, types.float32, source, types.int64), code
+
+
+@intrinsic
+def _add_listed(typing_context, zeros, features, n, theta, g, i, share, grad_g):
+    """Example i against n listed features: z = theta_f . g; p = ReLU(z); share_f += p g; grad_g += p theta_f."""
+    size = lanes(len(zeros))
+
+    def code(context, builder, signature, args):
+        _, features, n, theta, g, i, share, grad_g = _data(context, builder, signature, args)
+        vector, zero = ir.VectorType(ir.FloatType(), size), ir.FloatType()(0.0)
+        hidden, total = _load(builder, g, i, size), cgutils.alloca_once(builder, vector)
+        builder.store(ir.Constant(vector, [0.0] * size), total)
+        with cgutils.for_range(builder, n, intp=i.type) as loop:
+            f = builder.zext(builder.load(builder.gep(features, [loop.index])), i.type)
+            row = _load(builder, theta, f, size)
+            z = _sum(builder, builder.fmul(hidden, row, flags=_FLAGS), size)
+            p = builder.select(builder.fcmp_ordered("<", z, zero), zero, z)  # this way round, a NaN passes through
+            p = _spread(builder, p, size)
+            of_row = builder.fmul(p, hidden, flags=_FLAGS)
+            builder.store(
+                builder.fadd(_load(builder, share, f, size), of_row, flags=_FLAGS), _row(builder, share, f, size), align=4
+            )
+            of_example = builder.fmul(p, row, flags=_FLAGS)
+            builder.store(builder.fadd(builder.load(total), of_example, flags=_FLAGS), total)
+        builder.store(builder.load(total), _row(builder, grad_g, i, size), align=4)
+        return context.get_dummy_value()
+
+    return types.void(zeros, features, types.int64, theta, g, types.int64, share, grad_g), code
+
+
+@intrinsic
+def _reachable(typing_context, zeros, bounds, tile, g, reach, i):
+    """Return the bits of the features of a tile for which the bound of z, with example i, is positive or NaN."""
+    n_hidden, size = len(zeros), lanes(len(zeros))
+
+    def code(context, builder, signature, args):
+        _, bounds, tile, g, reach, i = _data(context, builder, signature, args)
+        vector = ir.VectorType(ir.FloatType(), _FEATURES)
+        first = builder.mul(tile, tile.type(n_hidden + 3))
+        z = _load(builder, bounds, builder.add(first, first.type(n_hidden + 2)), _FEATURES)
+        for k in range(n_hidden + 2):
+            rows, columns, column = (g, size, k) if k < n_hidden else (reach, 2, k - n_hidden)
+            place = builder.add(builder.mul(i, i.type(columns)), i.type(column))
+            x = _spread(builder, builder.load(builder.gep(rows, [place])), _FEATURES)
+            here = _load(builder, bounds, builder.add(first, first.type(k)), _FEATURES)
+            z = builder.fadd(z, builder.fmul(x, here, flags=_FLAGS), flags=_FLAGS)
+        above = builder.fcmp_unordered(">", z, ir.Constant(vector, [0.0] * _FEATURES))
+        return builder.zext(builder.bitcast(above, ir.IntType(_FEATURES)), ir.IntType(64))
+
+    return types.uint64(zeros, bounds, types.int64, g, reach, types.int64), code
+
+
+@inner
+def _find_hidden(zeros, state, starts, features, values, lo, hi):
+    """g_i = (W x_i, 1)."""
+    n_hidden = len(zeros)
+    state.g[lo:hi] = _ZERO
+    for i in range(lo, hi):
+        for entry in range(starts[i], starts[i + 1]):
+            _add_scaled(zeros, state.g, i, values[entry], state.theta, np.int64(features[entry]))
+        state.g[i, n_hidden] = _ONE
+
+
+@inner
+def _make_list(zeros, state, i):
+    """List the features that can be active for an example until it, or one of them, is beyond its radius."""
+    n, most = np.int64(0), state.lists.shape[1]
+    for tile in range(state.bounds.shape[0]):
+        bits = _reachable(zeros, state.bounds, tile, state.g_then, state.reach, i)
+        while bits != np.uint64(0):
+            if n == most:
+                state.n_listed[i] = -1
+                return
+            state.lists[i, n] = tile * _FEATURES + lowest(bits)
+            bits &= bits - np.uint64(1)
+            n += 1
+    state.n_listed[i] = n
+
+
+@inner
+def _keep_list(zeros, state, i, step):
+    """Make an example's list anew if need be; return whether it was."""
+    distance = np.sqrt(_square_distance(zeros, state.g, i, state.g_then, i))
+    if distance <= state.reach[i, 1] and state.listed_at[i] >= state.renewed_at[0]:
+        return False
+    steps = np.float32(max(step - state.listed_at[i], 1))
+    size = np.sqrt(_dot(zeros, state.g, i, state.g, i))
+    state.reach[i, 0] = size
+    state.reach[i, 1] = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
+    state.g_then[i] = state.g[i]
+    state.listed_at[i] = step
+    _make_list(zeros, state, i)
+    return True
+
+
+@inner
+def _correct(zeros, state, starts, features, values, i, share, targets):
+    """Take x_f W_f off grad_h and x_f g off the gradient at active nonzero targets; add x_f grad_h to W_f's."""
+    for entry in range(starts[i], starts[i + 1]):
+        f = np.int64(features[entry])
+        target = values[entry] if _dot(zeros, state.theta, f, state.g, i) > 0 else _ZERO
+        targets[entry - starts[i]] = target
+        _add_scaled(zeros, state.grad_g, i, -target, state.theta, f)
+    state.grad_g[i, len(zeros)] = _ZERO  # of the 1
+    for entry in range(starts[i], starts[i + 1]):
+        f = np.int64(features[entry])
+        _add_scaled(zeros, share, f, values[entry], state.grad_g, i)
+        _add_scaled(zeros, share, f, -targets[entry - starts[i]], state.g, i)
+
+
+@inner
+def _examples(zeros, state, starts, features, values, group, lo, hi, is_first, step):
+    """Some examples of one group, against the features on their lists."""
+    share, n_all = state.shares[group], state.everything.shape[0]
+    if is_first:
+        share[:] = _ZERO
+    longest = np.int64(0)
+    for i in range(lo, hi):
+        longest = max(longest, starts[i + 1] - starts[i])
+    targets = np.empty(longest, np.float32)
+    _find_hidden(zeros, state, starts, features, values, lo, hi)
+    for i in range(lo, hi):
+        if _keep_list(zeros, state, i, step):
+            state.n_pairs[group] += np.int64(_COST_OF_A_LIST * n_all)
+        n = np.int64(state.n_listed[i])
+        listed = state.lists[i]
+        if n < 0:
+            n, listed = n_all, state.everything
+        state.n_pairs[group] += n
+        _add_listed(zeros, listed, n, state.theta, state.g, i, share, state.grad_g)
+        _correct(zeros, state, starts, features, values, i, share, targets)
+
+
+@inner
+def _any(answers):
+    found = False
+    for answer in answers:
+        found |= answer
+    return found
+
+
+@inner
+def _renew(zeros, state, lo, hi, block, step):
+    """Start some features' distances anew, with the radii that these suggest."""
+    n_hidden = len(zeros)
+    steps = np.float32(max(step - state.renewed_at[block], 1))
+    for f in range(lo, hi):
+        distance = np.sqrt(_square_distance(zeros, state.theta, f, state.theta_then, f))
+        size = np.sqrt(_dot(zeros, state.theta, f, state.theta, f))
+        radius = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
+        tile, j = divmod(f, _FEATURES)
+        square = _ZERO
+        for k in range(n_hidden):
+            w = state.theta[f, k]
+            state.bounds[tile, k, j] = w
+            square += w * w
+        state.bounds[tile, n_hidden, j] = radius
+        state.bounds[tile, n_hidden + 1, j] = np.sqrt(square) + radius
+        state.bounds[tile, n_hidden + 2, j] = state.theta[f, n_hidden]
+        state.radius[f] = radius
+        state.theta_then[f] = state.theta[f]
+    state.renewed_at[block] = step
+
+
+@serial
+def _block_gradient(state, lo, hi):
+    """Add up the groups' shares of one block of features, in the first group's."""
+    size = state.theta.shape[1]
+    grad = state.shares[0, lo:hi].reshape(-1)
+    n_groups = state.shares.shape[0]
+    if n_groups > 1:
+        sums = np.zeros((hi - lo) * size)  # float64: shares cancel
+        for group in range(n_groups):
+            share = state.shares[group, lo:hi].reshape(-1)
+            for j in range(sums.shape[0]):
+                sums[j] += share[j]
+        for j in range(sums.shape[0]):
+            grad[j] = np.float32(sums[j])
+
+
+@inner
+def _block_step(zeros, state, scale, learning_rate, step, constants, lo, hi, block):
+    _block_gradient(state, lo, hi)
+    rates, n_hidden = rates_of_step(learning_rate, step, constants), len(zeros)
+    theta, gradient = state.theta[lo:hi].reshape(-1), state.shares[0, lo:hi].reshape(-1)
+    total = _ZERO
+    for j in range(gradient.shape[0]):
+        total += gradient[j]
+    state.finite[block] = abs(total) < np.inf  # the bias's gradient is not as soon as any pre-activation is not
+    keep, penalty = rates.keep_W, rates.penalty_W
+    if rates.keep_b != keep or rates.penalty_b != penalty:  # only W decays
+        for f in range(lo, hi):
+            for k in range(n_hidden):
+                state.shares[0, f, k] += penalty / scale * state.theta[f, k]
+                state.theta[f, k] *= keep
+        keep, penalty = _ONE, _ZERO
+    adamw(
+        theta,
+        gradient,
+        state.first[lo:hi].reshape(-1),
+        state.second[lo:hi].reshape(-1),
+        scale,
+        keep,
+        penalty,
+        rates,
+    )
+    moved = False
+    for f in range(lo, hi):
+        moved |= not _square_distance(zeros, state.theta, f, state.theta_then, f) <= state.radius[f] * state.radius[f]
+    state.moved[block] = moved
+
+
+@serial
+def _run(tickets, end, zeros, state, starts, features, values, scale, learning_rates, step, constants):
+    """Take units of steps that nobody else takes, up to unit ``end``.
+
+    The units of a step: each block of features, if distances start anew; some examples of every group, and again until
+    there are no more; each block's step.
+    """
+    n_examples, n_groups, n_blocks = state.g.shape[0], state.shares.shape[0], state.finite.shape[0]
+    n_features, group_size = state.theta.shape[0], -(-n_examples // n_groups)
+    n_before = n_blocks + n_groups * -(-group_size // _EXAMPLES_PER_UNIT)
+    n_units = n_before + n_blocks
+    while True:
+        ticket = take(tickets)
+        if ticket >= end:
+            return
+        s, unit = ticket // n_units, ticket % n_units
+        if unit >= n_before:  # what has to be done before this unit
+            before = n_before
+        elif unit >= n_blocks:
+            before = unit - (unit - n_blocks) % n_groups
+        else:
+            before = np.int64(0)
+        if not wait(tickets, s * n_units + before):
+            return
+        if unit < n_blocks or unit >= n_before:
+            block = unit if unit < n_blocks else unit - n_before
+            lo, hi = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, n_features)
+            if unit >= n_before:
+                _block_step(zeros, state, scale, learning_rates[s], step + s, constants, lo, hi, block)
+            else:
+                if s > 0:
+                    for finite in state.finite:
+                        if not finite:
+                            stop(tickets, s - 1)
+                            return
+                if _any(state.moved):
+                    _renew(zeros, state, lo, hi, block, step + s)
+        else:
+            some, group = divmod(unit - n_blocks, n_groups)
+            begin = group * group_size + some * _EXAMPLES_PER_UNIT
+            last = min(min((group + 1) * group_size, n_examples), begin + _EXAMPLES_PER_UNIT)
+            _examples(
+                zeros, state, starts, features, values, group, min(begin, last), last, some == 0, step + s
+            )
+        finish(tickets)
+
+
+class Training:
+    """One model in training; see the protocol of this name.
+
+    Args:
+        before: W, and in the last row b, some steps ago: how far they went is the first guess of how far they will go.
+        n_steps: How many steps ago.
+        rows: W and b now, and AdamW's moments.
+        step: How many steps were taken until now.
+        examples: What to train on.
+        optimizer: AdamW's settings.
+        reduction: Of the squared error over features.
+    """
+
+    def __init__(
+        self,
+        before: Float32[np.ndarray, "n_hidden_and_bias n_features"],
+        n_steps: int,
+        rows: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...],
+        step: int,
+        examples: SparseExamples,
+        optimizer: AdamW,
+        reduction: Reduction,
+    ) -> None:
+        csr = examples.expanded()
+        n_examples, self.n_hidden, self.n_features = csr.n_examples, len(before) - 1, before.shape[1]
+        self.zeros, self.constants, self.step = (np.float32(0),) * self.n_hidden, constants(optimizer), step
+        self.starts, self.entries, self.values = csr.indptr.astype(np.int64), csr.indices, csr.values
+        self.scale = np.float32(2 * loss_scale(self.n_features, reduction) / n_examples)
+        n_tiles, size = -(-self.n_features // _FEATURES), lanes(self.n_hidden)
+        n_blocks, n_groups = -(-n_tiles * _FEATURES // _FEATURES_PER_BLOCK), 1
+        while n_groups < _MAX_GROUPS and n_examples >= 2 * n_groups * _EXAMPLES_PER_GROUP:
+            n_groups *= 2
+
+        def in_rows(values: Float32[np.ndarray, "n_hidden_and_bias n_features"]) -> Float32[np.ndarray, "n lanes"]:
+            found = empty((n_tiles * _FEATURES, size))
+            found[:] = 0
+            found[: self.n_features, : len(values)] = values.T
+            return found
+
+        then, of_examples = in_rows(before), (n_examples, size)
+        self.state = State(
+            *(in_rows(values) for values in rows),
+            shares=empty((n_groups, *then.shape)),
+            g=empty(of_examples),
+            grad_g=empty(of_examples),
+            theta_then=then,
+            radius=empty((len(then),)),
+            bounds=empty((n_tiles, self.n_hidden + 3, _FEATURES)),
+            g_then=empty(of_examples),
+            reach=np.zeros((n_examples, 2), np.float32),
+            listed_at=np.full(n_examples, step - n_steps, np.int64),
+            lists=np.empty((n_examples, max(2 * _FEATURES, self.n_features // _LISTED_AT_MOST)), np.uint16),
+            n_listed=np.empty(n_examples, np.int32),
+            everything=np.arange(self.n_features, dtype=np.uint16),
+            renewed_at=np.full(n_blocks, step - n_steps, np.int64),
+            moved=np.ones(n_blocks, np.bool_),
+            finite=np.empty(n_blocks, np.bool_),
+            n_pairs=np.zeros(n_groups, np.int64),
+        )
+        self.state.g_then[:] = csr.to_scipy() @ then[: self.n_features]
+        self.state.g_then[:, self.n_hidden] = 1
+        group_size = -(-n_examples // n_groups)
+        self.units_of_gradient = n_blocks + n_groups * -(-group_size // _EXAMPLES_PER_UNIT)
+        self.units_of_step = self.units_of_gradient + n_blocks
+        self.pace, self.counted_from = Pace(0), step
+        self.team = Team(1 if n_examples * self.n_features < _SERIAL_BELOW else max(n_blocks, n_groups))
+
+    def _in_columns(self, rows: np.ndarray) -> Float32[np.ndarray, "n_hidden_and_bias n_features"]:
+        return np.ascontiguousarray(rows[: self.n_features, : self.n_hidden + 1].T)
+
+    @property
+    def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
+        """W and, in the last row, b, now; likewise AdamW's moments."""
+        return tuple(self._in_columns(rows) for rows in (self.state.theta, self.state.first, self.state.second))
+
+    def computed_share(self) -> float:
+        """Return the share of all pairs that was computed in the mean step since the last call, lists included."""
+        share = self.state.n_pairs.sum() / (len(self.state.g) * self.n_features * (self.step - self.counted_from))
+        self.state.n_pairs[:], self.counted_from = 0, self.step
+        return float(share)
+
+    def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
+        """Take these steps; see the protocol."""
+        begin, n_units = self.step, len(learning_rates) * self.units_of_step
+        for stopped_at, last in self._pieces(learning_rates, n_units):
+            taken, rest = divmod(last, self.units_of_step)
+            if stopped_at < 0 and rest == 0 and not self.state.finite.all():
+                stopped_at = taken - 1
+            self.step = begin + (taken if stopped_at < 0 else stopped_at)
+            if stopped_at >= 0:
+                raise DivergedError(self.step)
+
+    def _pieces(self, learning_rates: Float64[np.ndarray, " n_steps"], n_units: int) -> Iterator[tuple[int, int]]:
+        """Do so many units of these steps, and say after each piece which step was not finite, or -1, and how many."""
+        data = self.zeros, self.state, self.starts, self.entries, self.values
+        now = self.scale, learning_rates, self.step, self.constants
+        for begin, end in self.pace.cut(0, n_units, self.team.size()):
+            for first, last, n_threads in self.team.pieces(begin, end, self.units_of_step):
+                numbers = tickets(first)
+                side_by_side(n_threads, _run, numbers, last, *data, *now)
+                yield stopped(numbers), last
+
+    def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
+        """Return the gradient of the loss with respect to W and b, at the weights now."""
+        for _ in self._pieces(np.zeros(1), self.units_of_gradient):
+            pass
+        _block_gradient(self.state, 0, len(self.state.theta))
+        gradient = self._in_columns(self.state.shares[0]) * self.scale
+        return gradient[:-1], gradient[-1]
