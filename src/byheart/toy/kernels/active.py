@@ -52,7 +52,7 @@ def _activate_word(typing_context, z, at, bias, f):
 
 
 @intrinsic
-def _count(typing_context, word):
+def count(typing_context, word):
     """Return how many bits are set."""
     return types.int64(types.uint64), lambda context, builder, signature, args: builder.ctpop(args[0])
 
@@ -127,7 +127,7 @@ def activate(z, bias, words):
                     if not flat[start + j] <= 0:  # so that NaN is active
                         bits |= np.uint64(1) << np.uint64(j - f)
             words[i, word] = bits
-            n_active += _count(bits)
+            n_active += count(bits)
     return n_active
 
 

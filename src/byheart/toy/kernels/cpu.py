@@ -21,11 +21,12 @@ from byheart.toy.model import Reduction, loss_scale
 
 _LIST_FROM = 1_000_000  # multiplications of a step with W
 _FIRST_LOOK = 512  # step
-_LOOK_EVERY = 128  # steps, while there are lists
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
+_LOOK_EVERY = 128  # steps, where they do
 _PROBE = 8  # steps, over which the first distances are measured
-_ACTIVE_SHARE = 0.02
-_LISTED_SHARE = 0.015  # per hidden unit
+# Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
+_COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
+_ACTIVE_AT_MOST = _COMPUTED_AT_MOST / 5  # lists are longer than what is active
 
 
 class Training:
@@ -86,15 +87,16 @@ class Training:
 
     def _look(self) -> None:
         """Go over to lists, or back, if that pays; it depends on the steps taken and the weights alone."""
+        square = self.tiled.n_hidden**2
         if self.listed is not None:
             self.look_at = self.step + _LOOK_EVERY
-            if self.listed.computed_share() > _LISTED_SHARE * self.tiled.n_hidden:
+            if self.listed.computed_share() > _COMPUTED_AT_MOST * square:
                 self.tiled.resume(self.listed.parameters, self.step)
                 self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
         elif self.before is not None:
             self.listed = neighbours.Training(self.before, _PROBE, self.tiled.parameters, self.step, *self.given)
-            self.before, self.look_at = None, self.step + _LOOK_EVERY
-        elif self.tiled.active_share() < _ACTIVE_SHARE:
+            self.before, self.look_at = None, self.step + _PROBE
+        elif self.tiled.active_share() < _ACTIVE_AT_MOST * square:
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
             self.look_at = int(_LOOK_LATER * self.step)

@@ -13,8 +13,8 @@ one is beyond its radius, all of them start anew from where they are now, and so
 its own has its own list made anew. Radii are what the last distances would become in some more steps. The result is that
 of the dense computation up to rounding, for any weights: lists decide which products are zero, and nothing else.
 
-All that belongs to a feature, theta_f, is a row; rows are as long as a vector of 4, 8 or 16 lanes, and what is beyond
-W_f and b_f is 0. Steps are a row of units, which threads share (see ``tickets``).
+W is kept transposed. Its rows, W_f, are as long as a vector of 4, 8 or 16 lanes, as are those of h; what is beyond
+n_hidden is 0. Steps are a row of units, which threads share (see ``tickets``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
-from byheart.toy.kernels.active import lowest
+from byheart.toy.kernels.active import count, lowest
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.compile import empty, inner, serial
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
@@ -40,6 +40,10 @@ from byheart.toy.pace import Pace
 
 MAX_FEATURES = 2**16  # that the numbers in lists can name
 _FEATURES = 16  # per tile, where lists are made
+_TILES_PER_WORD = 4  # of bits
+_FEATURES_PER_WORD = _TILES_PER_WORD * _FEATURES
+_WORDS_AT_ONCE = 8  # whose bounds stay in a core's nearest cache
+_LISTS_AT_ONCE = 64
 _FEATURES_PER_BLOCK = 1024  # that one thread takes
 _EXAMPLES_PER_UNIT = 256  # that one thread takes
 _EXAMPLES_PER_GROUP = 512  # at least, if there are several groups: each has a gradient of its own
@@ -54,35 +58,40 @@ _FLAGS = ("contract", "nsz", "reassoc")
 
 
 class State(NamedTuple):
-    """What a step reads and writes. ``lanes``: the length of a row."""
+    """What a step reads and writes. Features go up to a whole word; what is beyond them stays 0."""
 
-    theta: np.ndarray  # (n_features up to a whole tile, lanes); likewise the moments of AdamW
-    first: np.ndarray
-    second: np.ndarray
-    shares: np.ndarray  # of the gradient: by group
-    g: np.ndarray  # (n_examples, lanes): h and 1
-    grad_g: np.ndarray
-    theta_then: np.ndarray  # when the lists were made
+    W: np.ndarray  # (n_features, lanes), likewise its moments
+    b: np.ndarray
+    first_W: np.ndarray  # moments of AdamW
+    first_b: np.ndarray
+    second_W: np.ndarray
+    second_b: np.ndarray
+    shares_W: np.ndarray  # of the gradient, by group
+    shares_b: np.ndarray
+    h: np.ndarray  # (n_examples, lanes)
+    grad_h: np.ndarray
+    W_then: np.ndarray  # when distances began
+    b_then: np.ndarray
     radius: np.ndarray  # of features
-    bounds: np.ndarray  # tiles of features: W_then, their radii, |W_then| + radii, b_then
-    g_then: np.ndarray  # when each example's list was made
-    reach: np.ndarray  # (n_examples, 2): |g_then| and the radius of h
+    bounds: np.ndarray  # tiles of features: W_then, radius, |W_then| + radius, b_then
+    began_at: np.ndarray  # step, by block of features
+    moved: np.ndarray  # whether a feature is beyond its radius, by block
+    finite: np.ndarray  # whether the gradient is, by block
+    h_then: np.ndarray  # when each example's list was made
+    reach: np.ndarray  # (n_examples, 2): |(h_then, 1)| and the radius of h
     listed_at: np.ndarray  # step, of each example's list
     lists: np.ndarray  # (n_examples, most)
     n_listed: np.ndarray  # by example; -1: all of them
     everything: np.ndarray  # 0, 1, 2, ...
-    renewed_at: np.ndarray  # step, by block of features
-    moved: np.ndarray  # whether a feature is beyond its radius, by block
-    finite: np.ndarray  # whether the gradient is, by block
     n_pairs: np.ndarray  # that were computed since they were last counted, by group
 
 
 def lanes(n_hidden: int) -> int:
-    """Return how long a row is: a vector of a length that processors have, with room for W_f and b_f."""
-    return next(size for size in (4, 8, 16) if size > n_hidden)
+    """Return how long a row is: a vector of a length that processors have."""
+    return next(size for size in (4, 8, 16) if size >= n_hidden)
 
 
-MAX_HIDDEN = 15
+MAX_HIDDEN = 16
 
 
 def _data(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
@@ -115,7 +124,9 @@ def _spread(builder: Any, value: Any, size: int) -> Any:
     """Return a vector that has the value in every lane."""
     vector, lane = ir.VectorType(ir.FloatType(), size), ir.IntType(32)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, size), [0] * size))
+    return builder.shuffle_vector(
+        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, size), [0] * size)
+    )
 
 
 @intrinsic
@@ -160,134 +171,156 @@ def _add_scaled(typing_context, zeros, to, i, p, source, j):
 
 
 @intrinsic
-def _add_listed(typing_context, zeros, features, n, theta, g, i, share, grad_g):
-    """Example i against n listed features: z = theta_f . g; p = ReLU(z); share_f += p g; grad_g += p theta_f."""
+def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b, grad_h):
+    """Example i against n listed features: z = W_f . h + b_f; p = ReLU(z), and what it gives to the gradients."""
     size = lanes(len(zeros))
 
     def code(context, builder, signature, args):
-        _, features, n, theta, g, i, share, grad_g = _data(context, builder, signature, args)
+        _, features, n, W, b, h, i, share_W, share_b, grad_h = _data(context, builder, signature, args)
         vector, zero = ir.VectorType(ir.FloatType(), size), ir.FloatType()(0.0)
-        hidden, total = _load(builder, g, i, size), cgutils.alloca_once(builder, vector)
+        hidden, total = _load(builder, h, i, size), cgutils.alloca_once(builder, vector)
         builder.store(ir.Constant(vector, [0.0] * size), total)
         with cgutils.for_range(builder, n, intp=i.type) as loop:
             f = builder.zext(builder.load(builder.gep(features, [loop.index])), i.type)
-            row = _load(builder, theta, f, size)
+            row, to_b = _load(builder, W, f, size), builder.gep(share_b, [f])
             z = _sum(builder, builder.fmul(hidden, row, flags=_FLAGS), size)
-            p = builder.select(builder.fcmp_ordered("<", z, zero), zero, z)  # this way round, a NaN passes through
-            p = _spread(builder, p, size)
-            of_row = builder.fmul(p, hidden, flags=_FLAGS)
-            builder.store(
-                builder.fadd(_load(builder, share, f, size), of_row, flags=_FLAGS), _row(builder, share, f, size), align=4
-            )
-            of_example = builder.fmul(p, row, flags=_FLAGS)
-            builder.store(builder.fadd(builder.load(total), of_example, flags=_FLAGS), total)
-        builder.store(builder.load(total), _row(builder, grad_g, i, size), align=4)
+            z = builder.fadd(z, builder.load(builder.gep(b, [f])), flags=_FLAGS)
+            one = builder.select(builder.fcmp_ordered("<", z, zero), zero, z)  # this way round, a NaN passes through
+            p = _spread(builder, one, size)
+            to_W = builder.fadd(_load(builder, share_W, f, size), builder.fmul(p, hidden, flags=_FLAGS), flags=_FLAGS)
+            builder.store(to_W, _row(builder, share_W, f, size), align=4)
+            builder.store(builder.fadd(builder.load(to_b), one, flags=_FLAGS), to_b)
+            to_h = builder.fadd(builder.load(total), builder.fmul(p, row, flags=_FLAGS), flags=_FLAGS)
+            builder.store(to_h, total)
+        builder.store(builder.load(total), _row(builder, grad_h, i, size), align=4)
         return context.get_dummy_value()
 
-    return types.void(zeros, features, types.int64, theta, g, types.int64, share, grad_g), code
+    arrays = W, b, h, types.int64, share_W, share_b, grad_h
+    return types.void(zeros, features, types.int64, *arrays), code
 
 
 @intrinsic
-def _reachable(typing_context, zeros, bounds, tile, g, reach, i):
-    """Return the bits of the features of a tile for which the bound of z, with example i, is positive or NaN."""
+def _reachable(typing_context, zeros, bounds, word, h, reach, i):
+    """Return the bits of the features of some tiles for which the bound of z, with example i, is positive or NaN."""
     n_hidden, size = len(zeros), lanes(len(zeros))
 
     def code(context, builder, signature, args):
-        _, bounds, tile, g, reach, i = _data(context, builder, signature, args)
-        vector = ir.VectorType(ir.FloatType(), _FEATURES)
-        first = builder.mul(tile, tile.type(n_hidden + 3))
-        z = _load(builder, bounds, builder.add(first, first.type(n_hidden + 2)), _FEATURES)
+        _, bounds, word, h, reach, i = _data(context, builder, signature, args)
+        vector, bits = ir.VectorType(ir.FloatType(), _FEATURES), ir.IntType(64)
+        first = builder.mul(word, word.type(_TILES_PER_WORD * (n_hidden + 3)))
+
+        def row(tile: int, k: int) -> Any:
+            return _load(builder, bounds, builder.add(first, first.type(tile * (n_hidden + 3) + k)), _FEATURES)
+
+        z = [row(tile, n_hidden + 2) for tile in range(_TILES_PER_WORD)]
         for k in range(n_hidden + 2):
-            rows, columns, column = (g, size, k) if k < n_hidden else (reach, 2, k - n_hidden)
+            rows, columns, column = (h, size, k) if k < n_hidden else (reach, 2, k - n_hidden)
             place = builder.add(builder.mul(i, i.type(columns)), i.type(column))
             x = _spread(builder, builder.load(builder.gep(rows, [place])), _FEATURES)
-            here = _load(builder, bounds, builder.add(first, first.type(k)), _FEATURES)
-            z = builder.fadd(z, builder.fmul(x, here, flags=_FLAGS), flags=_FLAGS)
-        above = builder.fcmp_unordered(">", z, ir.Constant(vector, [0.0] * _FEATURES))
-        return builder.zext(builder.bitcast(above, ir.IntType(_FEATURES)), ir.IntType(64))
+            for tile in range(_TILES_PER_WORD):
+                z[tile] = builder.fadd(z[tile], builder.fmul(x, row(tile, k), flags=_FLAGS), flags=_FLAGS)
+        found = bits(0)
+        for tile in range(_TILES_PER_WORD):
+            above = builder.fcmp_unordered(">", z[tile], ir.Constant(vector, [0.0] * _FEATURES))
+            above = builder.zext(builder.bitcast(above, ir.IntType(_FEATURES)), bits)
+            found = builder.or_(found, builder.shl(above, bits(tile * _FEATURES)))
+        return found
 
-    return types.uint64(zeros, bounds, types.int64, g, reach, types.int64), code
+    return types.uint64(zeros, bounds, types.int64, h, reach, types.int64), code
 
 
 @inner
 def _find_hidden(zeros, state, starts, features, values, lo, hi):
-    """g_i = (W x_i, 1)."""
-    n_hidden = len(zeros)
-    state.g[lo:hi] = _ZERO
+    """h_i = W x_i."""
+    state.h[lo:hi] = _ZERO
     for i in range(lo, hi):
         for entry in range(starts[i], starts[i + 1]):
-            _add_scaled(zeros, state.g, i, values[entry], state.theta, np.int64(features[entry]))
-        state.g[i, n_hidden] = _ONE
+            _add_scaled(zeros, state.h, i, values[entry], state.W, np.int64(features[entry]))
 
 
 @inner
-def _make_list(zeros, state, i):
-    """List the features that can be active for an example until it, or one of them, is beyond its radius."""
-    n, most = np.int64(0), state.lists.shape[1]
-    for tile in range(state.bounds.shape[0]):
-        bits = _reachable(zeros, state.bounds, tile, state.g_then, state.reach, i)
-        while bits != np.uint64(0):
-            if n == most:
-                state.n_listed[i] = -1
-                return
-            state.lists[i, n] = tile * _FEATURES + lowest(bits)
-            bits &= bits - np.uint64(1)
-            n += 1
-    state.n_listed[i] = n
+def _find_due(zeros, state, lo, hi, step, due):
+    """Find the examples that need new lists, and start their distances anew; return how many they are."""
+    n = np.int64(0)
+    for i in range(lo, hi):
+        distance = np.sqrt(_square_distance(zeros, state.h, i, state.h_then, i))
+        if distance <= state.reach[i, 1] and state.listed_at[i] >= state.began_at[0]:
+            continue
+        steps = np.float32(max(step - state.listed_at[i], 1))
+        size = np.sqrt(_dot(zeros, state.h, i, state.h, i) + _ONE)
+        state.reach[i, 0] = size
+        state.reach[i, 1] = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
+        state.h_then[i] = state.h[i]
+        state.listed_at[i] = step
+        due[n] = i
+        n += 1
+    return n
 
 
 @inner
-def _keep_list(zeros, state, i, step):
-    """Make an example's list anew if need be; return whether it was."""
-    distance = np.sqrt(_square_distance(zeros, state.g, i, state.g_then, i))
-    if distance <= state.reach[i, 1] and state.listed_at[i] >= state.renewed_at[0]:
-        return False
-    steps = np.float32(max(step - state.listed_at[i], 1))
-    size = np.sqrt(_dot(zeros, state.g, i, state.g, i))
-    state.reach[i, 0] = size
-    state.reach[i, 1] = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
-    state.g_then[i] = state.g[i]
-    state.listed_at[i] = step
-    _make_list(zeros, state, i)
-    return True
+def _make_lists(zeros, state, due, words):
+    """List the features that can be active for these examples until one of them is beyond its radius."""
+    n_words, most = words.shape[1], state.lists.shape[1]
+    for first in range(0, n_words, _WORDS_AT_ONCE):
+        for row in range(due.shape[0]):
+            for word in range(first, min(first + _WORDS_AT_ONCE, n_words)):
+                words[row, word] = _reachable(zeros, state.bounds, word, state.h_then, state.reach, due[row])
+    for row in range(due.shape[0]):
+        n, i = np.int64(0), due[row]
+        for word in range(n_words):
+            bits = words[row, word]
+            if n + _FEATURES_PER_WORD > most and n + count(bits) > most:
+                n = -1
+                break
+            while bits != np.uint64(0):
+                state.lists[i, n] = word * _FEATURES_PER_WORD + lowest(bits)
+                bits &= bits - np.uint64(1)
+                n += 1
+        state.n_listed[i] = n
 
 
 @inner
-def _correct(zeros, state, starts, features, values, i, share, targets):
-    """Take x_f W_f off grad_h and x_f g off the gradient at active nonzero targets; add x_f grad_h to W_f's."""
+def _correct(zeros, state, starts, features, values, i, share_W, share_b, targets):
+    """Take x_f W_f off grad_h, and x_f (h, 1) off the gradient, at active nonzero targets; add x_f grad_h to W_f's."""
     for entry in range(starts[i], starts[i + 1]):
         f = np.int64(features[entry])
-        target = values[entry] if _dot(zeros, state.theta, f, state.g, i) > 0 else _ZERO
+        z = _dot(zeros, state.W, f, state.h, i) + state.b[f]
+        target = values[entry] if z > 0 else _ZERO
         targets[entry - starts[i]] = target
-        _add_scaled(zeros, state.grad_g, i, -target, state.theta, f)
-    state.grad_g[i, len(zeros)] = _ZERO  # of the 1
+        _add_scaled(zeros, state.grad_h, i, -target, state.W, f)
     for entry in range(starts[i], starts[i + 1]):
-        f = np.int64(features[entry])
-        _add_scaled(zeros, share, f, values[entry], state.grad_g, i)
-        _add_scaled(zeros, share, f, -targets[entry - starts[i]], state.g, i)
+        f, target = np.int64(features[entry]), targets[entry - starts[i]]
+        _add_scaled(zeros, share_W, f, values[entry], state.grad_h, i)
+        _add_scaled(zeros, share_W, f, -target, state.h, i)
+        share_b[f] -= target
 
 
 @inner
 def _examples(zeros, state, starts, features, values, group, lo, hi, is_first, step):
     """Some examples of one group, against the features on their lists."""
-    share, n_all = state.shares[group], state.everything.shape[0]
+    share_W, share_b, n_all = state.shares_W[group], state.shares_b[group], state.everything.shape[0]
     if is_first:
-        share[:] = _ZERO
+        share_W[:] = _ZERO
+        share_b[:] = _ZERO
     longest = np.int64(0)
     for i in range(lo, hi):
         longest = max(longest, starts[i + 1] - starts[i])
     targets = np.empty(longest, np.float32)
     _find_hidden(zeros, state, starts, features, values, lo, hi)
+    due = np.empty(hi - lo, np.int64)
+    n_due = _find_due(zeros, state, lo, hi, step, due)
+    state.n_pairs[group] += np.int64(n_due * _COST_OF_A_LIST * n_all)
+    if n_due > 0:
+        words = np.empty((min(n_due, _LISTS_AT_ONCE), state.b.shape[0] // _FEATURES_PER_WORD), np.uint64)
+        for first in range(0, n_due, _LISTS_AT_ONCE):
+            _make_lists(zeros, state, due[first : min(first + _LISTS_AT_ONCE, n_due)], words)
     for i in range(lo, hi):
-        if _keep_list(zeros, state, i, step):
-            state.n_pairs[group] += np.int64(_COST_OF_A_LIST * n_all)
-        n = np.int64(state.n_listed[i])
-        listed = state.lists[i]
+        n, listed = np.int64(state.n_listed[i]), state.lists[i]
         if n < 0:
             n, listed = n_all, state.everything
         state.n_pairs[group] += n
-        _add_listed(zeros, listed, n, state.theta, state.g, i, share, state.grad_g)
-        _correct(zeros, state, starts, features, values, i, share, targets)
+        _add_listed(zeros, listed, n, state.W, state.b, state.h, i, share_W, share_b, state.grad_h)
+        _correct(zeros, state, starts, features, values, i, share_W, share_b, targets)
 
 
 @inner
@@ -299,73 +332,64 @@ def _any(answers):
 
 
 @inner
-def _renew(zeros, state, lo, hi, block, step):
-    """Start some features' distances anew, with the radii that these suggest."""
+def _distance(zeros, state, f):
+    """How far (W_f, b_f) is from where it was."""
+    along_b = state.b[f] - state.b_then[f]
+    return np.sqrt(_square_distance(zeros, state.W, f, state.W_then, f) + along_b * along_b)
+
+
+@inner
+def _begin(zeros, state, lo, hi, block, step):
+    """Start distances of some features anew, with the radii that those until now suggest."""
     n_hidden = len(zeros)
-    steps = np.float32(max(step - state.renewed_at[block], 1))
+    steps = np.float32(max(step - state.began_at[block], 1))
     for f in range(lo, hi):
-        distance = np.sqrt(_square_distance(zeros, state.theta, f, state.theta_then, f))
-        size = np.sqrt(_dot(zeros, state.theta, f, state.theta, f))
-        radius = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
+        square = _dot(zeros, state.W, f, state.W, f)
+        size = np.sqrt(square + state.b[f] * state.b[f])
+        radius = _STEPS_AHEAD * _distance(zeros, state, f) / steps + _LEAST_RADIUS * size
         tile, j = divmod(f, _FEATURES)
-        square = _ZERO
         for k in range(n_hidden):
-            w = state.theta[f, k]
-            state.bounds[tile, k, j] = w
-            square += w * w
+            state.bounds[tile, k, j] = state.W[f, k]
         state.bounds[tile, n_hidden, j] = radius
         state.bounds[tile, n_hidden + 1, j] = np.sqrt(square) + radius
-        state.bounds[tile, n_hidden + 2, j] = state.theta[f, n_hidden]
+        state.bounds[tile, n_hidden + 2, j] = state.b[f]
         state.radius[f] = radius
-        state.theta_then[f] = state.theta[f]
-    state.renewed_at[block] = step
+    state.W_then[lo:hi] = state.W[lo:hi]
+    state.b_then[lo:hi] = state.b[lo:hi]
+    state.began_at[block] = step
 
 
 @serial
-def _block_gradient(state, lo, hi):
-    """Add up the groups' shares of one block of features, in the first group's."""
-    size = state.theta.shape[1]
-    grad = state.shares[0, lo:hi].reshape(-1)
-    n_groups = state.shares.shape[0]
-    if n_groups > 1:
-        sums = np.zeros((hi - lo) * size)  # float64: shares cancel
-        for group in range(n_groups):
-            share = state.shares[group, lo:hi].reshape(-1)
-            for j in range(sums.shape[0]):
-                sums[j] += share[j]
+def _add_up(shares, lo, hi):
+    """Add up the groups' shares of some features, in the first group's."""
+    if shares.shape[0] == 1:
+        return
+    sums = np.zeros(shares[0, lo:hi].size)  # float64: shares cancel
+    for group in range(shares.shape[0]):
+        share = shares[group, lo:hi].reshape(-1)
         for j in range(sums.shape[0]):
-            grad[j] = np.float32(sums[j])
+            sums[j] += share[j]
+    total = shares[0, lo:hi].reshape(-1)
+    for j in range(sums.shape[0]):
+        total[j] = np.float32(sums[j])
 
 
 @inner
 def _block_step(zeros, state, scale, learning_rate, step, constants, lo, hi, block):
-    _block_gradient(state, lo, hi)
-    rates, n_hidden = rates_of_step(learning_rate, step, constants), len(zeros)
-    theta, gradient = state.theta[lo:hi].reshape(-1), state.shares[0, lo:hi].reshape(-1)
-    total = _ZERO
-    for j in range(gradient.shape[0]):
-        total += gradient[j]
-    state.finite[block] = abs(total) < np.inf  # the bias's gradient is not as soon as any pre-activation is not
-    keep, penalty = rates.keep_W, rates.penalty_W
-    if rates.keep_b != keep or rates.penalty_b != penalty:  # only W decays
-        for f in range(lo, hi):
-            for k in range(n_hidden):
-                state.shares[0, f, k] += penalty / scale * state.theta[f, k]
-                state.theta[f, k] *= keep
-        keep, penalty = _ONE, _ZERO
-    adamw(
-        theta,
-        gradient,
-        state.first[lo:hi].reshape(-1),
-        state.second[lo:hi].reshape(-1),
-        scale,
-        keep,
-        penalty,
-        rates,
-    )
+    _add_up(state.shares_W, lo, hi)
+    _add_up(state.shares_b, lo, hi)
+    grad_W, grad_b, total = state.shares_W[0, lo:hi].reshape(-1), state.shares_b[0, lo:hi], _ZERO
+    for j in range(grad_b.shape[0]):
+        total += grad_b[j]
+    state.finite[block] = abs(total) < np.inf  # it is not as soon as any pre-activation is not
+    rates = rates_of_step(learning_rate, step, constants)
+    W, first_W, second_W = state.W[lo:hi], state.first_W[lo:hi].reshape(-1), state.second_W[lo:hi].reshape(-1)
+    adamw(W.reshape(-1), grad_W, first_W, second_W, scale, rates.keep_W, rates.penalty_W, rates)
+    first_b, second_b = state.first_b[lo:hi], state.second_b[lo:hi]
+    adamw(state.b[lo:hi], grad_b, first_b, second_b, scale, rates.keep_b, rates.penalty_b, rates)
     moved = False
     for f in range(lo, hi):
-        moved |= not _square_distance(zeros, state.theta, f, state.theta_then, f) <= state.radius[f] * state.radius[f]
+        moved |= not _distance(zeros, state, f) <= state.radius[f]
     state.moved[block] = moved
 
 
@@ -376,8 +400,8 @@ def _run(tickets, end, zeros, state, starts, features, values, scale, learning_r
     The units of a step: each block of features, if distances start anew; some examples of every group, and again until
     there are no more; each block's step.
     """
-    n_examples, n_groups, n_blocks = state.g.shape[0], state.shares.shape[0], state.finite.shape[0]
-    n_features, group_size = state.theta.shape[0], -(-n_examples // n_groups)
+    n_examples, n_groups, n_blocks = state.h.shape[0], state.shares_b.shape[0], state.finite.shape[0]
+    n_features, group_size = state.b.shape[0], -(-n_examples // n_groups)
     n_before = n_blocks + n_groups * -(-group_size // _EXAMPLES_PER_UNIT)
     n_units = n_before + n_blocks
     while True:
@@ -405,14 +429,12 @@ def _run(tickets, end, zeros, state, starts, features, values, scale, learning_r
                             stop(tickets, s - 1)
                             return
                 if _any(state.moved):
-                    _renew(zeros, state, lo, hi, block, step + s)
+                    _begin(zeros, state, lo, hi, block, step + s)
         else:
             some, group = divmod(unit - n_blocks, n_groups)
             begin = group * group_size + some * _EXAMPLES_PER_UNIT
             last = min(min((group + 1) * group_size, n_examples), begin + _EXAMPLES_PER_UNIT)
-            _examples(
-                zeros, state, starts, features, values, group, min(begin, last), last, some == 0, step + s
-            )
+            _examples(zeros, state, starts, features, values, group, min(begin, last), last, some == 0, step + s)
         finish(tickets)
 
 
@@ -422,7 +444,7 @@ class Training:
     Args:
         before: W, and in the last row b, some steps ago: how far they went is the first guess of how far they will go.
         n_steps: How many steps ago.
-        rows: W and b now, and AdamW's moments.
+        parameters: W and, in the last row, b now; likewise AdamW's moments.
         step: How many steps were taken until now.
         examples: What to train on.
         optimizer: AdamW's settings.
@@ -433,7 +455,7 @@ class Training:
         self,
         before: Float32[np.ndarray, "n_hidden_and_bias n_features"],
         n_steps: int,
-        rows: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...],
+        parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...],
         step: int,
         examples: SparseExamples,
         optimizer: AdamW,
@@ -444,56 +466,63 @@ class Training:
         self.zeros, self.constants, self.step = (np.float32(0),) * self.n_hidden, constants(optimizer), step
         self.starts, self.entries, self.values = csr.indptr.astype(np.int64), csr.indices, csr.values
         self.scale = np.float32(2 * loss_scale(self.n_features, reduction) / n_examples)
-        n_tiles, size = -(-self.n_features // _FEATURES), lanes(self.n_hidden)
-        n_blocks, n_groups = -(-n_tiles * _FEATURES // _FEATURES_PER_BLOCK), 1
+        n_rows, size = -(-self.n_features // _FEATURES_PER_WORD) * _FEATURES_PER_WORD, lanes(self.n_hidden)
+        n_blocks, n_groups = -(-n_rows // _FEATURES_PER_BLOCK), 1
         while n_groups < _MAX_GROUPS and n_examples >= 2 * n_groups * _EXAMPLES_PER_GROUP:
             n_groups *= 2
 
-        def in_rows(values: Float32[np.ndarray, "n_hidden_and_bias n_features"]) -> Float32[np.ndarray, "n lanes"]:
-            found = empty((n_tiles * _FEATURES, size))
-            found[:] = 0
-            found[: self.n_features, : len(values)] = values.T
-            return found
+        def split(values: Float32[np.ndarray, "n_hidden_and_bias n_features"]) -> tuple[np.ndarray, np.ndarray]:
+            W, b = empty((n_rows, size)), empty((n_rows,))
+            W[:], b[:] = 0, 0
+            W[: self.n_features, : self.n_hidden], b[: self.n_features] = values[:-1].T, values[-1]
+            return W, b
 
-        then, of_examples = in_rows(before), (n_examples, size)
+        (W, b), first, second = (split(values) for values in parameters)
+        W_then, b_then = split(before)
         self.state = State(
-            *(in_rows(values) for values in rows),
-            shares=empty((n_groups, *then.shape)),
-            g=empty(of_examples),
-            grad_g=empty(of_examples),
-            theta_then=then,
-            radius=empty((len(then),)),
-            bounds=empty((n_tiles, self.n_hidden + 3, _FEATURES)),
-            g_then=empty(of_examples),
-            reach=np.zeros((n_examples, 2), np.float32),
-            listed_at=np.full(n_examples, step - n_steps, np.int64),
-            lists=np.empty((n_examples, max(2 * _FEATURES, self.n_features // _LISTED_AT_MOST)), np.uint16),
-            n_listed=np.empty(n_examples, np.int32),
-            everything=np.arange(self.n_features, dtype=np.uint16),
-            renewed_at=np.full(n_blocks, step - n_steps, np.int64),
+            W,
+            b,
+            *first,
+            *second,
+            empty((n_groups, *W.shape)),
+            empty((n_groups, *b.shape)),
+            h=empty((n_examples, size)),
+            grad_h=empty((n_examples, size)),
+            W_then=W_then,
+            b_then=b_then,
+            radius=empty(b.shape),
+            bounds=empty((n_rows // _FEATURES, self.n_hidden + 3, _FEATURES)),
+            began_at=np.full(n_blocks, step - n_steps, np.int64),
             moved=np.ones(n_blocks, np.bool_),
             finite=np.empty(n_blocks, np.bool_),
+            h_then=empty((n_examples, size)),
+            reach=np.zeros((n_examples, 2), np.float32),
+            listed_at=np.full(n_examples, step - n_steps, np.int64),
+            lists=np.empty((n_examples, max(_FEATURES_PER_WORD, self.n_features // _LISTED_AT_MOST)), np.uint16),
+            n_listed=np.empty(n_examples, np.int32),
+            everything=np.arange(self.n_features, dtype=np.uint16),
             n_pairs=np.zeros(n_groups, np.int64),
         )
-        self.state.g_then[:] = csr.to_scipy() @ then[: self.n_features]
-        self.state.g_then[:, self.n_hidden] = 1
+        self.state.h_then[:] = csr.to_scipy() @ W_then[: self.n_features]
         group_size = -(-n_examples // n_groups)
         self.units_of_gradient = n_blocks + n_groups * -(-group_size // _EXAMPLES_PER_UNIT)
         self.units_of_step = self.units_of_gradient + n_blocks
         self.pace, self.counted_from = Pace(0), step
         self.team = Team(1 if n_examples * self.n_features < _SERIAL_BELOW else max(n_blocks, n_groups))
 
-    def _in_columns(self, rows: np.ndarray) -> Float32[np.ndarray, "n_hidden_and_bias n_features"]:
-        return np.ascontiguousarray(rows[: self.n_features, : self.n_hidden + 1].T)
+    def _together(self, W: np.ndarray, b: np.ndarray) -> Float32[np.ndarray, "n_hidden_and_bias n_features"]:
+        return np.vstack([W[: self.n_features, : self.n_hidden].T, b[: self.n_features]])
 
     @property
     def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
         """W and, in the last row, b, now; likewise AdamW's moments."""
-        return tuple(self._in_columns(rows) for rows in (self.state.theta, self.state.first, self.state.second))
+        state = self.state
+        pairs = (state.W, state.b), (state.first_W, state.first_b), (state.second_W, state.second_b)
+        return tuple(self._together(*pair) for pair in pairs)
 
     def computed_share(self) -> float:
         """Return the share of all pairs that was computed in the mean step since the last call, lists included."""
-        share = self.state.n_pairs.sum() / (len(self.state.g) * self.n_features * (self.step - self.counted_from))
+        share = self.state.n_pairs.sum() / (len(self.state.h) * self.n_features * (self.step - self.counted_from))
         self.state.n_pairs[:], self.counted_from = 0, self.step
         return float(share)
 
@@ -522,6 +551,7 @@ class Training:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         for _ in self._pieces(np.zeros(1), self.units_of_gradient):
             pass
-        _block_gradient(self.state, 0, len(self.state.theta))
-        gradient = self._in_columns(self.state.shares[0]) * self.scale
+        for shares in (self.state.shares_W, self.state.shares_b):
+            _add_up(shares, 0, shares.shape[1])
+        gradient = self._together(self.state.shares_W[0], self.state.shares_b[0]) * self.scale
         return gradient[:-1], gradient[-1]
