@@ -20,7 +20,7 @@ from processes import PATIENCE, running
 
 from byheart.toy import pace
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import AdamW, compile, cpu, losses, narrow, skipping, tickets, wide
+from byheart.toy.kernels import AdamW, compile, cpu, losses, narrow, neighbours, skipping, tickets, wide
 
 # Blocks of features and groups of examples (narrow), groups and passes (wide): several, and a last one that is smaller.
 NARROW = [(1, 1100, 300), (2, 2500, 700), (2, 60, 9001), (8, 40, 1025), (3, 2100, 40)]
@@ -69,7 +69,7 @@ def fill_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         memory[...] = {"f": np.nan, "i": 2**59, "b": False}[kind]
         return memory
 
-    for module in (losses, narrow, wide, skipping, tickets):
+    for module in (losses, narrow, wide, skipping, neighbours, tickets):
         monkeypatch.setattr(module, "empty", filled)
 
 
@@ -264,3 +264,61 @@ def test_a_million_examples_are_trained_on_in_a_gigabyte(skip):
     done = subprocess.run([sys.executable, "-c", _MILLION, str(skip)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) <= 1e9, f"{int(done.stdout) / 1e9:.2f} GB"
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are thought of from the start, for the smallest runs."""
+    for name, value in (("_LIST_FROM", 0), ("_FIRST_LOOK", 4), ("_LOOK_EVERY", 16)):
+        monkeypatch.setattr(cpu, name, value)
+
+
+def memorizing(n_hidden: int = 4, n_features: int = 200, n_examples: int = 300) -> Case:
+    """Few outputs are active."""
+    given = large(n_hidden, n_features, n_examples)
+    return Case(given.W, given.b - 1, given.examples)
+
+
+def with_lists(given: Case, stretches: list[int]) -> tuple[list[bytes], list[bool]]:
+    """The bits of the weights after as many steps, and after each stretch whether there are lists."""
+    training, by_lists = cpu.Training(given.W, given.b, given.examples, AdamW(), "sum"), []
+    for n_steps in stretches:
+        training.advance(np.full(n_steps, 1e-3))
+        by_lists.append(training.listed is not None)
+    return [rows.tobytes() for rows in training._now.parameters], by_lists
+
+
+@pytest.mark.usefixtures("looks")
+@pytest.mark.parametrize("at_most", [0.0, 1.0])
+def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_up(at_most, monkeypatch):
+    monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", at_most)
+    given = memorizing()
+    expected, _ = with_lists(given, [60])
+    of_single_steps, by_lists = with_lists(given, [1] * 60)
+    assert of_single_steps == expected
+    assert with_lists(given, [5, 9, 0, 33, 13])[0] == expected
+    # The first look is before step 4, lists are made 8 steps later and looked at after as many.
+    assert by_lists.index(True) == 4 + 8
+    assert by_lists[12:20] == [True] * 8
+    assert all(by_lists[12:]) == (at_most == 1)
+
+
+@pytest.mark.usefixtures("looks")
+def test_where_many_outputs_are_active_there_are_no_lists():
+    given = large(4, 200, 300)
+    assert not any(with_lists(Case(given.W, given.b + 1, given.examples), [1] * 60)[1])
+
+
+@pytest.mark.usefixtures("looks")
+def test_lists_are_given_up_with_the_same_weights_and_moments_when_the_examples_change():
+    given = memorizing()
+    training = cpu.Training(given.W, given.b, given.examples, AdamW(), "sum")
+    training.advance(np.full(30, 1e-3))
+    before = training._now.parameters
+    training.set_examples(sample_examples(50, 200, 0.9, np.random.default_rng(0)))
+    assert training.listed is None
+    assert training.step == 30
+    for one, other in zip(training.tiled.parameters, before, strict=True):
+        assert np.array_equal(one, other)
+    training.advance(np.full(30, 1e-3))
+    assert training.listed is None

@@ -10,13 +10,15 @@ import pytest
 from cases import CASES, SMALL_CASES, case, terms
 
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, choose, reference
+from byheart.toy.kernels import KERNELS, AdamW, DivergedError, Kernel, choose, cpu, reference
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 # The GPU's are run by test_gpu.py in Triton's interpreter, and by make test-gpu.
 # "torch" is automatic differentiation of variants of the model: test_with_torch.py.
+# "lists": the CPU's kernel as it is once few outputs are active, from the first step on.
 NAMES = [pytest.param(name, marks=pytest.mark.gpu if name == "gpu" else ()) for name in KERNELS if name != "torch"]
+NAMES.insert(0, "lists")
 every_kernel = pytest.mark.parametrize("kernel", NAMES, indirect=True)
 every_fast_kernel = pytest.mark.parametrize("kernel", NAMES[:-1], indirect=True)  # all but the reference
 both_reductions = pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -26,7 +28,25 @@ _ULP = float(np.finfo(np.float32).eps)
 
 @pytest.fixture
 def kernel(request: pytest.FixtureRequest) -> Kernel:
-    return choose(request.param)
+    return ByLists() if request.param == "lists" else choose(request.param)
+
+
+class ByLists:
+    """The CPU's kernel, with lists from the first step on."""
+
+    example_losses = staticmethod(cpu.example_losses)
+
+    def start(self, W, b, examples, optimizer, reduction):
+        training = cpu.start(W, b, examples, optimizer, reduction)
+        if not isinstance(training, cpu.Training):
+            pytest.skip("there are no lists with so many hidden units")
+        training.may_list = False  # or not: as it is now it stays
+        training._list(training.tiled.parameters[0], 1)
+        return training
+
+    def loss_and_gradient(self, W, b, examples, reduction):
+        loss, *_ = cpu.loss_and_gradient(W, b, examples, reduction)
+        return loss, *self.start(W, b, examples, AdamW(), reduction).gradient()
 
 
 def tolerance(exact: np.ndarray, numpy32: np.ndarray, scale: float) -> float:

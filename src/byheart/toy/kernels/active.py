@@ -21,7 +21,7 @@ BITS = _LANES * _VECTORS  # outputs of a word
 _FLAGS = ("contract", "nsz", "reassoc")
 
 
-def _arrays(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
+def arrays(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
     """The data of arguments that are arrays, the others as they are."""
     return [
         context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
@@ -34,7 +34,7 @@ def _activate_word(typing_context, z, at, bias, f):
     """Add bias[f:] to z[at:], of one word of outputs; return the bits of those that are active."""
 
     def code(context, builder, signature, args):
-        z, at, bias, f = _arrays(context, builder, signature, args)
+        z, at, bias, f = arrays(context, builder, signature, args)
         vector, word = ir.VectorType(ir.FloatType(), _LANES), ir.IntType(64)
         found = word(0)
         for v in range(_VECTORS):
@@ -72,7 +72,7 @@ def add_scaled(typing_context, to, at, p, source, start, size):
     """Add p times source[start:] to to[at:], so many numbers; they are no parts of each other."""
 
     def code(context, builder, signature, args):
-        to, at, p, source, start, size = _arrays(context, builder, signature, args)
+        to, at, p, source, start, size = arrays(context, builder, signature, args)
         vector, index = ir.VectorType(ir.FloatType(), _LANES), size.type
 
         def add(place: Any, p: Any, kind: Any) -> None:

@@ -20,7 +20,7 @@ from byheart.toy.kernels.losses import example_losses as example_losses
 from byheart.toy.model import Reduction, loss_scale
 
 _LIST_FROM = 1_000_000  # multiplications of a step with W
-_FIRST_LOOK = 512  # step
+_FIRST_LOOK = 16  # step
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
 _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 8  # steps, over which the first distances are measured
@@ -53,6 +53,7 @@ class Training:
 
     @property
     def step(self) -> int:
+        """How many steps were taken."""
         return self._now.step
 
     @property
@@ -94,12 +95,16 @@ class Training:
                 self.tiled.resume(self.listed.parameters, self.step)
                 self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
         elif self.before is not None:
-            self.listed = neighbours.Training(self.before, _PROBE, self.tiled.parameters, self.step, *self.given)
+            self._list(self.before, _PROBE)
             self.before, self.look_at = None, self.step + _PROBE
         elif self.tiled.active_share() < _ACTIVE_AT_MOST * square:
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
             self.look_at = int(_LOOK_LATER * self.step)
+
+    def _list(self, before: Float32[np.ndarray, "n_hidden_and_bias n_features"], n_steps: int) -> None:
+        """Go over to lists, with W and b of so many steps ago."""
+        self.listed = neighbours.Training(before, n_steps, self.tiled.parameters, self.step, *self.given)
 
 
 def start(

@@ -1,20 +1,22 @@
 """Training from lists of the few pairs (example, feature) that can be active before the weights have moved far.
 
-An output is positive where z = W_f . h + b_f > 0, and adds nothing to the gradient elsewhere. At trained weights that is
-one pair of a hundred or less, and nearly all of them are the same step after step. So each example keeps a list of the
-features that are positive for it as long as neither has moved by more than a radius of its own, as the neighbour lists
-of molecular dynamics do (Verlet 1967, "Computer Experiments on Classical Fluids. I"). With theta_f = (W_f, b_f), where
-it was when the lists were made and r_f its radius, g = (h, 1), likewise with h's radius r_h,
+An output is positive where z = W_f . h + b_f > 0, and adds nothing to the gradient elsewhere. Once examples are
+memorized that is one pair of a hundred or less, and step after step nearly all of them are the same. So each example
+keeps a list of features, as the neighbour lists of molecular dynamics do (Verlet 1967, "Computer Experiments on
+Classical Fluids. I"). Let W_f, b_f and h be what they were when the list was made. As long as (W_f, b_f) is no farther
+than a radius r from there, and h no farther than s,
 
-    z <= theta_f . g + r_f |g| + r_h (|W_f| + r_f),
+    z <= W_f . h + b_f + r |(h, 1)| + s (|W_f| + r),
 
-and a pair is listed where this is positive. After every step each feature's distance from where it was is looked at: if
-one is beyond its radius, all of them start anew from where they are now, and so do all lists. An example that is beyond
-its own has its own list made anew. Radii are what the last distances would become in some more steps. The result is that
-of the dense computation up to rounding, for any weights: lists decide which products are zero, and nothing else.
+and the list has the features for which this is positive. After every step the distances of all features are looked at:
+if one is beyond its radius, all of them begin anew where they are now, and so does every list. An example that is
+beyond its own radius has its list made anew. Radii are what the last distances would become in ``_STEPS_AHEAD`` steps.
+The result is that of the dense computation up to rounding, for any weights: lists only say which products may be left
+out, as they are zero.
 
-W is kept transposed. Its rows, W_f, are as long as a vector of 4, 8 or 16 lanes, as are those of h; what is beyond
-n_hidden is 0. Steps are a row of units, which threads share (see ``tickets``).
+W is kept transposed. Its rows, W_f, are as long as a vector of 4 or 8 lanes, as are those of h; what is beyond
+n_hidden is 0. ``zeros`` is a tuple of as many zeros, as its length is known to the compiler. Steps are a row of units,
+which threads share (see ``tickets``).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from numba.extending import intrinsic
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
-from byheart.toy.kernels.active import count, lowest
+from byheart.toy.kernels.active import arrays, count, lowest
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.compile import empty, inner, serial
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
@@ -49,6 +51,7 @@ _EXAMPLES_PER_UNIT = 256  # that one thread takes
 _EXAMPLES_PER_GROUP = 512  # at least, if there are several groups: each has a gradient of its own
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 _STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a list has to be made anew
+_BEGIN_EVERY = 128  # steps, at least: lists that were made while all moved faster are longer than need be
 _LEAST_RADIUS = np.float32(1e-6)  # times the size of what moves: beyond rounding
 _LISTED_AT_MOST = 16  # features of so many; an example that has more is computed against all
 _COST_OF_A_LIST = 0.2  # of computing an example against all features
@@ -75,7 +78,7 @@ class State(NamedTuple):
     radius: np.ndarray  # of features
     bounds: np.ndarray  # tiles of features: W_then, radius, |W_then| + radius, b_then
     began_at: np.ndarray  # step, by block of features
-    moved: np.ndarray  # whether a feature is beyond its radius, by block
+    moved: np.ndarray  # whether distances begin anew, as a feature is beyond its radius or for their age; by block
     finite: np.ndarray  # whether the gradient is, by block
     h_then: np.ndarray  # when each example's list was made
     reach: np.ndarray  # (n_examples, 2): |(h_then, 1)| and the radius of h
@@ -88,18 +91,7 @@ class State(NamedTuple):
 
 def lanes(n_hidden: int) -> int:
     """Return how long a row is: a vector of a length that processors have."""
-    return next(size for size in (4, 8, 16) if size >= n_hidden)
-
-
-MAX_HIDDEN = 16
-
-
-def _data(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
-    """The data of arguments that are arrays, the others as they are."""
-    return [
-        context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-        for kind, value in zip(signature.args, args, strict=True)
-    ]
+    return 4 if n_hidden <= 4 else 8
 
 
 def _row(builder: Any, rows: Any, i: Any, size: int) -> Any:
@@ -132,10 +124,10 @@ def _spread(builder: Any, value: Any, size: int) -> Any:
 @intrinsic
 def _dot(typing_context, zeros, a, i, b, j):
     """Return a[i] . b[j]."""
-    size = lanes(len(zeros))
+    size = len(zeros)
 
     def code(context, builder, signature, args):
-        _, a, i, b, j = _data(context, builder, signature, args)
+        _, a, i, b, j = arrays(context, builder, signature, args)
         product = builder.fmul(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
         return _sum(builder, product, size)
 
@@ -145,10 +137,10 @@ def _dot(typing_context, zeros, a, i, b, j):
 @intrinsic
 def _square_distance(typing_context, zeros, a, i, b, j):
     """Return |a[i] - b[j]|^2."""
-    size = lanes(len(zeros))
+    size = len(zeros)
 
     def code(context, builder, signature, args):
-        _, a, i, b, j = _data(context, builder, signature, args)
+        _, a, i, b, j = arrays(context, builder, signature, args)
         difference = builder.fsub(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
         return _sum(builder, builder.fmul(difference, difference, flags=_FLAGS), size)
 
@@ -158,10 +150,10 @@ def _square_distance(typing_context, zeros, a, i, b, j):
 @intrinsic
 def _add_scaled(typing_context, zeros, to, i, p, source, j):
     """Add p source[j] to to[i]."""
-    size = lanes(len(zeros))
+    size = len(zeros)
 
     def code(context, builder, signature, args):
-        _, to, i, p, source, j = _data(context, builder, signature, args)
+        _, to, i, p, source, j = arrays(context, builder, signature, args)
         product = builder.fmul(_spread(builder, p, size), _load(builder, source, j, size), flags=_FLAGS)
         total = builder.fadd(_load(builder, to, i, size), product, flags=_FLAGS)
         builder.store(total, _row(builder, to, i, size), align=4)
@@ -171,12 +163,25 @@ def _add_scaled(typing_context, zeros, to, i, p, source, j):
 
 
 @intrinsic
-def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b, grad_h):
-    """Example i against n listed features: z = W_f . h + b_f; p = ReLU(z), and what it gives to the gradients."""
-    size = lanes(len(zeros))
+def _copy(typing_context, zeros, to, i, source, j):
+    """Set to[i] to source[j]."""
+    size = len(zeros)
 
     def code(context, builder, signature, args):
-        _, features, n, W, b, h, i, share_W, share_b, grad_h = _data(context, builder, signature, args)
+        _, to, i, source, j = arrays(context, builder, signature, args)
+        builder.store(_load(builder, source, j, size), _row(builder, to, i, size), align=4)
+        return context.get_dummy_value()
+
+    return types.void(zeros, to, types.int64, source, types.int64), code
+
+
+@intrinsic
+def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b, grad_h):
+    """Example i against n listed features: z = W_f . h + b_f; p = ReLU(z), and what it gives to the gradients."""
+    size = len(zeros)
+
+    def code(context, builder, signature, args):
+        _, features, n, W, b, h, i, share_W, share_b, grad_h = arrays(context, builder, signature, args)
         vector, zero = ir.VectorType(ir.FloatType(), size), ir.FloatType()(0.0)
         hidden, total = _load(builder, h, i, size), cgutils.alloca_once(builder, vector)
         builder.store(ir.Constant(vector, [0.0] * size), total)
@@ -195,26 +200,26 @@ def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b
         builder.store(builder.load(total), _row(builder, grad_h, i, size), align=4)
         return context.get_dummy_value()
 
-    arrays = W, b, h, types.int64, share_W, share_b, grad_h
-    return types.void(zeros, features, types.int64, *arrays), code
+    others = W, b, h, types.int64, share_W, share_b, grad_h
+    return types.void(zeros, features, types.int64, *others), code
 
 
 @intrinsic
 def _reachable(typing_context, zeros, bounds, word, h, reach, i):
     """Return the bits of the features of some tiles for which the bound of z, with example i, is positive or NaN."""
-    n_hidden, size = len(zeros), lanes(len(zeros))
+    size = len(zeros)
 
     def code(context, builder, signature, args):
-        _, bounds, word, h, reach, i = _data(context, builder, signature, args)
+        _, bounds, word, h, reach, i = arrays(context, builder, signature, args)
         vector, bits = ir.VectorType(ir.FloatType(), _FEATURES), ir.IntType(64)
-        first = builder.mul(word, word.type(_TILES_PER_WORD * (n_hidden + 3)))
+        first = builder.mul(word, word.type(_TILES_PER_WORD * (size + 3)))
 
         def row(tile: int, k: int) -> Any:
-            return _load(builder, bounds, builder.add(first, first.type(tile * (n_hidden + 3) + k)), _FEATURES)
+            return _load(builder, bounds, builder.add(first, first.type(tile * (size + 3) + k)), _FEATURES)
 
-        z = [row(tile, n_hidden + 2) for tile in range(_TILES_PER_WORD)]
-        for k in range(n_hidden + 2):
-            rows, columns, column = (h, size, k) if k < n_hidden else (reach, 2, k - n_hidden)
+        z = [row(tile, size + 2) for tile in range(_TILES_PER_WORD)]
+        for k in range(size + 2):
+            rows, columns, column = (h, size, k) if k < size else (reach, 2, k - size)
             place = builder.add(builder.mul(i, i.type(columns)), i.type(column))
             x = _spread(builder, builder.load(builder.gep(rows, [place])), _FEATURES)
             for tile in range(_TILES_PER_WORD):
@@ -250,7 +255,7 @@ def _find_due(zeros, state, lo, hi, step, due):
         size = np.sqrt(_dot(zeros, state.h, i, state.h, i) + _ONE)
         state.reach[i, 0] = size
         state.reach[i, 1] = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
-        state.h_then[i] = state.h[i]
+        _copy(zeros, state.h_then, i, state.h, i)
         state.listed_at[i] = step
         due[n] = i
         n += 1
@@ -341,21 +346,21 @@ def _distance(zeros, state, f):
 @inner
 def _begin(zeros, state, lo, hi, block, step):
     """Start distances of some features anew, with the radii that those until now suggest."""
-    n_hidden = len(zeros)
+    n_lanes = len(zeros)
     steps = np.float32(max(step - state.began_at[block], 1))
     for f in range(lo, hi):
         square = _dot(zeros, state.W, f, state.W, f)
         size = np.sqrt(square + state.b[f] * state.b[f])
         radius = _STEPS_AHEAD * _distance(zeros, state, f) / steps + _LEAST_RADIUS * size
         tile, j = divmod(f, _FEATURES)
-        for k in range(n_hidden):
+        for k in range(n_lanes):
             state.bounds[tile, k, j] = state.W[f, k]
-        state.bounds[tile, n_hidden, j] = radius
-        state.bounds[tile, n_hidden + 1, j] = np.sqrt(square) + radius
-        state.bounds[tile, n_hidden + 2, j] = state.b[f]
+        state.bounds[tile, n_lanes, j] = radius
+        state.bounds[tile, n_lanes + 1, j] = np.sqrt(square) + radius
+        state.bounds[tile, n_lanes + 2, j] = state.b[f]
         state.radius[f] = radius
-    state.W_then[lo:hi] = state.W[lo:hi]
-    state.b_then[lo:hi] = state.b[lo:hi]
+        _copy(zeros, state.W_then, f, state.W, f)
+        state.b_then[f] = state.b[f]
     state.began_at[block] = step
 
 
@@ -387,7 +392,7 @@ def _block_step(zeros, state, scale, learning_rate, step, constants, lo, hi, blo
     adamw(W.reshape(-1), grad_W, first_W, second_W, scale, rates.keep_W, rates.penalty_W, rates)
     first_b, second_b = state.first_b[lo:hi], state.second_b[lo:hi]
     adamw(state.b[lo:hi], grad_b, first_b, second_b, scale, rates.keep_b, rates.penalty_b, rates)
-    moved = False
+    moved = step + 1 - state.began_at[block] >= _BEGIN_EVERY
     for f in range(lo, hi):
         moved |= not _distance(zeros, state, f) <= state.radius[f]
     state.moved[block] = moved
@@ -463,10 +468,11 @@ class Training:
     ) -> None:
         csr = examples.expanded()
         n_examples, self.n_hidden, self.n_features = csr.n_examples, len(before) - 1, before.shape[1]
-        self.zeros, self.constants, self.step = (np.float32(0),) * self.n_hidden, constants(optimizer), step
+        self.constants, self.step = constants(optimizer), step
         self.starts, self.entries, self.values = csr.indptr.astype(np.int64), csr.indices, csr.values
         self.scale = np.float32(2 * loss_scale(self.n_features, reduction) / n_examples)
         n_rows, size = -(-self.n_features // _FEATURES_PER_WORD) * _FEATURES_PER_WORD, lanes(self.n_hidden)
+        self.zeros = (np.float32(0),) * size
         n_blocks, n_groups = -(-n_rows // _FEATURES_PER_BLOCK), 1
         while n_groups < _MAX_GROUPS and n_examples >= 2 * n_groups * _EXAMPLES_PER_GROUP:
             n_groups *= 2
@@ -491,7 +497,7 @@ class Training:
             W_then=W_then,
             b_then=b_then,
             radius=empty(b.shape),
-            bounds=empty((n_rows // _FEATURES, self.n_hidden + 3, _FEATURES)),
+            bounds=empty((n_rows // _FEATURES, size + 3, _FEATURES)),
             began_at=np.full(n_blocks, step - n_steps, np.int64),
             moved=np.ones(n_blocks, np.bool_),
             finite=np.empty(n_blocks, np.bool_),

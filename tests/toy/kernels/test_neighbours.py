@@ -1,0 +1,187 @@
+"""Lists of the pairs that can be active: that they have all of them, step after step, and when they are made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import Case, terms
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cpu import seem_slow
+from test_kernels import assert_as_precise_as_numpy
+from test_narrow import steady
+
+from byheart.toy.data import sample_examples
+from byheart.toy.kernels import AdamW, DivergedError, cpu, neighbours, reference
+from byheart.toy.kernels.compile import threads
+
+_ULP = float(np.finfo(np.float32).eps)
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+PROBE, RATE = 8, 1e-3
+
+
+def problem(n_hidden: int = 5, n_features: int = 300, n_examples: int = 400, bias: float = -1.0, seed: int = 0) -> Case:
+    """Weights in all directions, and biases with which few outputs are active."""
+    rng = np.random.default_rng(seed)
+    W = rng.normal(size=(n_hidden, n_features)).astype(np.float32)
+    b = (bias * rng.uniform(0.5, 1.5, n_features)).astype(np.float32)
+    return Case(W, b, sample_examples(n_examples, n_features, max(0.0, 1 - 3 / n_features), rng))
+
+
+def start(problem: Case, optimizer: AdamW = AdamW()) -> cpu.Training:  # noqa: B008
+    """Training by lists, after some steps in tiles that say how fast the weights move; lists are kept."""
+    training = cpu.Training(problem.W, problem.b, problem.examples, optimizer, "sum")
+    before = training.tiled.parameters[0]
+    training.tiled.advance(np.full(PROBE, RATE))
+    training._list(before, PROBE)
+    training.may_list = False
+    return training
+
+
+def lists(training: cpu.Training) -> neighbours.State:
+    assert training.listed is not None
+    return training.listed.state
+
+
+def bits(training: cpu.Training) -> list[bytes]:
+    return [rows.tobytes() for rows in training._now.parameters]
+
+
+def listed(state: neighbours.State) -> np.ndarray:
+    """Whether each pair is on a list."""
+    found = np.zeros((len(state.h), len(state.everything)), bool)
+    for i, n in enumerate(state.n_listed):
+        found[i, state.everything if n < 0 else state.lists[i, :n]] = True
+    return found
+
+
+def pairs(training: cpu.Training, problem: Case) -> tuple[np.ndarray, np.ndarray]:
+    """All z, in float64, and the size of their terms."""
+    W, b = training.W.astype(np.float64), training.b.astype(np.float64)
+    h = problem.examples.expanded().to_scipy() @ W.T
+    return h @ W + b, np.abs(h) @ np.abs(W) + np.abs(b)
+
+
+@given(
+    n_hidden=st.integers(1, 8),
+    n_features=st.integers(1, 200),
+    n_examples=st.sampled_from([1, 2, 63, 300, 1100]),
+    bias=st.sampled_from([0.0, -1.0, -3.0, 1.0]),
+    rate=st.sampled_from([1e-6, 1e-4, 1e-3, 0.1, 3.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_every_active_pair_is_on_its_list_and_gradients_are_exact_whatever_the_weights_do(
+    n_hidden, n_features, n_examples, bias, rate, seed
+):
+    given = problem(n_hidden, n_features, n_examples, bias, seed)
+    training = start(given)
+    for rates in ([], [rate], [rate / 10] * 3, [rate * 10]):
+        training.advance(np.array(rates))
+        z, size = pairs(training, given)
+        now = Case(training.W, training.b, given.examples)
+        gradient = training.gradient()
+        assert (z[~listed(lists(training))] <= 8 * _ULP * size[~listed(lists(training))]).all()
+        _, *exact = reference.loss_and_gradient(*now.weights(np.float64), given.examples, "sum")
+        for result, expected, scale in zip(gradient, exact, terms(now, "sum")[1:], strict=True):
+            assert np.abs(result - expected).max() <= (8 + n_examples / 8) * _ULP * scale  # as in test_narrow
+
+
+def test_lists_are_short_and_last_where_weights_move_evenly():
+    given = problem(n_examples=1500, bias=-3)
+    training, began = start(given), []
+    for _ in range(300):
+        training.advance(np.full(1, 1e-5))
+        began.append(int(lists(training).began_at[0]))
+    assert len(set(began)) < 12
+    assert max(began) > PROBE + 128  # also where nothing is beyond its radius
+    z, _ = pairs(training, given)
+    share, active = listed(lists(training)).mean(), (z > 0).mean()
+    assert active <= share < active + 0.03
+    assert share <= training.listed.computed_share() < 1
+
+
+def test_a_feature_beyond_its_radius_has_all_distances_begin_anew():
+    training = start(problem())
+    training.advance(np.full(5, 1e-6))
+    state = lists(training)
+    began = state.began_at.copy()
+    training.advance(np.full(1, 1e-6))
+    assert np.array_equal(state.began_at, began)
+    state.W[7, 0] += 2 * state.radius[7]
+    training.advance(np.full(2, 1e-6))  # it is noticed after a step
+    assert (state.began_at == training.step - 1).all()
+    assert (state.listed_at == training.step - 1).all()
+
+
+def test_an_example_beyond_its_radius_has_its_list_made_anew_and_no_other_has():
+    training = start(problem())
+    training.advance(np.full(2, 1e-6))
+    state = lists(training)
+    state.radius[:] = np.inf
+    state.reach[:, 1] = np.inf
+    state.reach[5, 1] = 0
+    training.advance(np.full(1, 1e-6))
+    assert state.listed_at[5] == training.step - 1
+    assert (np.delete(state.listed_at, 5) < training.step - 1).all()
+
+
+def test_an_example_with_more_features_than_a_list_holds_is_computed_against_all():
+    given = problem(n_features=2000, bias=1.0)
+    training = start(given)
+    training.advance(np.full(3, RATE))
+    assert (lists(training).n_listed == -1).all()
+    assert training.listed.computed_share() >= 1
+    results = training.gradient()
+    exact = reference.loss_and_gradient(training.W.astype(float), training.b.astype(float), given.examples, "sum")
+    for result, expected in zip(results, exact[1:], strict=True):
+        np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("decay_bias", [True, False])
+@pytest.mark.parametrize("decay_in_gradient", [True, False])
+@pytest.mark.parametrize("size", [(1, 90, 40), (3, 65, 600), (4, 64, 1), (6, 1100, 300), (8, 130, 1300)])
+def test_steps_are_those_of_the_reference(size, decay_bias, decay_in_gradient):
+    given = problem(*size)
+    optimizer = steady(given, weight_decay=0.5, decay_bias=decay_bias, decay_in_gradient=decay_in_gradient)
+    results, rates = [], np.linspace(RATE, 0, 40)
+    for dtype in (np.float64, np.float32):
+        training = reference.start(*given.weights(dtype), given.examples, optimizer, "sum")
+        training.advance(np.full(PROBE, RATE))
+        training.advance(rates)
+        results.append((training.W, training.b))
+    training = start(given, optimizer)
+    training.advance(rates)
+    assert training.step == PROBE + len(rates)
+    for quantity, *values in zip("Wb", *results, (training.W, training.b), strict=True):
+        assert_as_precise_as_numpy(quantity, *values, 4 * (np.abs(values[0]).max() + RATE))
+
+
+def cut(given: Case, stretches: list[int]) -> list[bytes]:
+    training = start(given)
+    for n_steps in stretches:
+        training.advance(np.full(n_steps, RATE))
+    return bits(training)
+
+
+@pytest.mark.parametrize("size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300)])
+def test_the_bits_depend_neither_on_threads_nor_on_stretches_nor_on_how_long_anything_takes(size, monkeypatch):
+    given = problem(*size)
+    expected = cut(given, [30])
+    for stretches in ([1] * 30, [7, 0, 23]):
+        assert cut(given, stretches) == expected
+    with threads(1):
+        assert cut(given, [30]) == expected
+    seem_slow(monkeypatch)
+    assert cut(given, [30]) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["W", "b"])
+def test_what_is_no_longer_finite_stops_training(where, value):
+    training = start(problem())
+    training.advance(np.full(5, RATE))
+    state = lists(training)
+    (state.W if where == "W" else state.b).reshape(-1)[11] = value
+    with np.errstate(invalid="ignore"), pytest.raises(DivergedError) as error:
+        training.advance(np.full(5, RATE))
+    assert error.value.step == training.step == PROBE + 5
