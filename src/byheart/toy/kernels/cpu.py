@@ -20,6 +20,7 @@ from byheart.toy.kernels.losses import example_losses as example_losses
 from byheart.toy.model import Reduction, loss_scale
 
 _LIST_FROM = 1_000_000  # multiplications of a step with W
+_LIST_UP_TO = 2_000_000_000  # pairs: room for lists, an eighth of a byte for each
 _FIRST_LOOK = 16  # step
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
 _LOOK_EVERY = 128  # steps, where they do
@@ -44,7 +45,8 @@ class Training:
         self.listed: neighbours.Training | None = None
         self.given = examples, optimizer, reduction
         self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
-        self.may_list = self.tiled.work >= _LIST_FROM and len(b) <= neighbours.MAX_FEATURES
+        is_large = self.tiled.work > _LIST_UP_TO * len(W) or len(b) > neighbours.MAX_FEATURES
+        self.may_list = self.tiled.work >= _LIST_FROM and not is_large
         self.look_at = _FIRST_LOOK
 
     @property

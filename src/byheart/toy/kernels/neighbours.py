@@ -275,7 +275,7 @@ def _make_lists(zeros, state, due, words):
         for word in range(n_words):
             bits = words[row, word]
             if n + _FEATURES_PER_WORD > most and n + count(bits) > most:
-                n = -1
+                n = np.int64(-1)
                 break
             while bits != np.uint64(0):
                 state.lists[i, n] = word * _FEATURES_PER_WORD + lowest(bits)
