@@ -27,7 +27,7 @@ _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 8  # steps, over which the first distances are measured
 # Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
 _COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
-_ACTIVE_AT_MOST = _COMPUTED_AT_MOST / 5  # lists are longer than what is active
+_ACTIVE_AT_MOST = _COMPUTED_AT_MOST / 2  # lists are longer than what is active
 
 
 class Training:
@@ -92,13 +92,15 @@ class Training:
         """Go over to lists, or back, if that pays; it depends on the steps taken and the weights alone."""
         square = self.tiled.n_hidden**2
         if self.listed is not None:
+            is_first, self.before = self.before is not None, None
+            share = self.listed.listed_share if is_first else self.listed.computed_share()
             self.look_at = self.step + _LOOK_EVERY
-            if self.listed.computed_share() > _COMPUTED_AT_MOST * square:
+            if share > _COMPUTED_AT_MOST * square:
                 self.tiled.resume(self.listed.parameters, self.step)
                 self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
         elif self.before is not None:
             self._list(self.before, _PROBE)
-            self.before, self.look_at = None, self.step + _PROBE
+            self.look_at = self.step + 1
         elif self.tiled.active_share() < _ACTIVE_AT_MOST * square:
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:

@@ -526,6 +526,12 @@ class Training:
         pairs = (state.W, state.b), (state.first_W, state.first_b), (state.second_W, state.second_b)
         return tuple(self._together(*pair) for pair in pairs)
 
+    @property
+    def listed_share(self) -> float:
+        """The share of all pairs that are on lists now."""
+        n_listed = np.where(self.state.n_listed < 0, self.n_features, self.state.n_listed)
+        return float(n_listed.mean() / self.n_features)
+
     def computed_share(self) -> float:
         """Return the share of all pairs that was computed in the mean step since the last call, lists included."""
         share = self.state.n_pairs.sum() / (len(self.state.h) * self.n_features * (self.step - self.counted_from))
