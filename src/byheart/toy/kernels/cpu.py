@@ -3,7 +3,8 @@
 The T x n matrix of outputs never exists. A step of training first takes every target to be 0, which makes the outputs
 themselves the errors, and sums over all pairs of examples and features in tiles that stay in registers or cache
 (``dense``), most of them skipped, exactly, where that pays (``skipping``); then it corrects the sums at the few nonzero
-targets. Up to eight hidden units everything is our own code (``narrow``); with more, products are BLAS's (``wide``).
+targets. Up to eight hidden units everything is our own code: all pairs (``narrow``), or, once few outputs are active,
+lists of those that can be (``neighbours``). With more, products are BLAS's (``wide``).
 
 Work is cut into fixed pieces whose sums are added in a fixed order, so the result has the same bits whatever the number
 of threads. Reassociation is allowed so that loops can be vectorised; NaN and infinity are honoured.
@@ -19,6 +20,7 @@ from byheart.toy.kernels import AdamW, narrow, neighbours, wide
 from byheart.toy.kernels.losses import example_losses as example_losses
 from byheart.toy.model import Reduction, loss_scale
 
+_LIST_FROM_HIDDEN = 3  # with fewer, tiles that are skipped are faster
 _LIST_FROM = 1_000_000  # multiplications of a step with W
 _LIST_UP_TO = 2_000_000_000  # pairs: room for lists, an eighth of a byte for each
 _FIRST_LOOK = 16  # step
@@ -45,8 +47,8 @@ class Training:
         self.listed: neighbours.Training | None = None
         self.given = examples, optimizer, reduction
         self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
-        is_large = self.tiled.work > _LIST_UP_TO * len(W) or len(b) > neighbours.MAX_FEATURES
-        self.may_list = self.tiled.work >= _LIST_FROM and not is_large
+        fits = self.tiled.work <= _LIST_UP_TO * len(W) and len(b) <= neighbours.MAX_FEATURES
+        self.may_list = fits and self.tiled.work >= _LIST_FROM and len(W) >= _LIST_FROM_HIDDEN
         self.look_at = _FIRST_LOOK
 
     @property
