@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from byheart.toy.kernels.compile import serial
@@ -93,6 +94,38 @@ def add_scaled(typing_context, to, at, p, source, start, size):
     return types.void(to, types.int64, types.float32, source, types.int64, types.int64), code
 
 
+@intrinsic
+def dot(typing_context, a, i, b, j, size):
+    """Return the sum of a[i + k] b[j + k], of so many numbers."""
+
+    def code(context, builder, signature, args):
+        a, i, b, j, size = arrays(context, builder, signature, args)
+        vector, index, single = ir.VectorType(ir.FloatType(), _LANES), size.type, ir.FloatType()
+        whole = builder.and_(size, index(-_LANES))
+        total = None
+        for first, last, step, kind in ((index(0), whole, _LANES, vector), (whole, size, 1, single)):
+            sums = cgutils.alloca_once(builder, kind)
+            builder.store(ir.Constant(kind, [0.0] * _LANES if kind is vector else 0.0), sums)
+
+            def add(place: Any, kind: Any = kind, sums: Any = sums) -> None:
+                here, there = builder.gep(a, [builder.add(i, place)]), builder.gep(b, [builder.add(j, place)])
+                here, there = (builder.bitcast(pointer, kind.as_pointer()) for pointer in (here, there))
+                product = builder.fmul(builder.load(here, align=4), builder.load(there, align=4), flags=_FLAGS)
+                builder.store(builder.fadd(builder.load(sums), product, flags=_FLAGS), sums)
+
+            _loop(builder, first, last, step, add)
+            found = builder.load(sums)
+            if kind is vector:
+                add_up = ir.FunctionType(single, [single, vector])
+                name = f"llvm.vector.reduce.fadd.v{_LANES}f32"
+                function = cgutils.get_or_insert_function(builder.module, add_up, name)
+                found = builder.call(function, [single(0.0), found], fastmath=_FLAGS)
+            total = found if total is None else builder.fadd(total, found, flags=_FLAGS)
+        return total
+
+    return types.float32(a, types.int64, b, types.int64, types.int64), code
+
+
 def _loop(builder: Any, first: Any, last: Any, step: int, body: Any) -> None:
     """Write a loop over ``range(first, last, step)``."""
     before = builder.block
@@ -152,3 +185,30 @@ def add_active(z, words, h, W, bias_gradient, W_gradient, h_gradient):
                 bias_gradient[f] += p
                 add_scaled(W_gradient, of_feature, p, h, of_row, n_hidden)
                 add_scaled(h_gradient, of_row, p, W, of_feature, n_hidden)
+
+
+@serial
+def add_listed(words, h, W, b, bias_gradient, W_gradient, h_gradient):
+    """Add to the gradients what outputs listed in ``words`` give, where they are active; shapes as in ``add_active``.
+
+    Returns:
+        How many are listed.
+    """
+    n_hidden, n_listed = np.int64(h.shape[1]), np.int64(0)
+    h, W = h.reshape(-1), W.reshape(-1)
+    W_gradient, h_gradient = W_gradient.reshape(-1), h_gradient.reshape(-1)
+    for i in range(words.shape[0]):
+        of_row = np.int64(i * n_hidden)
+        for word in range(words.shape[1]):
+            bits = words[i, word]
+            n_listed += count(bits)
+            while bits != np.uint64(0):
+                f = np.int64(word * BITS) + lowest(bits)
+                bits &= bits - np.uint64(1)
+                of_feature = np.int64(f * n_hidden)
+                p = b[f] + dot(W, of_feature, h, of_row, n_hidden)
+                if not p <= 0:  # so that NaN is active
+                    bias_gradient[f] += p
+                    add_scaled(W_gradient, of_feature, p, h, of_row, n_hidden)
+                    add_scaled(h_gradient, of_row, p, W, of_feature, n_hidden)
+    return n_listed

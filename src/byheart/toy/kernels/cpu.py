@@ -29,11 +29,11 @@ _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 8  # steps, over which the first distances are measured
 # Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
 _COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
-_ACTIVE_AT_MOST = _COMPUTED_AT_MOST / 2  # lists are longer than what is active
+_COMPUTED_AT_MOST_BY_ANY = 0.12
 
 
 class Training:
-    """One model with up to eight hidden units: in whole tiles at first, and by lists once few outputs are active."""
+    """One model in training: all pairs at first, and by lists once few outputs are active."""
 
     def __init__(
         self,
@@ -43,16 +43,21 @@ class Training:
         optimizer: AdamW,
         reduction: Reduction,
     ) -> None:
-        self.tiled = narrow.Training(W, b, examples, optimizer, reduction, True)
-        self.listed: neighbours.Training | None = None
-        self.given = examples, optimizer, reduction
+        self.is_narrow = len(W) <= narrow.MAX_HIDDEN
+        self.tiled: narrow.Training | wide.Training
+        if self.is_narrow:
+            self.tiled = narrow.Training(W, b, examples, optimizer, reduction, True)
+        else:
+            self.tiled = wide.Training(W, b, examples, optimizer, reduction)
+        self.listed: neighbours.Training | wide.Listed | None = None
+        self.given, self.n_hidden = (examples, optimizer, reduction), len(W)
         self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
         fits = self.tiled.work <= _LIST_UP_TO * len(W) and len(b) <= neighbours.MAX_FEATURES
         self.may_list = fits and self.tiled.work >= _LIST_FROM and len(W) >= _LIST_FROM_HIDDEN
         self.look_at = _FIRST_LOOK
 
     @property
-    def _now(self) -> narrow.Training | neighbours.Training:
+    def _now(self) -> narrow.Training | wide.Training | neighbours.Training:
         return self.tiled if self.listed is None else self.listed
 
     @property
@@ -92,25 +97,26 @@ class Training:
 
     def _look(self) -> None:
         """Go over to lists, or back, if that pays; it depends on the steps taken and the weights alone."""
-        square = self.tiled.n_hidden**2
+        most = min(_COMPUTED_AT_MOST * self.n_hidden**2, _COMPUTED_AT_MOST_BY_ANY)
         if self.listed is not None:
             is_first, self.before = self.before is not None, None
             share = self.listed.listed_share if is_first else self.listed.computed_share()
             self.look_at = self.step + _LOOK_EVERY
-            if share > _COMPUTED_AT_MOST * square:
+            if share > most:
                 self.tiled.resume(self.listed.parameters, self.step)
                 self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
         elif self.before is not None:
             self._list(self.before, _PROBE)
             self.look_at = self.step + 1
-        elif self.tiled.active_share() < _ACTIVE_AT_MOST * square:
+        elif self.tiled.active_share() < most / 2:  # lists are longer
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
             self.look_at = int(_LOOK_LATER * self.step)
 
     def _list(self, before: Float32[np.ndarray, "n_hidden_and_bias n_features"], n_steps: int) -> None:
         """Go over to lists, with W and b of so many steps ago."""
-        self.listed = neighbours.Training(before, n_steps, self.tiled.parameters, self.step, *self.given)
+        kind = neighbours.Training if self.is_narrow else wide.Listed
+        self.listed = kind(before, n_steps, self.tiled.parameters, self.step, *self.given)
 
 
 def start(
@@ -132,10 +138,10 @@ def start(
         reduction: Of the squared error over features.
         skipping: Whether pairs may be skipped where that pays; the result is the same up to rounding.
     """
-    if len(W) <= narrow.MAX_HIDDEN:
-        if not skipping:
-            return narrow.Training(W, b, examples, optimizer, reduction, skipping)
+    if skipping:
         return Training(W, b, examples, optimizer, reduction)
+    if len(W) <= narrow.MAX_HIDDEN:
+        return narrow.Training(W, b, examples, optimizer, reduction, skipping)
     return wide.Training(W, b, examples, optimizer, reduction)
 
 

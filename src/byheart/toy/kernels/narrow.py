@@ -44,7 +44,7 @@ _TRY_AGAIN_AFTER = 8 * _CHECK_ORDER_EVERY  # without skipping, where it did not 
 _SERIAL_BELOW = 150_000  # multiplications per step with W: a second thread gains nothing at 100,000, a fifth at 200,000
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
-_SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
+SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _ZERO = np.float32(0)
 
 
@@ -362,7 +362,7 @@ class Training:
         self.rows = Rows(
             np.empty(n_examples + 1, np.int64), np.empty(csr.indices.size, np.uint32), np.empty_like(csr.values)
         )
-        self.sample = csr.to_scipy()[:: max(8, -(-n_examples // _SAMPLE))]
+        self.sample = csr.to_scipy()[:: max(8, -(-n_examples // SAMPLE))]
         self.examples: Int32[np.ndarray, " n_examples"] = np.arange(n_examples, dtype=np.int32)
         self._arrange()
         # Examples that come fresh at every step would need new orders at every step.

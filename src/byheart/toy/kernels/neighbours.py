@@ -10,7 +10,7 @@ than a radius r from there, and h no farther than s,
 
 and the list has the features for which this is positive. After every step the distances of all features are looked at:
 if one is beyond its radius, all of them begin anew where they are now, and so does every list. An example that is
-beyond its own radius has its list made anew. Radii are what the last distances would become in ``_STEPS_AHEAD`` steps.
+beyond its own radius has its list made anew. Radii are what the last distances would become in ``STEPS_AHEAD`` steps.
 The result is that of the dense computation up to rounding, for any weights: lists only say which products may be left
 out, as they are zero.
 
@@ -50,11 +50,11 @@ _FEATURES_PER_BLOCK = 1024  # that one thread takes
 _EXAMPLES_PER_UNIT = 256  # that one thread takes
 _EXAMPLES_PER_GROUP = 512  # at least, if there are several groups: each has a gradient of its own
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
-_STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a list has to be made anew
-_BEGIN_EVERY = 128  # steps, at least: lists that were made while all moved faster are longer than need be
-_LEAST_RADIUS = np.float32(1e-6)  # times the size of what moves: beyond rounding
+STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a list has to be made anew
+BEGIN_EVERY = 128  # steps, at least: lists that were made while all moved faster are longer than need be
+LEAST_RADIUS = np.float32(1e-6)  # times the size of what moves: beyond rounding
 _LISTED_AT_MOST = 16  # features of so many; an example that has more is computed against all
-_COST_OF_A_LIST = 0.2  # of computing an example against all features
+COST_OF_A_LIST = 0.2  # of computing an example against all features
 _SERIAL_BELOW = 100_000  # pairs: one thread is faster, as most of a step is AdamW
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _FLAGS = ("contract", "nsz", "reassoc")
@@ -254,7 +254,7 @@ def _find_due(zeros, state, lo, hi, step, due):
         steps = np.float32(max(step - state.listed_at[i], 1))
         size = np.sqrt(_dot(zeros, state.h, i, state.h, i) + _ONE)
         state.reach[i, 0] = size
-        state.reach[i, 1] = _STEPS_AHEAD * distance / steps + _LEAST_RADIUS * size
+        state.reach[i, 1] = STEPS_AHEAD * distance / steps + LEAST_RADIUS * size
         _copy(zeros, state.h_then, i, state.h, i)
         state.listed_at[i] = step
         due[n] = i
@@ -314,7 +314,7 @@ def _examples(zeros, state, starts, features, values, group, lo, hi, is_first, s
     _find_hidden(zeros, state, starts, features, values, lo, hi)
     due = np.empty(hi - lo, np.int64)
     n_due = _find_due(zeros, state, lo, hi, step, due)
-    state.n_pairs[group] += np.int64(n_due * _COST_OF_A_LIST * n_all)
+    state.n_pairs[group] += np.int64(n_due * COST_OF_A_LIST * n_all)
     if n_due > 0:
         words = np.empty((min(n_due, _LISTS_AT_ONCE), state.b.shape[0] // _FEATURES_PER_WORD), np.uint64)
         for first in range(0, n_due, _LISTS_AT_ONCE):
@@ -351,7 +351,7 @@ def _begin(zeros, state, lo, hi, block, step):
     for f in range(lo, hi):
         square = _dot(zeros, state.W, f, state.W, f)
         size = np.sqrt(square + state.b[f] * state.b[f])
-        radius = _STEPS_AHEAD * _distance(zeros, state, f) / steps + _LEAST_RADIUS * size
+        radius = STEPS_AHEAD * _distance(zeros, state, f) / steps + LEAST_RADIUS * size
         tile, j = divmod(f, _FEATURES)
         for k in range(n_lanes):
             state.bounds[tile, k, j] = state.W[f, k]
@@ -392,7 +392,7 @@ def _block_step(zeros, state, scale, learning_rate, step, constants, lo, hi, blo
     adamw(W.reshape(-1), grad_W, first_W, second_W, scale, rates.keep_W, rates.penalty_W, rates)
     first_b, second_b = state.first_b[lo:hi], state.second_b[lo:hi]
     adamw(state.b[lo:hi], grad_b, first_b, second_b, scale, rates.keep_b, rates.penalty_b, rates)
-    moved = step + 1 - state.began_at[block] >= _BEGIN_EVERY
+    moved = step + 1 - state.began_at[block] >= BEGIN_EVERY
     for f in range(lo, hi):
         moved |= not _distance(zeros, state, f) <= state.radius[f]
     state.moved[block] = moved

@@ -20,10 +20,11 @@ from jaxtyping import Float, Float32, Float64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
-from byheart.toy.kernels.active import BITS, activate, add_active, add_scaled
+from byheart.toy.kernels.active import BITS, activate, add_active, add_listed, add_scaled
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, inner, relu, serial
+from byheart.toy.kernels.neighbours import BEGIN_EVERY, COST_OF_A_LIST, LEAST_RADIUS, STEPS_AHEAD
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
@@ -34,13 +35,14 @@ _EXAMPLES_PER_GROUP = 256  # at least, if there are several groups
 _PIECES = 8  # at least, if there are so many examples
 _EXAMPLES_AT_ONCE = 256  # a tile of outputs is that many examples
 _WEIGHTS_AT_ONCE = 2**16  # by so many features that their weights and gradients stay in a core's cache
+SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _DENSE_FROM = 0.15  # share of active outputs from which on whole products are faster
 _ENTRIES_PER_SUM = 64  # that are added in float32 before they are added to the rest
 _EXAMPLES_PER_CHUNK = 256  # where work is per example
 _FEATURES_PER_CHUNK = 128  # where work is per feature
 _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SHORT = 5e8  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
-_ZERO = np.float32(0)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 class Examples(NamedTuple):
@@ -69,6 +71,22 @@ class State(NamedTuple):
     shares_b: np.ndarray
     shares_h: np.ndarray  # by block of features, for one pass
     finite: np.ndarray  # whether a share is, by group and block
+
+
+class Lists(NamedTuple):
+    """Which outputs can be active until something has moved far, as in ``neighbours``, but for all examples at once.
+
+    Columns of W_then and h_then are multiplied to bounds: after those of W and h come radius and |(h, 1)|, then
+    |W| + radius and reach.
+    """
+
+    words: np.ndarray  # (n_examples, words), the bits of these outputs
+    W_then: np.ndarray  # (n_features, n_hidden + 2), when distances began
+    b_then: np.ndarray
+    h_then: np.ndarray  # (n_examples, n_hidden + 2)
+    began_at: np.ndarray  # step, by chunk of examples, then of features
+    moved: np.ndarray  # whether distances begin anew, likewise
+    n_pairs: np.ndarray  # that were computed since they were last counted, by group and block
 
 
 class Scratch(NamedTuple):
@@ -129,6 +147,80 @@ def _part(scratch, n_rows, n_columns):
 
 
 @inner
+def _distance(a, i, b, j, n_hidden):
+    total = _ZERO
+    for k in range(n_hidden):
+        difference = a[i, k] - b[j, k]
+        total += difference * difference
+    return total
+
+
+@inner
+def _far_examples(state, lists, lo, hi):
+    """Whether one of these is beyond its reach."""
+    n_hidden, far = np.int64(state.h.shape[1]), False
+    for i in range(lo, hi):
+        reach = lists.h_then[i, n_hidden + 1]
+        far |= not _distance(state.h, i, lists.h_then, i, n_hidden) <= reach * reach
+    return far
+
+
+@inner
+def _far_features(state, lists, lo, hi):
+    """Whether one of these is beyond its radius."""
+    n_hidden, far = np.int64(state.h.shape[1]), False
+    for f in range(lo, hi):
+        radius, along_b = lists.W_then[f, n_hidden], state.b[f] - lists.b_then[f]
+        far |= not _distance(state.W, f, lists.W_then, f, n_hidden) + along_b * along_b <= radius * radius
+    return far
+
+
+@inner
+def _begin_examples(state, lists, lo, hi, steps):
+    """Start their distances anew, with the reach that those until now suggest."""
+    n_hidden = np.int64(state.h.shape[1])
+    for i in range(lo, hi):
+        distance, square = np.sqrt(_distance(state.h, i, lists.h_then, i, n_hidden)), _ONE
+        for k in range(n_hidden):
+            square += state.h[i, k] * state.h[i, k]
+            lists.h_then[i, k] = state.h[i, k]
+        size = np.sqrt(square)
+        lists.h_then[i, n_hidden] = size
+        lists.h_then[i, n_hidden + 1] = STEPS_AHEAD * distance / steps + LEAST_RADIUS * size
+
+
+@inner
+def _begin_features(state, lists, lo, hi, steps):
+    """Start their distances anew, with the radii that those until now suggest."""
+    n_hidden = np.int64(state.h.shape[1])
+    for f in range(lo, hi):
+        b, along_b, square = state.b[f], state.b[f] - lists.b_then[f], _ZERO
+        distance = np.sqrt(_distance(state.W, f, lists.W_then, f, n_hidden) + along_b * along_b)
+        for k in range(n_hidden):
+            square += state.W[f, k] * state.W[f, k]
+            lists.W_then[f, k] = state.W[f, k]
+        radius = STEPS_AHEAD * distance / steps + LEAST_RADIUS * np.sqrt(square + b * b)
+        lists.W_then[f, n_hidden] = radius
+        lists.W_then[f, n_hidden + 1] = np.sqrt(square) + radius
+        lists.b_then[f] = b
+
+
+@inner
+def _listed_tile(state, lists, lo, hi, f, last, begins, sum_W, sum_b, share_h, scratch):
+    """Add what some examples give against some features by their lists, which are made if distances begin now.
+
+    Returns:
+        How many outputs are on the lists.
+    """
+    words = lists.words[lo:hi, f // BITS : -(-last // BITS)]
+    if begins:
+        z = _part(scratch.z, hi - lo, last - f)
+        np.dot(lists.h_then[lo:hi], lists.W_then[f:last].T, z)
+        activate(z, lists.b_then[f:last], words)
+    return add_listed(words, state.h[lo:hi], state.W[f:last], state.b[f:last], sum_b, sum_W, share_h)
+
+
+@inner
 def _tile(h, W, b, sum_W, sum_b, share_h, scratch):
     """Add what some examples give against some features, all targets being 0."""
     (n_rows, n_hidden), n_features = h.shape, b.shape[0]
@@ -150,7 +242,7 @@ def _tile(h, W, b, sum_W, sum_b, share_h, scratch):
 
 
 @inner
-def _piece(state, start, lo, hi, group, block, scratch):
+def _piece(state, lists, start, lo, hi, group, block, step, scratch):
     """Examples lo, ..., hi - 1 of a pass that begins with ``start``, one group, against one block of features."""
     n_features, n_hidden = state.W.shape
     left, right = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, n_features)
@@ -167,7 +259,13 @@ def _piece(state, start, lo, hi, group, block, scratch):
         for i in range(lo, hi, _EXAMPLES_AT_ONCE):
             end = min(i + _EXAMPLES_AT_ONCE, hi)
             share_h = state.shares_h[block, i - start : end - start]
-            _tile(state.h[i:end], state.W[f:last], state.b[f:last], sum_W, sum_b, share_h, scratch)
+            if lists is None:
+                _tile(state.h[i:end], state.W[f:last], state.b[f:last], sum_W, sum_b, share_h, scratch)
+            else:
+                begins = lists.began_at[0] == step
+                n_pairs = _listed_tile(state, lists, i, end, f, last, begins, sum_W, sum_b, share_h, scratch)
+                n_pairs += np.int64(begins * COST_OF_A_LIST * (end - i) * (last - f))
+                lists.n_pairs[group, block] += n_pairs
         if start > 0:
             share_W += sum_W
             share_b += sum_b
@@ -234,11 +332,33 @@ def _step_of_features(state, examples, scale, learning_rate, step, constants, lo
     adamw(b, grad_b, first_b, second_b, scale, rates.keep_b, rates.penalty_b, rates)
 
 
+@inner
+def _any(answers):
+    found = False
+    for answer in answers:
+        found |= answer
+    return found
+
+
+@inner
+def _begin(state, lists, chunk, n_of_examples, step):
+    """Start distances of one chunk of examples, or of features, anew."""
+    steps = np.float32(max(step - lists.began_at[chunk], 1))
+    lists.began_at[chunk] = step
+    if chunk < n_of_examples:
+        lo = chunk * _EXAMPLES_PER_CHUNK
+        _begin_examples(state, lists, lo, min(lo + _EXAMPLES_PER_CHUNK, state.h.shape[0]), steps)
+    else:
+        lo = (chunk - n_of_examples) * _FEATURES_PER_CHUNK
+        _begin_features(state, lists, lo, min(lo + _FEATURES_PER_CHUNK, state.b.shape[0]), steps)
+
+
 @serial
-def _run(tickets, end, state, examples, scale, learning_rates, step, constants, at_once):
+def _run(tickets, end, state, lists, examples, scale, learning_rates, step, constants, at_once):
     """Take units of steps that nobody else takes, up to unit ``end``.
 
-    The units of a step: each chunk of examples' hidden vectors; for each pass over the examples all pieces, then its
+    The units of a step: each chunk of examples' hidden vectors; if there are lists, each chunk of examples and of
+    features, where distances begin anew; for each pass over the examples all pieces, then its
     chunks of examples; each chunk of features.
     """
     (n_features, n_hidden), n_examples = state.W.shape, state.h.shape[0]
@@ -246,7 +366,10 @@ def _run(tickets, end, state, examples, scale, learning_rates, step, constants, 
     pass_size = state.shares_h.shape[1]
     n_pieces, n_chunks = n_groups * n_blocks, -(-pass_size // _EXAMPLES_PER_CHUNK)
     n_hidden_units = -(-n_examples // _EXAMPLES_PER_CHUNK)
-    n_before = n_hidden_units + -(-n_examples // pass_size) * (n_pieces + n_chunks)
+    n_prepared = n_hidden_units
+    if lists is not None:
+        n_prepared += lists.moved.shape[0]
+    n_before = n_prepared + -(-n_examples // pass_size) * (n_pieces + n_chunks)
     n_units = n_before + -(-n_features // _FEATURES_PER_CHUNK)
     group_size = -(-pass_size // n_groups)
     scratch = _scratch(n_hidden, n_examples, at_once)
@@ -255,11 +378,13 @@ def _run(tickets, end, state, examples, scale, learning_rates, step, constants, 
         if ticket >= end:
             return
         s, unit = ticket // n_units, ticket % n_units
-        of_pass, within = divmod(unit - n_hidden_units, n_pieces + n_chunks)
+        of_pass, within = divmod(unit - n_prepared, n_pieces + n_chunks)
         before = np.int64(0)  # what has to be done before this unit
         if unit >= n_before:
             before = n_before
-        elif unit >= n_hidden_units:
+        elif unit >= n_hidden_units and unit < n_prepared:
+            before = n_hidden_units
+        elif unit >= n_prepared:
             before = unit - within + (n_pieces if within >= n_pieces else 0)
         if not wait(tickets, s * n_units + before):
             return
@@ -267,7 +392,14 @@ def _run(tickets, end, state, examples, scale, learning_rates, step, constants, 
         stop_at = min(start + pass_size, n_examples)
         if unit < n_hidden_units:
             lo = unit * _EXAMPLES_PER_CHUNK
-            _find_hidden(state, examples, lo, min(lo + _EXAMPLES_PER_CHUNK, n_examples))
+            hi = min(lo + _EXAMPLES_PER_CHUNK, n_examples)
+            _find_hidden(state, examples, lo, hi)
+            if lists is not None:
+                lists.moved[unit] = _far_examples(state, lists, lo, hi)
+        elif unit < n_prepared:
+            if lists is not None:  # what is None is not compiled
+                if _any(lists.moved):
+                    _begin(state, lists, unit - n_hidden_units, n_hidden_units, step + s)
         elif unit >= n_before:
             for finite in state.finite.reshape(-1):
                 if not finite:
@@ -276,10 +408,14 @@ def _run(tickets, end, state, examples, scale, learning_rates, step, constants, 
             lo = (unit - n_before) * _FEATURES_PER_CHUNK
             hi = min(lo + _FEATURES_PER_CHUNK, n_features)
             _step_of_features(state, examples, scale, learning_rates[s], step + s, constants, lo, hi, scratch)
+            if lists is not None:
+                chunk = n_hidden_units + unit - n_before
+                is_old = step + s + 1 - lists.began_at[chunk] >= BEGIN_EVERY
+                lists.moved[chunk] = is_old or _far_features(state, lists, lo, hi)
         elif within < n_pieces:
             group, block = divmod(within, n_blocks)
             lo = min(start + group * group_size, stop_at)
-            _piece(state, start, lo, min(lo + group_size, stop_at), group, block, scratch)
+            _piece(state, lists, start, lo, min(lo + group_size, stop_at), group, block, step + s, scratch)
         else:
             lo = min(start + (within - n_pieces) * _EXAMPLES_PER_CHUNK, stop_at)
             _add_up_rows(state, examples, start, lo, min(lo + _EXAMPLES_PER_CHUNK, stop_at))
@@ -297,9 +433,9 @@ class Training:
         optimizer: AdamW,
         reduction: Reduction,
     ) -> None:
-        self.parameters = empty(W.T.shape), empty(b.shape)
-        self.parameters[0][:], self.parameters[1][:] = W.T, b
-        W, b = self.parameters
+        self.parameters_now = empty(W.T.shape), empty(b.shape)
+        self.parameters_now[0][:], self.parameters_now[1][:] = W.T, b
+        W, b = self.parameters_now
         self.moments = np.zeros_like(W), np.zeros_like(b), np.zeros_like(W), np.zeros_like(b)
         self.constants, self.reduction = constants(optimizer), reduction
         self.step = 0
@@ -308,18 +444,18 @@ class Training:
     @property
     def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
         """The weights, now."""
-        return np.ascontiguousarray(self.parameters[0].T)
+        return np.ascontiguousarray(self.parameters_now[0].T)
 
     @property
     def b(self) -> Float32[np.ndarray, " n_features"]:
         """The bias, now."""
-        return self.parameters[1].copy()
+        return self.parameters_now[1].copy()
 
     def set_examples(self, examples: SparseExamples) -> None:
         """Train on these examples from the next step on."""
         csr = examples.expanded()
         csc = scipy.sparse.csc_array(csr.to_scipy())
-        n_examples, (n_features, n_hidden) = csr.n_examples, self.parameters[0].shape
+        n_examples, (n_features, n_hidden) = csr.n_examples, self.parameters_now[0].shape
         self.examples = Examples(
             csr.indptr, csr.indices, csr.values, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data
         )
@@ -331,7 +467,7 @@ class Training:
         at_once = max(BITS, _WEIGHTS_AT_ONCE // n_hidden // BITS * BITS)
         self.at_once = np.int64(min(at_once, n_features, _FEATURES_PER_BLOCK))
         self.state = State(
-            *self.parameters,
+            *self.parameters_now,
             *self.moments,
             empty((n_examples, n_hidden)),
             empty((n_examples, n_hidden)),
@@ -343,8 +479,28 @@ class Training:
         n_of_pass = n_groups * n_blocks + -(-pass_size // _EXAMPLES_PER_CHUNK)
         self.units_of_gradient = -(-n_examples // _EXAMPLES_PER_CHUNK) + -(-n_examples // pass_size) * n_of_pass
         self.units_of_step = self.units_of_gradient + -(-n_features // _FEATURES_PER_CHUNK)
+        self.lists: Lists | None = None
+        self.sample = csr.to_scipy()[:: max(8, -(-n_examples // SAMPLE))]
         self.pace = Pace(self.units_of_step if self.work <= _SHORT else 0)
         self.team = Team(1 if self.work < _SERIAL_BELOW else max(n_groups * n_blocks, 2))
+
+    @property
+    def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
+        """W and, in the last row, b, now; likewise AdamW's moments."""
+        together = (*self.parameters_now, *self.moments)
+        return tuple(np.vstack([W.T, b]) for W, b in zip(together[::2], together[1::2], strict=True))
+
+    def resume(self, parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...], step: int) -> None:
+        """Go on from these ``parameters``, after so many steps."""
+        together = (*self.parameters_now, *self.moments)
+        for W, b, values in zip(together[::2], together[1::2], parameters, strict=True):
+            W[:], b[:] = values[:-1].T, values[-1]
+        self.step = step
+
+    def active_share(self) -> float:
+        """Return the share of outputs that are positive, of some examples."""
+        W, b = self.parameters_now
+        return float(np.mean((self.sample @ W) @ W.T > -b))
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
@@ -356,22 +512,70 @@ class Training:
 
     def _pieces(self, learning_rates: Float64[np.ndarray, " n_steps"], n_units: int) -> Iterator[tuple[int, int]]:
         """Do so many units of these steps, and say after each piece which step was not finite, or -1, and how many."""
-        given = self.state, self.examples, self.scale, learning_rates, self.step, self.constants, self.at_once
+        now = self.scale, learning_rates, self.step, self.constants, self.at_once
         with one_blas_thread():
             for begin, end in self.pace.cut(0, n_units, self.team.size()):
                 for first, last, n_threads in self.team.pieces(begin, end, self.units_of_step):
                     numbers = tickets(first)
-                    side_by_side(n_threads, _run, numbers, last, *given)
+                    side_by_side(n_threads, _run, numbers, last, self.state, self.lists, self.examples, *now)
                     yield stopped(numbers), last
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         for _ in self._pieces(np.zeros(1), self.units_of_gradient):
             pass
-        grad_W, grad_b = np.empty_like(self.parameters[0]), np.empty_like(self.parameters[1])
+        grad_W, grad_b = np.empty_like(self.parameters_now[0]), np.empty_like(self.parameters_now[1])
         correction = empty((grad_W.shape[1],))
         for lo in range(0, len(grad_b), _FEATURES_PER_CHUNK):
             some = slice(lo, lo + _FEATURES_PER_CHUNK)
             hi = min(lo + _FEATURES_PER_CHUNK, len(grad_b))
             _gradient_of_features(self.state, self.examples, lo, hi, grad_W[some], grad_b[some], correction)
         return np.ascontiguousarray(grad_W.T) * self.scale, grad_b * self.scale
+
+
+class Listed(Training):
+    """Training by lists of the outputs that can be active; arguments are those of ``neighbours.Training``."""
+
+    def __init__(
+        self,
+        before: Float32[np.ndarray, "n_hidden_and_bias n_features"],
+        n_steps: int,
+        parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...],
+        step: int,
+        examples: SparseExamples,
+        optimizer: AdamW,
+        reduction: Reduction,
+    ) -> None:
+        super().__init__(parameters[0][:-1], parameters[0][-1], examples, optimizer, reduction)
+        self.resume(parameters, step)
+        n_examples, n_hidden = self.state.h.shape
+        n_features = len(self.state.b)
+        n_moved = -(-n_examples // _EXAMPLES_PER_CHUNK) + -(-n_features // _FEATURES_PER_CHUNK)
+        self.lists = Lists(
+            empty((n_examples, -(-n_features // BITS)), np.uint64),
+            np.zeros((n_features, n_hidden + 2), np.float32),
+            before[-1].astype(np.float32),
+            np.zeros((n_examples, n_hidden + 2), np.float32),
+            np.full(n_moved, step - n_steps, np.int64),
+            np.ones(n_moved, np.bool_),
+            np.zeros(self.state.finite.shape, np.int64),
+        )
+        self.lists.W_then[:, :n_hidden] = before[:-1].T
+        self.lists.h_then[:, :n_hidden] = examples.expanded().to_scipy() @ before[:-1].T
+        self.units_of_gradient += n_moved
+        self.units_of_step += n_moved
+        self.counted_from = step
+
+    @property
+    def listed_share(self) -> float:
+        """The share of all pairs that are on lists now."""
+        assert self.lists is not None
+        n_listed = sum(int(np.bitwise_count(words).sum()) for words in self.lists.words)
+        return n_listed / (len(self.state.h) * len(self.state.b))
+
+    def computed_share(self) -> float:
+        """Return the share of all pairs that was computed in the mean step since the last call, lists included."""
+        assert self.lists is not None
+        n_pairs = self.lists.n_pairs.sum() / (self.step - self.counted_from)
+        self.lists.n_pairs[:], self.counted_from = 0, self.step
+        return float(n_pairs / (len(self.state.h) * len(self.state.b)))
