@@ -23,10 +23,11 @@ from byheart.toy.model import Reduction, loss_scale
 _LIST_FROM_HIDDEN = 3  # with fewer, tiles that are skipped are faster
 _LIST_FROM = 1_000_000  # multiplications of a step with W
 _LIST_UP_TO = 2_000_000_000  # pairs: room for lists, an eighth of a byte for each
-_FIRST_LOOK = 16  # step
+_FIRST_LOOK = 1  # step
+_LOOK_AGAIN = 8  # steps later, at least
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
 _LOOK_EVERY = 128  # steps, where they do
-_PROBE = 8  # steps, over which the first distances are measured
+_PROBE = 4  # steps, over which the first distances are measured
 # Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
 _COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
 _COMPUTED_AT_MOST_BY_ANY = 0.12
@@ -104,14 +105,17 @@ class Training:
             self.look_at = self.step + _LOOK_EVERY
             if share > most:
                 self.tiled.resume(self.listed.parameters, self.step)
-                self.listed, self.look_at = None, int(_LOOK_LATER * self.step)
+                self.listed, self.look_at = None, self._later()
         elif self.before is not None:
             self._list(self.before, _PROBE)
             self.look_at = self.step + 1
         elif self.tiled.active_share() < most / 2:  # lists are longer
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
-            self.look_at = int(_LOOK_LATER * self.step)
+            self.look_at = self._later()
+
+    def _later(self) -> int:
+        return max(self.step + _LOOK_AGAIN, int(_LOOK_LATER * self.step))
 
     def _list(self, before: Float32[np.ndarray, "n_hidden_and_bias n_features"], n_steps: int) -> None:
         """Go over to lists, with W and b of so many steps ago."""

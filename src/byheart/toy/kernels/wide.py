@@ -397,7 +397,7 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
             if lists is not None:
                 lists.moved[unit] = _far_examples(state, lists, lo, hi)
         elif unit < n_prepared:
-            if lists is not None:  # what is None is not compiled
+            if lists is not None:  # noqa: SIM102 - what is None is not compiled
                 if _any(lists.moved):
                     _begin(state, lists, unit - n_hidden_units, n_hidden_units, step + s)
         elif unit >= n_before:
