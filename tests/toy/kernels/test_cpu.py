@@ -289,17 +289,21 @@ def with_lists(given: Case, stretches: list[int]) -> tuple[list[bytes], list[boo
 
 
 @pytest.mark.usefixtures("looks")
-@pytest.mark.parametrize("at_most", [0.0, 1.0])
-def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_up(at_most, monkeypatch):
+@pytest.mark.parametrize("n_hidden", [4, 9])
+@pytest.mark.parametrize("at_most", [1e-9, 1.0])
+def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_up(at_most, n_hidden, monkeypatch):
     monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", at_most)
-    given = memorizing()
+    monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST_BY_ANY", 1.0)
+    monkeypatch.setattr(cpu.wide.Training, "active_share", lambda self: 0.0)
+    monkeypatch.setattr(cpu.narrow.Training, "active_share", lambda self: 0.0)
+    given = memorizing(n_hidden)
     expected, _ = with_lists(given, [60])
     of_single_steps, by_lists = with_lists(given, [1] * 60)
     assert of_single_steps == expected
     assert with_lists(given, [5, 9, 0, 33, 13])[0] == expected
-    # The first look is before step 4, lists are made 8 steps later and looked at after one.
-    assert by_lists.index(True) == 4 + 8
-    assert by_lists[13] == all(by_lists[12:]) == (at_most == 1)
+    # The first look is before step 4, lists are made 4 steps later and looked at after one.
+    assert by_lists.index(True) == 4 + 4
+    assert by_lists[9] == all(by_lists[8:]) == (at_most == 1)
 
 
 @pytest.mark.usefixtures("looks")
@@ -309,8 +313,9 @@ def test_where_many_outputs_are_active_there_are_no_lists():
 
 
 @pytest.mark.usefixtures("looks")
-def test_lists_are_given_up_with_the_same_weights_and_moments_when_the_examples_change():
-    given = memorizing()
+@pytest.mark.parametrize("n_hidden", [4, 9])
+def test_lists_are_given_up_with_the_same_weights_and_moments_when_the_examples_change(n_hidden):
+    given = memorizing(n_hidden)
     training = cpu.Training(given.W, given.b, given.examples, AdamW(), "sum")
     training.advance(np.full(30, 1e-3))
     before = training._now.parameters

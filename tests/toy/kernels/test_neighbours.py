@@ -12,7 +12,7 @@ from test_kernels import assert_as_precise_as_numpy
 from test_narrow import steady
 
 from byheart.toy.data import sample_examples
-from byheart.toy.kernels import AdamW, DivergedError, cpu, neighbours, reference
+from byheart.toy.kernels import AdamW, DivergedError, cpu, neighbours, reference, wide
 from byheart.toy.kernels.compile import threads
 
 _ULP = float(np.finfo(np.float32).eps)
@@ -47,8 +47,12 @@ def bits(training: cpu.Training) -> list[bytes]:
     return [rows.tobytes() for rows in training._now.parameters]
 
 
-def listed(state: neighbours.State) -> np.ndarray:
+def listed(training: cpu.Training) -> np.ndarray:
     """Whether each pair is on a list."""
+    if isinstance(training.listed, wide.Listed):
+        words = training.listed.lists.words.astype("<u8").view(np.uint8)
+        return np.unpackbits(words, axis=1, bitorder="little")[:, : len(training.b)].astype(bool)
+    state = lists(training)
     found = np.zeros((len(state.h), len(state.everything)), bool)
     for i, n in enumerate(state.n_listed):
         found[i, state.everything if n < 0 else state.lists[i, :n]] = True
@@ -63,7 +67,7 @@ def pairs(training: cpu.Training, problem: Case) -> tuple[np.ndarray, np.ndarray
 
 
 @given(
-    n_hidden=st.integers(1, 8),
+    n_hidden=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 40]),
     n_features=st.integers(1, 200),
     n_examples=st.sampled_from([1, 2, 63, 300, 1100]),
     bias=st.sampled_from([0.0, -1.0, -3.0, 1.0]),
@@ -80,23 +84,28 @@ def test_every_active_pair_is_on_its_list_and_gradients_are_exact_whatever_the_w
         z, size = pairs(training, given)
         now = Case(training.W, training.b, given.examples)
         gradient = training.gradient()
-        assert (z[~listed(lists(training))] <= 8 * _ULP * size[~listed(lists(training))]).all()
+        assert (z[~listed(training)] <= (8 + n_hidden) * _ULP * size[~listed(training)]).all()
         _, *exact = reference.loss_and_gradient(*now.weights(np.float64), given.examples, "sum")
         for result, expected, scale in zip(gradient, exact, terms(now, "sum")[1:], strict=True):
-            assert np.abs(result - expected).max() <= (8 + n_examples / 8) * _ULP * scale  # as in test_narrow
+            assert (
+                np.abs(result - expected).max() <= (8 + n_hidden + n_examples / 8) * _ULP * scale
+            )  # as in test_narrow
 
 
-def test_lists_are_short_and_last_where_weights_move_evenly():
-    given = problem(n_examples=1500, bias=-3)
+@pytest.mark.parametrize("n_hidden", [5, 12])
+def test_lists_are_short_and_last_where_weights_move_evenly(n_hidden):
+    given = problem(n_hidden, n_examples=1500, bias=-3)
     training, began = start(given), []
     for _ in range(300):
         training.advance(np.full(1, 1e-5))
-        began.append(int(lists(training).began_at[0]))
+        of = training.listed.lists if n_hidden > 8 else training.listed.state
+        began.append(int(of.began_at[0]))
     assert len(set(began)) < 12
     assert max(began) > PROBE + 128  # also where nothing is beyond its radius
     z, _ = pairs(training, given)
-    share, active = listed(lists(training)).mean(), (z > 0).mean()
+    share, active = listed(training).mean(), (z > 0).mean()
     assert active <= share < active + 0.03
+    assert training.listed.listed_share == pytest.approx(share)
     assert share <= training.listed.computed_share() < 1
 
 
@@ -125,6 +134,19 @@ def test_an_example_beyond_its_radius_has_its_list_made_anew_and_no_other_has():
     assert (np.delete(state.listed_at, 5) < training.step - 1).all()
 
 
+def test_with_many_hidden_units_whatever_moved_far_has_all_distances_begin_anew():
+    training = start(problem(12))
+    training.advance(np.full(2, 1e-6))
+    found = training.listed.lists
+    for of, place in ((found.W_then, 12), (found.h_then, 13)):
+        training.advance(np.full(3, 1e-6))
+        assert found.began_at[0] < training.step - 1
+        of[5, place] = 0  # its radius
+        training.advance(np.full(2, 1e-6))
+        assert (found.began_at >= training.step - 2).all()
+        assert len(set(found.began_at.tolist())) == 1
+
+
 def test_an_example_with_more_features_than_a_list_holds_is_computed_against_all():
     given = problem(n_features=2000, bias=1.0)
     training = start(given)
@@ -139,7 +161,9 @@ def test_an_example_with_more_features_than_a_list_holds_is_computed_against_all
 
 @pytest.mark.parametrize("decay_bias", [True, False])
 @pytest.mark.parametrize("decay_in_gradient", [True, False])
-@pytest.mark.parametrize("size", [(1, 90, 40), (3, 65, 600), (4, 64, 1), (6, 1100, 300), (8, 130, 1300)])
+@pytest.mark.parametrize(
+    "size", [(1, 90, 40), (3, 65, 600), (4, 64, 1), (6, 1100, 300), (8, 130, 1300), (17, 600, 300)]
+)
 def test_steps_are_those_of_the_reference(size, decay_bias, decay_in_gradient):
     given = problem(*size)
     optimizer = steady(given, weight_decay=0.5, decay_bias=decay_bias, decay_in_gradient=decay_in_gradient)
@@ -163,7 +187,7 @@ def cut(given: Case, stretches: list[int]) -> list[bytes]:
     return bits(training)
 
 
-@pytest.mark.parametrize("size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300)])
+@pytest.mark.parametrize("size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300), (9, 30, 9001), (17, 2100, 300)])
 def test_the_bits_depend_neither_on_threads_nor_on_stretches_nor_on_how_long_anything_takes(size, monkeypatch):
     given = problem(*size)
     expected = cut(given, [30])
@@ -175,10 +199,11 @@ def test_the_bits_depend_neither_on_threads_nor_on_stretches_nor_on_how_long_any
     assert cut(given, [30]) == expected
 
 
+@pytest.mark.parametrize("n_hidden", [5, 12])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["W", "b"])
-def test_what_is_no_longer_finite_stops_training(where, value):
-    training = start(problem())
+def test_what_is_no_longer_finite_stops_training(where, value, n_hidden):
+    training = start(problem(n_hidden))
     training.advance(np.full(5, RATE))
     state = lists(training)
     (state.W if where == "W" else state.b).reshape(-1)[11] = value

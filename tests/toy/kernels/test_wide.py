@@ -82,7 +82,7 @@ def test_what_is_no_longer_finite_stops_long_steps_too(monkeypatch):
     seem_slow(monkeypatch)
     training = start(large(9, 40, 30), AdamW())
     training.advance(np.full(3, 1e-3))
-    training.parameters[0][5, 2] = np.nan
+    training.state.W[5, 2] = np.nan
     with pytest.raises(wide.DivergedError) as error:
         training.advance(np.full(3, 1e-3))
     assert error.value.step == training.step == 3

@@ -3,8 +3,8 @@
 The T x n matrix of outputs never exists. A step of training first takes every target to be 0, which makes the outputs
 themselves the errors, and sums over all pairs of examples and features in tiles that stay in registers or cache
 (``dense``), most of them skipped, exactly, where that pays (``skipping``); then it corrects the sums at the few nonzero
-targets. Up to eight hidden units everything is our own code: all pairs (``narrow``), or, once few outputs are active,
-lists of those that can be (``neighbours``). With more, products are BLAS's (``wide``).
+targets. Up to eight hidden units everything is our own code (``narrow``); with more, products are BLAS's (``wide``). Once
+few outputs are active, pairs come from lists of those that can be (``neighbours``).
 
 Work is cut into fixed pieces whose sums are added in a fixed order, so the result has the same bits whatever the number
 of threads. Reassociation is allowed so that loops can be vectorised; NaN and infinity are honoured.
@@ -30,7 +30,7 @@ _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 4  # steps, over which the first distances are measured
 # Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
 _COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
-_COMPUTED_AT_MOST_BY_ANY = 0.12
+_COMPUTED_AT_MOST_BY_ANY = 0.12  # from eight hidden units on
 
 
 class Training:
@@ -53,7 +53,8 @@ class Training:
         self.listed: neighbours.Training | wide.Listed | None = None
         self.given, self.n_hidden = (examples, optimizer, reduction), len(W)
         self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
-        fits = self.tiled.work <= _LIST_UP_TO * len(W) and len(b) <= neighbours.MAX_FEATURES
+        can_be_named = not self.is_narrow or len(b) <= neighbours.MAX_FEATURES
+        fits = self.tiled.work <= _LIST_UP_TO * len(W) and can_be_named
         self.may_list = fits and self.tiled.work >= _LIST_FROM and len(W) >= _LIST_FROM_HIDDEN
         self.look_at = _FIRST_LOOK
 

@@ -433,9 +433,9 @@ class Training:
         optimizer: AdamW,
         reduction: Reduction,
     ) -> None:
-        self.parameters_now = empty(W.T.shape), empty(b.shape)
-        self.parameters_now[0][:], self.parameters_now[1][:] = W.T, b
-        W, b = self.parameters_now
+        self.weights = empty(W.T.shape), empty(b.shape)
+        self.weights[0][:], self.weights[1][:] = W.T, b
+        W, b = self.weights
         self.moments = np.zeros_like(W), np.zeros_like(b), np.zeros_like(W), np.zeros_like(b)
         self.constants, self.reduction = constants(optimizer), reduction
         self.step = 0
@@ -444,18 +444,18 @@ class Training:
     @property
     def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
         """The weights, now."""
-        return np.ascontiguousarray(self.parameters_now[0].T)
+        return np.ascontiguousarray(self.weights[0].T)
 
     @property
     def b(self) -> Float32[np.ndarray, " n_features"]:
         """The bias, now."""
-        return self.parameters_now[1].copy()
+        return self.weights[1].copy()
 
     def set_examples(self, examples: SparseExamples) -> None:
         """Train on these examples from the next step on."""
         csr = examples.expanded()
         csc = scipy.sparse.csc_array(csr.to_scipy())
-        n_examples, (n_features, n_hidden) = csr.n_examples, self.parameters_now[0].shape
+        n_examples, (n_features, n_hidden) = csr.n_examples, self.weights[0].shape
         self.examples = Examples(
             csr.indptr, csr.indices, csr.values, csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data
         )
@@ -467,7 +467,7 @@ class Training:
         at_once = max(BITS, _WEIGHTS_AT_ONCE // n_hidden // BITS * BITS)
         self.at_once = np.int64(min(at_once, n_features, _FEATURES_PER_BLOCK))
         self.state = State(
-            *self.parameters_now,
+            *self.weights,
             *self.moments,
             empty((n_examples, n_hidden)),
             empty((n_examples, n_hidden)),
@@ -487,19 +487,19 @@ class Training:
     @property
     def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
         """W and, in the last row, b, now; likewise AdamW's moments."""
-        together = (*self.parameters_now, *self.moments)
+        together = (*self.weights, *self.moments)
         return tuple(np.vstack([W.T, b]) for W, b in zip(together[::2], together[1::2], strict=True))
 
     def resume(self, parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...], step: int) -> None:
         """Go on from these ``parameters``, after so many steps."""
-        together = (*self.parameters_now, *self.moments)
+        together = (*self.weights, *self.moments)
         for W, b, values in zip(together[::2], together[1::2], parameters, strict=True):
             W[:], b[:] = values[:-1].T, values[-1]
         self.step = step
 
     def active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
-        W, b = self.parameters_now
+        W, b = self.weights
         return float(np.mean((self.sample @ W) @ W.T > -b))
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
@@ -524,7 +524,7 @@ class Training:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
         for _ in self._pieces(np.zeros(1), self.units_of_gradient):
             pass
-        grad_W, grad_b = np.empty_like(self.parameters_now[0]), np.empty_like(self.parameters_now[1])
+        grad_W, grad_b = np.empty_like(self.weights[0]), np.empty_like(self.weights[1])
         correction = empty((grad_W.shape[1],))
         for lo in range(0, len(grad_b), _FEATURES_PER_CHUNK):
             some = slice(lo, lo + _FEATURES_PER_CHUNK)
