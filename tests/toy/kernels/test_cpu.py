@@ -66,7 +66,8 @@ def fill_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def filled(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
         memory, kind = compile.empty(shape, dtype), np.dtype(dtype).kind
-        memory[...] = {"f": np.nan, "i": 2**59, "b": False}[kind]
+        most = 0 if kind in "fb" else np.iinfo(dtype).max
+        memory[...] = {"f": np.nan, "i": min(2**59, most), "u": most, "b": False}[kind]
         return memory
 
     for module in (losses, narrow, wide, skipping, neighbours, tickets):

@@ -7,7 +7,7 @@ import pytest
 from cases import Case, terms
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cpu import seem_slow
+from test_cpu import fill_scratch_memory, seem_slow
 from test_kernels import assert_as_precise_as_numpy
 from test_narrow import steady
 
@@ -28,11 +28,11 @@ def problem(n_hidden: int = 5, n_features: int = 300, n_examples: int = 400, bia
     return Case(W, b, sample_examples(n_examples, n_features, max(0.0, 1 - 3 / n_features), rng))
 
 
-def start(problem: Case, optimizer: AdamW = AdamW()) -> cpu.Training:  # noqa: B008
+def start(problem: Case, optimizer: AdamW = AdamW(), rate: float = RATE) -> cpu.Training:  # noqa: B008
     """Training by lists, after some steps in tiles that say how fast the weights move; lists are kept."""
     training = cpu.Training(problem.W, problem.b, problem.examples, optimizer, "sum")
     before = training.tiled.parameters[0]
-    training.tiled.advance(np.full(PROBE, RATE))
+    training.tiled.advance(np.full(PROBE, rate))
     training._list(before, PROBE)
     training.may_list = False
     return training
@@ -90,6 +90,34 @@ def test_every_active_pair_is_on_its_list_and_gradients_are_exact_whatever_the_w
             assert (
                 np.abs(result - expected).max() <= (8 + n_hidden + n_examples / 8) * _ULP * scale
             )  # as in test_narrow
+
+
+@pytest.mark.parametrize("rate", [1e-5, 1e-4])
+@pytest.mark.parametrize("n_hidden", [2, 5, 8, 12])
+def test_what_is_on_no_list_stays_inactive_however_weights_move_within_their_radii(n_hidden, rate):
+    given = problem(n_hidden, bias=-4)
+    training = start(given, rate=rate)
+    training.advance(np.full(20, rate))
+    if n_hidden > 8:
+        found = training.listed.lists
+        W, b, r = found.W_then[:, :n_hidden], found.b_then, found.W_then[:, n_hidden]
+        h, s = found.h_then[:, :n_hidden], found.h_then[:, n_hidden + 1]
+    else:
+        state, n = lists(training), len(training.b)
+        W, b, r = state.W_then[:n, :n_hidden], state.b_then[:n], state.radius[:n]
+        h, s = state.h_then[:, :n_hidden], state.reach[:, 1]
+    W, b, r, h, s = (values.astype(np.float64) for values in (W, b, r, h, s))
+    assert r.min() > 0
+    assert s.max() > 0
+    # The farthest that (W, b) can go along (h, 1), and then h along W, for every pair.
+    along = r[None, :] / np.sqrt((h**2).sum(axis=1) + 1)[:, None]
+    W_far, b_far = W[None] + along[:, :, None] * h[:, None], b[None] + along
+    h_far = h[:, None] + s[:, None, None] * W_far / np.linalg.norm(W_far, axis=2, keepdims=True)
+    z = (W_far * h_far).sum(axis=2) + b_far
+    on_list = listed(training)
+    assert 0 < on_list.mean() < 1
+    assert z[~on_list].max() < 1e-5
+    assert (z[on_list] > -0.1 * r.max()).mean() > 0.9  # and lists are hardly longer than need be
 
 
 @pytest.mark.parametrize("n_hidden", [5, 12])
@@ -184,17 +212,25 @@ def cut(given: Case, stretches: list[int]) -> list[bytes]:
     training = start(given)
     for n_steps in stretches:
         training.advance(np.full(n_steps, RATE))
+        before = training.listed.listed_share
+        training.gradient()  # asking for it must not change anything
+        training.gradient()
+        assert n_steps == 0 or training.listed.listed_share <= 1.5 * before + 0.01
     return bits(training)
 
 
 @pytest.mark.parametrize("size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300), (9, 30, 9001), (17, 2100, 300)])
 def test_the_bits_depend_neither_on_threads_nor_on_stretches_nor_on_how_long_anything_takes(size, monkeypatch):
+    for module in (neighbours, wide):
+        monkeypatch.setattr(module, "_SERIAL_BELOW", 0)
     given = problem(*size)
     expected = cut(given, [30])
     for stretches in ([1] * 30, [7, 0, 23]):
         assert cut(given, stretches) == expected
     with threads(1):
         assert cut(given, [30]) == expected
+    fill_scratch_memory(monkeypatch)
+    assert cut(given, [30]) == expected
     seem_slow(monkeypatch)
     assert cut(given, [30]) == expected
 

@@ -3,8 +3,8 @@
 The T x n matrix of outputs never exists. A step of training first takes every target to be 0, which makes the outputs
 themselves the errors, and sums over all pairs of examples and features in tiles that stay in registers or cache
 (``dense``), most of them skipped, exactly, where that pays (``skipping``); then it corrects the sums at the few nonzero
-targets. Up to eight hidden units everything is our own code (``narrow``); with more, products are BLAS's (``wide``). Once
-few outputs are active, pairs come from lists of those that can be (``neighbours``).
+targets. Up to eight hidden units everything is our own code (``narrow``); with more, products are BLAS's (``wide``).
+Once few outputs are active, pairs come from lists of those that can be (``neighbours``).
 
 Work is cut into fixed pieces whose sums are added in a fixed order, so the result has the same bits whatever the number
 of threads. Reassociation is allowed so that loops can be vectorised; NaN and infinity are honoured.
@@ -22,7 +22,8 @@ from byheart.toy.model import Reduction, loss_scale
 
 _LIST_FROM_HIDDEN = 3  # with fewer, tiles that are skipped are faster
 _LIST_FROM = 1_000_000  # multiplications of a step with W
-_LIST_UP_TO = 2_000_000_000  # pairs: room for lists, an eighth of a byte for each
+_LIST_UP_TO = 2_000_000_000  # pairs: an eighth of a byte for each
+_LIST_EXAMPLES = 100_000  # at most: an eighth of them are summed in float32
 _FIRST_LOOK = 1  # step
 _LOOK_AGAIN = 8  # steps later, at least
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
@@ -54,7 +55,8 @@ class Training:
         self.given, self.n_hidden = (examples, optimizer, reduction), len(W)
         self.before: Float32[np.ndarray, "n_hidden_and_bias n_features"] | None = None
         can_be_named = not self.is_narrow or len(b) <= neighbours.MAX_FEATURES
-        fits = self.tiled.work <= _LIST_UP_TO * len(W) and can_be_named
+        n_examples = int(examples.repeats.sum())
+        fits = n_examples <= _LIST_EXAMPLES and n_examples * len(b) <= _LIST_UP_TO and can_be_named
         self.may_list = fits and self.tiled.work >= _LIST_FROM and len(W) >= _LIST_FROM_HIDDEN
         self.look_at = _FIRST_LOOK
 
@@ -81,7 +83,7 @@ class Training:
         """Train on these examples from the next step on."""
         if self.listed is not None:
             self.tiled.resume(self.listed.parameters, self.step)
-        self.listed, self.may_list = None, False  # they would be made anew at every step
+        self.listed, self.before, self.may_list = None, None, False  # they would be made anew at every step
         self.tiled.set_examples(examples)
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError, skipping
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
+from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, in_order, inlined, inner, serial
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
@@ -396,8 +397,9 @@ class Training:
 
     def active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
-        some = self.sample @ self.W.T
-        return float(np.mean(some @ self.W > -self.b))
+        W, b = self.W, self.b
+        with one_blas_thread():
+            return float(np.mean((self.sample @ W.T) @ W > -b))
 
     @property
     def cut_share(self) -> float:

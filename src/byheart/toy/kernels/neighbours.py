@@ -3,16 +3,16 @@
 An output is positive where z = W_f . h + b_f > 0, and adds nothing to the gradient elsewhere. Once examples are
 memorized that is one pair of a hundred or less, and step after step nearly all of them are the same. So each example
 keeps a list of features, as the neighbour lists of molecular dynamics do (Verlet 1967, "Computer Experiments on
-Classical Fluids. I"). Let W_f, b_f and h be what they were when the list was made. As long as (W_f, b_f) is no farther
-than a radius r from there, and h no farther than s,
+Classical Fluids. I"). Let h be what it was when the list was made, and W_f and b_f what they were when their distances
+began, then or before. As long as (W_f, b_f) is no farther than a radius r from there, and h no farther than s,
 
     z <= W_f . h + b_f + r |(h, 1)| + s (|W_f| + r),
 
 and the list has the features for which this is positive. After every step the distances of all features are looked at:
-if one is beyond its radius, all of them begin anew where they are now, and so does every list. An example that is
-beyond its own radius has its list made anew. Radii are what the last distances would become in ``STEPS_AHEAD`` steps.
-The result is that of the dense computation up to rounding, for any weights: lists only say which products may be left
-out, as they are zero.
+if one is beyond its radius, or after ``BEGIN_EVERY`` steps, all of them begin anew where they are now, and so does
+every list. An example that is beyond its own radius has its list made anew. Radii are what the last distances would
+become in ``STEPS_AHEAD`` steps. The result is that of the dense computation up to rounding, for any weights: lists only
+say which products may be left out, as they are zero.
 
 W is kept transposed. Its rows, W_f, are as long as a vector of 4 or 8 lanes, as are those of h; what is beyond
 n_hidden is 0. ``zeros`` is a tuple of as many zeros, as its length is known to the compiler. Steps are a row of units,
@@ -48,7 +48,7 @@ _WORDS_AT_ONCE = 8  # whose bounds stay in a core's nearest cache
 _LISTS_AT_ONCE = 64
 _FEATURES_PER_BLOCK = 1024  # that one thread takes
 _EXAMPLES_PER_UNIT = 256  # that one thread takes
-_EXAMPLES_PER_GROUP = 512  # at least, if there are several groups: each has a gradient of its own
+_EXAMPLES_PER_GROUP = 256  # at least, if there are several groups: each has a gradient of its own
 _MAX_GROUPS = 8  # their copies of the gradient are added up at every step
 STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a list has to be made anew
 BEGIN_EVERY = 128  # steps, at least: lists that were made while all moved faster are longer than need be
@@ -61,7 +61,7 @@ _FLAGS = ("contract", "nsz", "reassoc")
 
 
 class State(NamedTuple):
-    """What a step reads and writes. Features go up to a whole word; what is beyond them stays 0."""
+    """What a step reads and writes. Features go up to a whole word; as long as all is finite, the rest stays 0."""
 
     W: np.ndarray  # (n_features, lanes), likewise its moments
     b: np.ndarray
@@ -433,7 +433,7 @@ def _run(tickets, end, zeros, state, starts, features, values, scale, learning_r
                         if not finite:
                             stop(tickets, s - 1)
                             return
-                if _any(state.moved):
+                if state.began_at[block] < step + s and _any(state.moved):  # a gradient may have begun them
                     _begin(zeros, state, lo, hi, block, step + s)
         else:
             some, group = divmod(unit - n_blocks, n_groups)
@@ -500,12 +500,12 @@ class Training:
             bounds=empty((n_rows // _FEATURES, size + 3, _FEATURES)),
             began_at=np.full(n_blocks, step - n_steps, np.int64),
             moved=np.ones(n_blocks, np.bool_),
-            finite=np.empty(n_blocks, np.bool_),
+            finite=empty((n_blocks,), np.bool_),
             h_then=empty((n_examples, size)),
             reach=np.zeros((n_examples, 2), np.float32),
             listed_at=np.full(n_examples, step - n_steps, np.int64),
-            lists=np.empty((n_examples, max(_FEATURES_PER_WORD, self.n_features // _LISTED_AT_MOST)), np.uint16),
-            n_listed=np.empty(n_examples, np.int32),
+            lists=empty((n_examples, max(_FEATURES_PER_WORD, self.n_features // _LISTED_AT_MOST)), np.uint16),
+            n_listed=empty((n_examples,), np.int32),
             everything=np.arange(self.n_features, dtype=np.uint16),
             n_pairs=np.zeros(n_groups, np.int64),
         )
@@ -561,8 +561,10 @@ class Training:
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
+        n_pairs = self.state.n_pairs.copy()
         for _ in self._pieces(np.zeros(1), self.units_of_gradient):
             pass
+        self.state.n_pairs[:] = n_pairs
         for shares in (self.state.shares_W, self.state.shares_b):
             _add_up(shares, 0, shares.shape[1])
         gradient = self._together(self.state.shares_W[0], self.state.shares_b[0]) * self.scale

@@ -398,7 +398,7 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
                 lists.moved[unit] = _far_examples(state, lists, lo, hi)
         elif unit < n_prepared:
             if lists is not None:  # noqa: SIM102 - what is None is not compiled
-                if _any(lists.moved):
+                if lists.began_at[unit - n_hidden_units] < step + s and _any(lists.moved):
                     _begin(state, lists, unit - n_hidden_units, n_hidden_units, step + s)
         elif unit >= n_before:
             for finite in state.finite.reshape(-1):
@@ -500,7 +500,8 @@ class Training:
     def active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
         W, b = self.weights
-        return float(np.mean((self.sample @ W) @ W.T > -b))
+        with one_blas_thread():
+            return float(np.mean((self.sample @ W) @ W.T > -b))
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
@@ -522,8 +523,11 @@ class Training:
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
         """Return the gradient of the loss with respect to W and b, at the weights now."""
+        n_pairs = None if self.lists is None else self.lists.n_pairs.copy()
         for _ in self._pieces(np.zeros(1), self.units_of_gradient):
             pass
+        if self.lists is not None:
+            self.lists.n_pairs[:] = n_pairs
         grad_W, grad_b = np.empty_like(self.weights[0]), np.empty_like(self.weights[1])
         correction = empty((grad_W.shape[1],))
         for lo in range(0, len(grad_b), _FEATURES_PER_CHUNK):
