@@ -23,6 +23,7 @@ TOY = [name for name, study in STUDIES.items() if study.train is train_toy]
 ASKED_FOR = {
     "double-descent",
     "phase-map",
+    "phase-map-averaged",
     "weight-decay",
     "training-length",
     "generalisation-scale",
@@ -115,7 +116,7 @@ def test_a_study_leaves_its_tables_and_figures_and_a_persons_words(tmp_path):
     [
         ("double-descent", 8, "max_examples", (4, 5, 6)),
         ("as-published", 12, "max_examples", (4, 5, 6)),
-        ("phase-map", 32, "max_seeds", (1, 2)),
+        ("phase-map-averaged", 32, "max_seeds", (1, 2)),
     ],
 )
 def test_runs_whose_files_are_gone_are_added_to_as_if_all_had_run_at_once(tmp_path, name, n_runs, limit, parts):
@@ -268,8 +269,9 @@ def test_a_ridge_is_found_along_both_axes():
     def ridge(c: TrainConfig) -> float:
         return 1 + 5 * math.exp(-((math.log(c.n_examples) - math.log(30 * c.n_hidden)) ** 2))
 
-    found = verdicts_of("phase-map", made_up("phase-map", "medium", ridge))
-    assert {found[claim] for claim in ("more-data-hurts", "bigger-model-hurts", "ridge")} == {"reproduced"}
+    for name in ("phase-map", "phase-map-averaged"):
+        found = verdicts_of(name, made_up(name, "medium", averaged(ridge)))
+        assert {found[claim] for claim in ("more-data-hurts", "bigger-model-hurts", "ridge")} == {"reproduced"}
     flat = verdicts_of("phase-map", made_up("phase-map", "medium", lambda c: 1 / c.n_examples + 1 / c.n_hidden))
     assert {flat[claim] for claim in ("more-data-hurts", "bigger-model-hurts")} == {"differs"}
     below = verdicts_of("phase-map", made_up("phase-map", "medium", lambda c: ridge(c) / 10))

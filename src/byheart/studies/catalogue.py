@@ -34,6 +34,7 @@ STUDIES = {
         double_descent.STUDY_AVERAGED,
         double_descent.STUDY_M4,
         phase_map.STUDY,
+        phase_map.STUDY_AVERAGED,
         appendix.WEIGHT_DECAY,
         appendix.TRAINING_LENGTH,
         generalisation_scale.STUDY,

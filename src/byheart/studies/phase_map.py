@@ -5,19 +5,21 @@ Source: Henighan et al. 2023, Figure 5 (double descent along both axes; results 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from byheart.claims import Bump, Claim, Finding, along, judged, not_run
 from byheart.studies.readme import sizes_of
 from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
 from byheart.toy.figures import figure_of, map_of
-from byheart.toy.runs import Runs
+from byheart.toy.model import Reduction
+from byheart.toy.runs import Runs, summed
 from byheart.toy.sweep import grid
 from byheart.toy.tables import mean_losses, table_of
 
@@ -27,7 +29,7 @@ _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
         "n_hidden": (2, 3, 4, 6, 8, 12, 16, 32, 64, 100),
         "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 1_500, 2_000),
     },
-    "paper": {  # a dataset takes about an hour of two cores, with more hidden units many
+    "paper": {  # a dataset takes an hour of two cores; with more hidden units it would take many
         "n_hidden": (2, 3, 4, 6, 8),
         "n_examples": (3, 5, 10, 30, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000),
     },
@@ -39,8 +41,9 @@ _FAR_SIDE: dict[Scale, dict[str, tuple[int, ...]]] = {
 _FIGURE_5 = "Henighan et al. 2023, Figure 5"
 
 
-def _groups(scale: Scale) -> dict[str, list[TrainConfig]]:
-    base, seeds = setup(scale, **(SMALLEST if scale == "quick" else {})), range(N_SEEDS[scale])
+def _groups(reduction: Reduction, scale: Scale) -> dict[str, list[TrainConfig]]:
+    base = setup(scale, reduction=reduction, **(SMALLEST if scale == "quick" else {}))
+    seeds = range(N_SEEDS[scale])
     groups = {"map": grid(base, _AXES[scale], seeds)}
     return groups | ({"far side": grid(base, _FAR_SIDE[scale], seeds)} if scale in _FAR_SIDE else {})
 
@@ -60,16 +63,16 @@ def _judge(bumps: dict[float, Bump], name: str) -> Finding:
 
 
 def _more_data_hurts(tables: Tables) -> Finding:
-    return _judge(_bumps(tables["runs"], "n_examples", "n_hidden"), "m")
+    return _judge(_bumps(summed(tables["runs"]), "n_examples", "n_hidden"), "m")
 
 
 def _bigger_model_hurts(tables: Tables) -> Finding:
-    return _judge(_bumps(tables["runs"], "n_hidden", "n_examples"), "T")
+    return _judge(_bumps(summed(tables["runs"]), "n_hidden", "n_examples"), "T")
 
 
 def _ridge(runs: pd.DataFrame) -> pd.DataFrame:
     """The bumps along T that rise above 1, the test loss of answering nothing."""
-    bumps = _bumps(runs, "n_examples", "n_hidden")
+    bumps = _bumps(summed(runs), "n_examples", "n_hidden")
     rows = [(m, b.at, b.mean, b.error, b.height) for m, b in bumps.items() if b.height > 3 and b.mean > 1]
     return pd.DataFrame(rows, columns=["n_hidden", "n_examples", "test_loss", "test_loss_se", "height"])
 
@@ -87,7 +90,7 @@ def _slope(tables: Tables) -> Finding:
 
 
 def _consistent(tables: Tables) -> Finding:
-    runs = tables["runs"]
+    runs = summed(tables["runs"])
     logs = np.log(runs["test_loss"]).groupby([runs["n_hidden"], runs["n_examples"]])
     ridge = tables["ridge"].set_index("n_hidden")["n_examples"]
     spread = pd.Series({m: float(logs.get_group((m, t)).std()) for m, t in ridge.items()}, dtype=float)
@@ -143,7 +146,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     level = LogNorm(1 / factor, factor)  # 1, the loss of answering nothing, in the middle
     mesh = map_of(table, "test_loss", "n_examples", "n_hidden", ax, norm=level, cmap="RdBu_r")
     bar = figure.colorbar(mesh, label="test loss, mean over datasets", format="%g")
-    bar.set_ticks(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    bar.set_ticks(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)) if factor > 2 else MaxNLocator(5))
     bar.minorticks_off()
     sizes, widths = sorted(set(table["n_examples"])), sorted(set(table["n_hidden"]))
     for row in tables["ridge"].itertuples():
@@ -151,7 +154,8 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     ax.set(xlabel="training examples T", ylabel="hidden units m", facecolor="#dddddd")
     ax.set_title("circles: the highest test loss along T, where it is a bump above 1; grey: not run", fontsize=9)
     caption = (
-        "Mean test loss over seeds, by T and m: red is worse than always answering 0, blue better. Circles: the T with"
+        "Test loss, summed over features, by T and m, the mean over seeds: red is worse than always answering 0, blue"
+        " better. Circles: the T with"
         " the highest test loss at this m, where it is a bump above 1 of more than 3 standard errors; grey: not run."
         f" {sizes_of(tables['runs'], ('n_hidden', 'n_examples'), 'cell')}"
     )
@@ -163,7 +167,8 @@ def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
 
 
 def _tables_of(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {"runs": runs, "by-cell": mean_losses(runs, ["n_hidden", "n_examples"]), "ridge": _ridge(runs)}
+    by_cell = mean_losses(summed(runs), ["n_hidden", "n_examples"])
+    return {"runs": runs, "by-cell": by_cell, "ridge": _ridge(runs)}
 
 
 def _add(before: Tables, new: Tables) -> dict[str, pd.DataFrame]:
@@ -172,6 +177,10 @@ def _add(before: Tables, new: Tables) -> dict[str, pd.DataFrame]:
     return _tables_of(runs.sort_values(["group", "n_hidden", "n_examples", "seed"], ignore_index=True))
 
 
-STUDY = Study(
-    "phase-map", "Where do more data, and a bigger model, hurt?", _groups, _tables, _CLAIMS, _figures, add=_add
-)
+def _study(name: str, more: str, reduction: Reduction) -> Study:
+    question, groups = f"Where do more data, and a bigger model, hurt{more}?", functools.partial(_groups, reduction)
+    return Study(name, question, groups, _tables, _CLAIMS, _figures, add=_add)
+
+
+STUDY = _study("phase-map", "", "sum")
+STUDY_AVERAGED = _study("phase-map-averaged", ", with squared errors averaged over features", "mean")
