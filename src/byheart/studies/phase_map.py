@@ -29,7 +29,7 @@ _AXES: dict[Scale, dict[str, tuple[int, ...]]] = {
         "n_hidden": (2, 3, 4, 6, 8, 12, 16, 32, 64, 100),
         "n_examples": (3, 5, 10, 20, 50, 100, 200, 300, 500, 1_000, 1_500, 2_000),
     },
-    "paper": {  # a dataset takes an hour of two cores; with more hidden units it would take many
+    "paper": {  # a dataset takes hours of two cores, with more hidden units many more
         "n_hidden": (2, 3, 4, 6, 8),
         "n_examples": (3, 5, 10, 30, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000),
     },

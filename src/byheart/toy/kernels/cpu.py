@@ -22,8 +22,8 @@ from byheart.toy.model import Reduction, loss_scale
 
 _LIST_FROM_HIDDEN = 3  # with fewer, tiles that are skipped are faster
 _LIST_FROM = 1_000_000  # multiplications of a step with W
-_LIST_UP_TO = 2_000_000_000  # pairs: an eighth of a byte for each
-_LIST_EXAMPLES = 100_000  # at most: an eighth of them are summed in float32
+_LIST_UP_TO = 2_000_000_000  # pairs: an eighth of a byte for each, and what is per example and feature
+_LIST_EXAMPLES = 100_000  # at most: up to eight hidden units an eighth of them are summed in float32
 _FIRST_LOOK = 1  # step
 _LOOK_AGAIN = 8  # steps later, at least
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
@@ -31,7 +31,7 @@ _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 4  # steps, over which the first distances are measured
 # Shares of pairs over the square of n_hidden, as fewer hidden units are faster in tiles.
 _COMPUTED_AT_MOST = 0.0018  # with lists: as fast as tiles
-_COMPUTED_AT_MOST_BY_ANY = 0.12  # from eight hidden units on
+_COMPUTED_AT_MOST_BY_ANY = 0.12  # of pairs, from nine hidden units on
 
 
 class Training:

@@ -7,6 +7,10 @@ the gradients are sums over these (``active``), else two more products. Chunks o
 features gave to them, and take off what nonzero targets change. Chunks of features do the same and take the step of
 AdamW at once, so that the parameters are passed over once. Steps are a row of units, which threads share (see
 ``tickets``); Ctrl-C is answered between any two units.
+
+``Listed`` computes outputs only where they can be active (see ``neighbours``): words of bits name these, and are made
+for all examples at once, by one product whose outputs are bounds. Two more parts of a step come after the hidden
+vectors: each chunk of examples, and of features, may begin its distances anew.
 """
 
 from __future__ import annotations
@@ -568,6 +572,7 @@ class Listed(Training):
         self.lists.h_then[:, :n_hidden] = examples.expanded().to_scipy() @ before[:-1].T
         self.units_of_gradient += n_moved
         self.units_of_step += n_moved
+        self.pace = Pace(self.units_of_step if self.work <= _SHORT else 0)
         self.counted_from = step
 
     @property
