@@ -295,8 +295,7 @@ def with_lists(given: Case, stretches: list[int]) -> tuple[list[bytes], list[boo
 def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_up(at_most, n_hidden, monkeypatch):
     monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", at_most)
     monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST_BY_ANY", 1.0)
-    monkeypatch.setattr(cpu.wide.Training, "active_share", lambda self: 0.0)
-    monkeypatch.setattr(cpu.narrow.Training, "active_share", lambda self: 0.0)
+    monkeypatch.setattr(cpu.Training, "_active_share", lambda self: 0.0)
     given = memorizing(n_hidden)
     expected, _ = with_lists(given, [60])
     of_single_steps, by_lists = with_lists(given, [1] * 60)

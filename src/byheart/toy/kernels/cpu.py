@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Float64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, narrow, neighbours, wide
+from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.losses import example_losses as example_losses
 from byheart.toy.model import Reduction, loss_scale
 
@@ -24,6 +25,7 @@ _LIST_FROM_HIDDEN = 3  # with fewer, tiles that are skipped are faster
 _LIST_FROM = 1_000_000  # multiplications of a step with W
 _LIST_UP_TO = 2_000_000_000  # pairs: an eighth of a byte for each, and what is per example and feature
 _LIST_EXAMPLES = 100_000  # at most: up to eight hidden units an eighth of them are summed in float32
+_SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _FIRST_LOOK = 1  # step
 _LOOK_AGAIN = 8  # steps later, at least
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
@@ -59,6 +61,8 @@ class Training:
         fits = n_examples <= _LIST_EXAMPLES and n_examples * len(b) <= _LIST_UP_TO and can_be_named
         self.may_list = fits and self.tiled.work >= _LIST_FROM and len(W) >= _LIST_FROM_HIDDEN
         self.look_at = _FIRST_LOOK
+        if self.may_list:
+            self.sample = examples.expanded().to_scipy()[:: max(8, -(-n_examples // _SAMPLE))]
 
     @property
     def _now(self) -> narrow.Training | wide.Training | neighbours.Training:
@@ -112,10 +116,16 @@ class Training:
         elif self.before is not None:
             self._list(self.before, _PROBE)
             self.look_at = self.step + 1
-        elif self.tiled.active_share() < most / 2:  # lists are longer
+        elif self._active_share() < most / 2:  # lists are longer
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
             self.look_at = self._later()
+
+    def _active_share(self) -> float:
+        """Return the share of outputs that are positive, of some examples."""
+        W, b = self.tiled.W, self.tiled.b
+        with one_blas_thread():
+            return float(np.mean((self.sample @ W.T) @ W > -b))
 
     def _later(self) -> int:
         return max(self.step + _LOOK_AGAIN, int(_LOOK_LATER * self.step))

@@ -21,7 +21,6 @@ from jaxtyping import Float, Float32, Float64, Int32, Int64
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError, skipping
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
-from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, in_order, inlined, inner, serial
 from byheart.toy.kernels.dense import FEATURES, add_scaled, dense, preactivation, row
 from byheart.toy.kernels.skipping import Tiles
@@ -45,7 +44,6 @@ _TRY_AGAIN_AFTER = 8 * _CHECK_ORDER_EVERY  # without skipping, where it did not 
 _SERIAL_BELOW = 150_000  # multiplications per step with W: a second thread gains nothing at 100,000, a fifth at 200,000
 _SHORT = 5e7  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
 _WORK_PER_UNIT = 5e7  # multiplications with W, at most, unless a chunk takes more
-SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _ZERO = np.float32(0)
 
 
@@ -363,7 +361,6 @@ class Training:
         self.rows = Rows(
             np.empty(n_examples + 1, np.int64), np.empty(csr.indices.size, np.uint32), np.empty_like(csr.values)
         )
-        self.sample = csr.to_scipy()[:: max(8, -(-n_examples // SAMPLE))]
         self.examples: Int32[np.ndarray, " n_examples"] = np.arange(n_examples, dtype=np.int32)
         self._arrange()
         # Examples that come fresh at every step would need new orders at every step.
@@ -394,12 +391,6 @@ class Training:
         for in_tiles, values in zip(self.in_tiles, parameters, strict=True):
             in_tiles[self.places] = values
         self.step, self.renewed_at = step, -1
-
-    def active_share(self) -> float:
-        """Return the share of outputs that are positive, of some examples."""
-        W, b = self.W, self.b
-        with one_blas_thread():
-            return float(np.mean((self.sample @ W.T) @ W > -b))
 
     @property
     def cut_share(self) -> float:

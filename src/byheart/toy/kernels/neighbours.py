@@ -329,7 +329,8 @@ def _examples(zeros, state, starts, features, values, group, lo, hi, is_first, s
 
 
 @inner
-def _any(answers):
+def any_of(answers):
+    """Return whether one of them is true."""
     found = False
     for answer in answers:
         found |= answer
@@ -433,7 +434,7 @@ def _run(tickets, end, zeros, state, starts, features, values, scale, learning_r
                         if not finite:
                             stop(tickets, s - 1)
                             return
-                if state.began_at[block] < step + s and _any(state.moved):  # a gradient may have begun them
+                if state.began_at[block] < step + s and any_of(state.moved):  # a gradient may have begun them
                     _begin(zeros, state, lo, hi, block, step + s)
         else:
             some, group = divmod(unit - n_blocks, n_groups)

@@ -28,7 +28,7 @@ from byheart.toy.kernels.active import BITS, activate, add_active, add_listed, a
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, inner, relu, serial
-from byheart.toy.kernels.neighbours import BEGIN_EVERY, COST_OF_A_LIST, LEAST_RADIUS, STEPS_AHEAD
+from byheart.toy.kernels.neighbours import BEGIN_EVERY, COST_OF_A_LIST, LEAST_RADIUS, STEPS_AHEAD, any_of
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
@@ -39,7 +39,6 @@ _EXAMPLES_PER_GROUP = 256  # at least, if there are several groups
 _PIECES = 8  # at least, if there are so many examples
 _EXAMPLES_AT_ONCE = 256  # a tile of outputs is that many examples
 _WEIGHTS_AT_ONCE = 2**16  # by so many features that their weights and gradients stay in a core's cache
-SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _DENSE_FROM = 0.15  # share of active outputs from which on whole products are faster
 _ENTRIES_PER_SUM = 64  # that are added in float32 before they are added to the rest
 _EXAMPLES_PER_CHUNK = 256  # where work is per example
@@ -337,14 +336,6 @@ def _step_of_features(state, examples, scale, learning_rate, step, constants, lo
 
 
 @inner
-def _any(answers):
-    found = False
-    for answer in answers:
-        found |= answer
-    return found
-
-
-@inner
 def _begin(state, lists, chunk, n_of_examples, step):
     """Start distances of one chunk of examples, or of features, anew."""
     steps = np.float32(max(step - lists.began_at[chunk], 1))
@@ -362,8 +353,8 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
     """Take units of steps that nobody else takes, up to unit ``end``.
 
     The units of a step: each chunk of examples' hidden vectors; if there are lists, each chunk of examples and of
-    features, where distances begin anew; for each pass over the examples all pieces, then its
-    chunks of examples; each chunk of features.
+    features, where distances begin anew; for each pass over the examples all pieces, then its chunks of examples; each
+    chunk of features.
     """
     (n_features, n_hidden), n_examples = state.W.shape, state.h.shape[0]
     n_groups, n_blocks = state.finite.shape
@@ -402,7 +393,7 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
                 lists.moved[unit] = _far_examples(state, lists, lo, hi)
         elif unit < n_prepared:
             if lists is not None:  # noqa: SIM102 - what is None is not compiled
-                if lists.began_at[unit - n_hidden_units] < step + s and _any(lists.moved):
+                if lists.began_at[unit - n_hidden_units] < step + s and any_of(lists.moved):
                     _begin(state, lists, unit - n_hidden_units, n_hidden_units, step + s)
         elif unit >= n_before:
             for finite in state.finite.reshape(-1):
@@ -484,7 +475,6 @@ class Training:
         self.units_of_gradient = -(-n_examples // _EXAMPLES_PER_CHUNK) + -(-n_examples // pass_size) * n_of_pass
         self.units_of_step = self.units_of_gradient + -(-n_features // _FEATURES_PER_CHUNK)
         self.lists: Lists | None = None
-        self.sample = csr.to_scipy()[:: max(8, -(-n_examples // SAMPLE))]
         self.pace = Pace(self.units_of_step if self.work <= _SHORT else 0)
         self.team = Team(1 if self.work < _SERIAL_BELOW else max(n_groups * n_blocks, 2))
 
@@ -500,12 +490,6 @@ class Training:
         for W, b, values in zip(together[::2], together[1::2], parameters, strict=True):
             W[:], b[:] = values[:-1].T, values[-1]
         self.step = step
-
-    def active_share(self) -> float:
-        """Return the share of outputs that are positive, of some examples."""
-        W, b = self.weights
-        with one_blas_thread():
-            return float(np.mean((self.sample @ W) @ W.T > -b))
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
