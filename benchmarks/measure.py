@@ -38,7 +38,7 @@ from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import AdamW
-from byheart.toy.kernels.narrow import MAX_HIDDEN
+from byheart.toy.kernels.neighbours import BEGIN_EVERY
 from byheart.toy.model import initial_weights
 from byheart.toy.sweep import grid, sweep
 from byheart.toy.train import kernel_provenance, train
@@ -47,7 +47,9 @@ _SEED, _TEST_SEED = 0, 1
 _SWEEP_EXAMPLES = (3, 10, 30, 100)
 _N_TEST = 10_000
 _N_ACTIVE = 256  # examples over which the share of active outputs is taken
-_TURN_STEPS = 64  # at least, where pairs are skipped: what is redone only every so many steps, every turn must pay
+TURN_STEPS = BEGIN_EVERY  # where pairs are skipped, at least: what is redone only so often, every turn must pay
+_FIRST_STEPS = 8  # there, after which pairs are listed, if they are
+TURN_SECONDS = 20.0  # of so many steps, at most
 OnProgress = Callable[[float, float, str], None]
 """Called with the parts done, their number, and the part that comes next."""
 _SAME = (
@@ -222,14 +224,16 @@ def _time(found: dict[str, Measurement], children: dict[str, Process], config: B
 
 def _steps_per_turn(child: Process, name: str, size: Size, config: BenchConfig) -> int:
     """Find how many steps fill a turn, by timing more and more of them."""
-    skips = name == "byheart" and size.trained_steps and size.n_hidden <= MAX_HIDDEN
-    at_least = _TURN_STEPS if skips else 1
-    n_steps = 1
+    skips = name == "byheart" and bool(size.trained_steps)
+    n_steps = _FIRST_STEPS if skips else 1
+    if skips:
+        child.ask("advance", n_steps=n_steps)
     while True:
         seconds: float = child.ask("advance", n_steps=n_steps)["seconds"]
         fitting = max(1, round(n_steps * config.seconds_per_round / max(seconds, 1e-9)))
         if seconds >= config.seconds_per_round / 4:
-            return max(fitting, at_least)
+            longest = max(1, round(n_steps * TURN_SECONDS / seconds))
+            return max(fitting, min(TURN_STEPS, longest)) if skips else fitting
         n_steps = min(fitting, 16 * n_steps)
 
 
@@ -326,7 +330,7 @@ def _time_run(end: Size, results: Results, config: BenchConfig, machine: Process
     near = near_the_fastest(results, end.start)
     for step in reversed(points):
         W, b = (run.snapshots[name][points.index(step)] for name in ("W", "b"))
-        ours = OURS if step == end.run_steps and end.n_hidden <= MAX_HIDDEN else OURS[:1]
+        ours = OURS if step == end.run_steps else OURS[:1]
         there = Problem(W, b, problem.examples)
         results = _add(results, at[step], there, (*ours, *near), config, machine, directory)
         yield results

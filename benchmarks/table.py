@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.agreement import STEPS_UP_TO
 from benchmarks.contenders import CONTENDERS, NEAR, OURS
+from benchmarks.measure import TURN_SECONDS, TURN_STEPS
 from benchmarks.results import KINDS, Measurement, Results, Size
 from benchmarks.targets import (
     dense,
@@ -45,9 +46,11 @@ byheart takes gradients from active outputs only, so that it can exceed these ra
 
 _TRAINED = """\
 Weights of whole runs by byheart, from the data and weights of the table of random weights, after so many steps. Timed
-are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
-byheart is timed at the ends, up to eight hidden units (with more, nothing is skipped). AdamW's moments begin anew, and
-the learning rate is 1e-6, so that the weights stay. Active: the outputs that are not zero, of 256 examples."""
+are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping (of
+tiles at two hidden units, by lists of the pairs that can be active with more), byheart is timed at the ends. AdamW's
+moments begin anew, and the learning rate is 1e-6, so that the weights stay: in a run at its full rate lists are made
+anew more often. Turns of byheart with skipping have {turn} steps or some {turn_seconds:g} s, so that what is made anew
+only so often is paid for. Active: the outputs that are not zero, of 256 examples."""
 
 _WHOLE = """\
 byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its
@@ -55,7 +58,7 @@ steps alone, by the trapezoid rule over the weights at which they were timed: th
 of our run as the last column says. "Its steps" is the same rule for byheart."""
 
 _WAITS = """\
-The first four with one thread, the first run with an empty cache of compiled code. The rows of steps, looks and the
+The first five with one thread, the first run with an empty cache of compiled code. The rows of steps, looks and the
 small run are the least of five, in one process."""
 
 
@@ -186,7 +189,7 @@ def _trained(results: Results) -> str:
         )
     titles = [CONTENDERS[name].title for name in names]
     header = ["m", "T", "steps", "active", *titles, "over the fastest peer", "gain by skipping"]
-    return f"{table(header, rows)}\n\n{_TRAINED.format(near=NEAR)}"
+    return f"{table(header, rows)}\n\n{_TRAINED.format(near=NEAR, turn=TURN_STEPS, turn_seconds=TURN_SECONDS)}"
 
 
 def _per_contender(results: Results) -> tuple[list[str], list[str]]:

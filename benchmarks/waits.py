@@ -30,6 +30,7 @@ WORDS = {
     "help": "byheart --help",
     "first": "byheart train, m = 2, nothing compiled",
     "wider": "byheart train, then m = 8",
+    "wide": "byheart train, then m = 32",
     "again": "byheart train, all compiled",
     "idle": "byheart train, T = 5, n = 10,000, 50,000 steps",
     "busy": "the same beside one busy process per core",
@@ -82,6 +83,7 @@ def _commands(n_threads: int) -> Iterator[tuple[str, Wait]]:
         yield "help", byheart("--help", limits=one)
         yield "first", byheart(*_TRAIN, "--n-hidden", "2", "--out", "a", limits=one)
         yield "wider", byheart(*_TRAIN, "--n-hidden", "8", "--out", "b", limits=one)
+        yield "wide", byheart(*_TRAIN, "--n-hidden", "32", "--out", "w", limits=one)
         yield "again", byheart(*_TRAIN, "--n-hidden", "2", "--seed", "1", "--out", "c", limits=one)
         several = dict.fromkeys(one, str(n_threads))
         byheart(*_LONG, "--n-steps", "200", "--out", "d", limits=several)  # so that nothing is compiled below

@@ -54,7 +54,7 @@ STEPS_AHEAD = np.float32(80)  # for which distances may grow as they did until a
 BEGIN_EVERY = 128  # steps, at least: lists that were made while all moved faster are longer than need be
 LEAST_RADIUS = np.float32(1e-6)  # times the size of what moves: beyond rounding
 _LISTED_AT_MOST = 16  # features of so many; an example that has more is computed against all
-COST_OF_A_LIST = 0.2  # of computing an example against all features
+_COST_OF_A_LIST = 0.2  # of computing an example against all features
 _SERIAL_BELOW = 100_000  # pairs: one thread is faster, as most of a step is AdamW
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _FLAGS = ("contract", "nsz", "reassoc")
@@ -314,7 +314,7 @@ def _examples(zeros, state, starts, features, values, group, lo, hi, is_first, s
     _find_hidden(zeros, state, starts, features, values, lo, hi)
     due = np.empty(hi - lo, np.int64)
     n_due = _find_due(zeros, state, lo, hi, step, due)
-    state.n_pairs[group] += np.int64(n_due * COST_OF_A_LIST * n_all)
+    state.n_pairs[group] += np.int64(n_due * _COST_OF_A_LIST * n_all)
     if n_due > 0:
         words = np.empty((min(n_due, _LISTS_AT_ONCE), state.b.shape[0] // _FEATURES_PER_WORD), np.uint64)
         for first in range(0, n_due, _LISTS_AT_ONCE):

@@ -24,11 +24,11 @@ from jaxtyping import Float, Float32, Float64
 
 from byheart.toy.data import SparseExamples
 from byheart.toy.kernels import AdamW, DivergedError
-from byheart.toy.kernels.active import BITS, activate, add_active, add_listed, add_scaled
+from byheart.toy.kernels.active import BITS, activate, add_active, add_listed, add_scaled, dot
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, inner, relu, serial
-from byheart.toy.kernels.neighbours import BEGIN_EVERY, COST_OF_A_LIST, LEAST_RADIUS, STEPS_AHEAD, any_of
+from byheart.toy.kernels.neighbours import BEGIN_EVERY, LEAST_RADIUS, STEPS_AHEAD, any_of
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
@@ -38,8 +38,9 @@ _EXAMPLES_PER_PIECE = 1024  # at most, that are summed in float32 before they ar
 _EXAMPLES_PER_GROUP = 256  # at least, if there are several groups
 _PIECES = 8  # at least, if there are so many examples
 _EXAMPLES_AT_ONCE = 256  # a tile of outputs is that many examples
-_WEIGHTS_AT_ONCE = 2**16  # by so many features that their weights and gradients stay in a core's cache
+_WEIGHTS_AT_ONCE = 2**17  # by so many features that their weights and gradients stay in a core's cache
 _DENSE_FROM = 0.15  # share of active outputs from which on whole products are faster
+_COST_OF_A_LIST = 0.05  # for each pair that it is made from, beside an output on a list
 _ENTRIES_PER_SUM = 64  # that are added in float32 before they are added to the rest
 _EXAMPLES_PER_CHUNK = 256  # where work is per example
 _FEATURES_PER_CHUNK = 128  # where work is per feature
@@ -123,12 +124,25 @@ def _scratch(n_hidden, n_examples, at_once):
 
 
 @inner
-def _preactivation(W, w, h, i, bias, n_hidden):
-    """The sum of bias and W[w + k] h[i + k]."""
-    z = bias
-    for k in range(n_hidden):
-        z += W[w + k] * h[i + k]
-    return z
+def _clear(sums):
+    """Set all to 0, as a loop: assignments and sums of whole arrays take seconds to compile, likewise below."""
+    sums = sums.reshape(-1)
+    for j in range(sums.shape[0]):
+        sums[j] = _ZERO
+
+
+@inner
+def _copy(to, values):
+    to, values = to.reshape(-1), values.reshape(-1)
+    for j in range(to.shape[0]):
+        to[j] = values[j]
+
+
+@inner
+def _add(sums, values):
+    sums, values = sums.reshape(-1), values.reshape(-1)
+    for j in range(sums.shape[0]):
+        sums[j] += values[j]
 
 
 @inner
@@ -137,7 +151,7 @@ def _find_hidden(state, examples, lo, hi):
     n_hidden = np.int64(state.h.shape[1])
     W, h = state.W.reshape(-1), state.h.reshape(-1)
     starts, features, values = examples.starts, examples.features, examples.values
-    state.h[lo:hi] = _ZERO
+    _clear(state.h[lo:hi])
     for i in range(lo, hi):
         for entry in range(starts[i], starts[i + 1]):
             add_scaled(h, i * n_hidden, values[entry], W, features[entry] * n_hidden, n_hidden)
@@ -240,8 +254,8 @@ def _tile(h, W, b, sum_W, sum_b, share_h, scratch):
     product_W, product_h = _part(scratch.product_W, n_features, n_hidden), scratch.product_h[:n_rows]
     np.dot(z.T, h, product_W)
     np.dot(z, W, product_h)
-    sum_W += product_W
-    share_h += product_h
+    _add(sum_W, product_W)
+    _add(share_h, product_h)
 
 
 @inner
@@ -250,15 +264,15 @@ def _piece(state, lists, start, lo, hi, group, block, step, scratch):
     n_features, n_hidden = state.W.shape
     left, right = block * _FEATURES_PER_BLOCK, min((block + 1) * _FEATURES_PER_BLOCK, n_features)
     at_once = scratch.z.shape[1]
-    state.shares_h[block, lo - start : hi - start] = _ZERO
+    _clear(state.shares_h[block, lo - start : hi - start])
     for f in range(left, right, at_once):
         last = min(f + at_once, right)
         share_W, share_b = state.shares_W[group, f:last], state.shares_b[group, f:last]
         sum_W, sum_b = share_W, share_b
         if start > 0:
             sum_W, sum_b = _part(scratch.sum_W, last - f, n_hidden), scratch.sum_b[: last - f]
-        sum_W[:] = _ZERO
-        sum_b[:] = _ZERO
+        _clear(sum_W)
+        _clear(sum_b)
         for i in range(lo, hi, _EXAMPLES_AT_ONCE):
             end = min(i + _EXAMPLES_AT_ONCE, hi)
             share_h = state.shares_h[block, i - start : end - start]
@@ -267,11 +281,11 @@ def _piece(state, lists, start, lo, hi, group, block, step, scratch):
             else:
                 begins = lists.began_at[0] == step
                 n_pairs = _listed_tile(state, lists, i, end, f, last, begins, sum_W, sum_b, share_h, scratch)
-                n_pairs += np.int64(begins * COST_OF_A_LIST * (end - i) * (last - f))
+                n_pairs += np.int64(begins * _COST_OF_A_LIST * (end - i) * (last - f))
                 lists.n_pairs[group, block] += n_pairs
         if start > 0:
-            share_W += sum_W
-            share_b += sum_b
+            _add(share_W, sum_W)
+            _add(share_b, sum_b)
     total = _ZERO
     for f in range(left, right):
         total += state.shares_b[group, f]
@@ -283,40 +297,40 @@ def _add_up_rows(state, examples, start, lo, hi):
     """Add up what blocks give the examples; take x_f W_f off grad_h_i at each active nonzero target."""
     n_hidden = np.int64(state.h.shape[1])
     grad_h = state.grad_h[lo:hi]
-    grad_h[:] = state.shares_h[0, lo - start : hi - start]
+    _copy(grad_h, state.shares_h[0, lo - start : hi - start])
     for block in range(1, state.shares_h.shape[0]):
-        grad_h += state.shares_h[block, lo - start : hi - start]
+        _add(grad_h, state.shares_h[block, lo - start : hi - start])
     flat, W, h, b = grad_h.reshape(-1), state.W.reshape(-1), state.h.reshape(-1), state.b
     starts, features, values = examples.starts, examples.features, examples.values
     for i in range(lo, hi):
         for entry in range(starts[i], starts[i + 1]):
             f = np.int64(features[entry])
-            if _preactivation(W, f * n_hidden, h, i * n_hidden, b[f], n_hidden) > 0:
+            if b[f] + dot(W, f * n_hidden, h, i * n_hidden, n_hidden) > 0:
                 add_scaled(flat, (i - lo) * n_hidden, -values[entry], W, f * n_hidden, n_hidden)
 
 
 @serial
 def _gradient_of_features(state, examples, lo, hi, grad_W, grad_b, correction):
     """Add up the groups' shares of some features, and what the nonzero targets change."""
-    grad_W[:] = state.shares_W[0, lo:hi]
-    grad_b[:] = state.shares_b[0, lo:hi]
+    _copy(grad_W, state.shares_W[0, lo:hi])
+    _copy(grad_b, state.shares_b[0, lo:hi])
     for group in range(1, state.shares_b.shape[0]):
-        grad_W += state.shares_W[group, lo:hi]
-        grad_b += state.shares_b[group, lo:hi]
+        _add(grad_W, state.shares_W[group, lo:hi])
+        _add(grad_b, state.shares_b[group, lo:hi])
     n_hidden = np.int64(state.h.shape[1])
     W, h, grad_h, b = state.W.reshape(-1), state.h.reshape(-1), state.grad_h.reshape(-1), state.b
     starts, rows, values = examples.column_starts, examples.rows, examples.column_values
     for f in range(lo, hi):
         correction_b = np.float64(0)
         for first in range(starts[f], starts[f + 1], _ENTRIES_PER_SUM):
-            correction[:] = _ZERO
+            _clear(correction)
             for entry in range(first, min(first + _ENTRIES_PER_SUM, starts[f + 1])):
                 i, x = rows[entry] * n_hidden, values[entry]
                 add_scaled(correction, 0, x, grad_h, i, n_hidden)
-                if _preactivation(W, f * n_hidden, h, i, b[f], n_hidden) > 0:
+                if b[f] + dot(W, f * n_hidden, h, i, n_hidden) > 0:
                     correction_b += x
                     add_scaled(correction, 0, -x, h, i, n_hidden)
-            grad_W[f - lo] += correction
+            _add(grad_W[f - lo], correction)
         grad_b[f - lo] -= correction_b
 
 
