@@ -11,9 +11,16 @@ import numba
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.results import Size
 from byheart.toy.data import check_sampling
+from byheart.toy.kernels.neighbours import BEGIN_EVERY
 
 Part = Literal["waits", "sweep", "trained", "steps", "large"]
 PARTS: tuple[Part, ...] = get_args(Part)
+FIRST_STEPS = 8
+"""Steps before turns at trained weights, after which pairs are listed, if they are."""
+TURN_STEPS = BEGIN_EVERY
+"""Steps of a turn there, at least: what lists cost that are made so often, every turn must pay."""
+TURN_SECONDS = 20.0
+"""Seconds that so many steps may take, at most."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class BenchConfig:
     n_rounds: int = 3
     """Number of turns of each contender at a size, at least 1."""
     seconds_per_round: float = 0.25
-    """Length of a turn, above 0; a step that takes longer is a turn by itself."""
+    """Length of a turn, above 0; a step that takes longer is a turn by itself. At trained weights byheart takes longer
+    ones: ``TURN_STEPS``."""
     n_threads: int = numba.config.NUMBA_NUM_THREADS
     """Threads of every contender, at least 1; all cores by default."""
     large_examples: tuple[int, ...] = (1_000_000,)

@@ -31,14 +31,13 @@ from benchmarks.agreement import (
     terms,
 )
 from benchmarks.child import ChildError, Process
-from benchmarks.config import BenchConfig
+from benchmarks.config import FIRST_STEPS, TURN_SECONDS, TURN_STEPS, BenchConfig
 from benchmarks.contenders import CONTENDERS, NEAR, NOT_EVERYWHERE, OURS, PEERS
 from benchmarks.problem import Problem
 from benchmarks.results import Ceilings, Measurement, Results, Size, SweepTiming, TrainedRun, kind_here
 from byheart.toy.config import TrainConfig
 from byheart.toy.data import SparseExamples, sample_examples
 from byheart.toy.kernels import AdamW
-from byheart.toy.kernels.neighbours import BEGIN_EVERY
 from byheart.toy.model import initial_weights
 from byheart.toy.sweep import grid, sweep
 from byheart.toy.train import kernel_provenance, train
@@ -47,9 +46,6 @@ _SEED, _TEST_SEED = 0, 1
 _SWEEP_EXAMPLES = (3, 10, 30, 100)
 _N_TEST = 10_000
 _N_ACTIVE = 256  # examples over which the share of active outputs is taken
-TURN_STEPS = BEGIN_EVERY  # where pairs are skipped, at least: what is redone only so often, every turn must pay
-_FIRST_STEPS = 8  # there, after which pairs are listed, if they are
-TURN_SECONDS = 20.0  # of so many steps, at most
 OnProgress = Callable[[float, float, str], None]
 """Called with the parts done, their number, and the part that comes next."""
 _SAME = (
@@ -225,9 +221,9 @@ def _time(found: dict[str, Measurement], children: dict[str, Process], config: B
 def _steps_per_turn(child: Process, name: str, size: Size, config: BenchConfig) -> int:
     """Find how many steps fill a turn, by timing more and more of them."""
     skips = name == "byheart" and bool(size.trained_steps)
-    n_steps = _FIRST_STEPS if skips else 1
     if skips:
-        child.ask("advance", n_steps=n_steps)
+        child.ask("advance", n_steps=FIRST_STEPS)
+    n_steps = 1
     while True:
         seconds: float = child.ask("advance", n_steps=n_steps)["seconds"]
         fitting = max(1, round(n_steps * config.seconds_per_round / max(seconds, 1e-9)))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.agreement import STEPS_UP_TO
+from benchmarks.config import TURN_SECONDS, TURN_STEPS
 from benchmarks.contenders import CONTENDERS, NEAR, OURS
-from benchmarks.measure import TURN_SECONDS, TURN_STEPS
 from benchmarks.results import KINDS, Measurement, Results, Size
 from benchmarks.targets import (
     dense,
@@ -46,11 +46,13 @@ byheart takes gradients from active outputs only, so that it can exceed these ra
 
 _TRAINED = """\
 Weights of whole runs by byheart, from the data and weights of the table of random weights, after so many steps. Timed
-are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping (of
-tiles at two hidden units, by lists of the pairs that can be active with more), byheart is timed at the ends. AdamW's
-moments begin anew, and the learning rate is 1e-6, so that the weights stay: in a run at its full rate lists are made
-anew more often. Turns of byheart with skipping have {turn} steps or some {turn_seconds:g} s, so that what is made anew
-only so often is paid for. Active: the outputs that are not zero, of 256 examples."""
+are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
+byheart is timed at the ends. It skips tiles up to eight hidden units and, from three on, goes over to lists of the
+pairs that can be active where that pays. AdamW's moments begin anew, and the learning rate is 1e-6, so that the weights
+stay: lists are then hardly longer than what is active. At the full rate they are longer, and after as few steps as
+here with more than eight hidden units not used yet: what such a run takes is in the table above, and nearer to the
+column without skipping. With skipping, turns have at least {turn} steps, in which lists are made anew once, or as many
+as take {turn_seconds:g} s, which may be without. Active: the outputs that are not zero, of 256 examples."""
 
 _WHOLE = """\
 byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its

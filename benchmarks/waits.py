@@ -1,6 +1,6 @@
 """What a person waits for: the first minute, small runs, looks at the loss, work beside other work, copies.
 
-``python -m benchmarks.waits`` prints it in CPU seconds (user and system), three minutes on one core; ``python -m
+``python -m benchmarks.waits`` prints it in CPU seconds (user and system), some three minutes on one core; ``python -m
 benchmarks`` keeps the same numbers, and seconds by the clock. CPU time depends little on what else the machine does;
 where two threads help each other, it is not what a clock shows. Of an older revision, check that out and call this file
 with its ``src`` and the root of this one in PYTHONPATH.
@@ -30,7 +30,7 @@ WORDS = {
     "help": "byheart --help",
     "first": "byheart train, m = 2, nothing compiled",
     "wider": "byheart train, then m = 8",
-    "wide": "byheart train, then m = 32",
+    "wide": "byheart train, then m = 32, without lists",
     "again": "byheart train, all compiled",
     "idle": "byheart train, T = 5, n = 10,000, 50,000 steps",
     "busy": "the same beside one busy process per core",

@@ -18,11 +18,12 @@ from benchmarks import measure
 from benchmarks.__main__ import main
 from benchmarks.agreement import answer
 from benchmarks.child import ChildError, Process
-from benchmarks.config import BenchConfig
-from benchmarks.measure import _at_start, _plan, benchmark, near_the_fastest
+from benchmarks.config import FIRST_STEPS, BenchConfig
+from benchmarks.measure import _at_start, _plan, _steps_per_turn, benchmark, near_the_fastest
 from benchmarks.problem import Problem
 from benchmarks.results import Measurement, Results, Size, Wait, file_of, kind_here
 from byheart.toy.data import sample_examples
+from byheart.toy.kernels import AdamW, cpu
 from byheart.toy.model import initial_weights
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,43 @@ def test_peers_that_are_near_the_fastest_go_on_to_trained_weights():
     results = Results({}, (*found, Measurement(start, "torch-compile", problem="killed")))
     assert near_the_fastest(results, start) == ["jax", "jax-sparse"]
     assert near_the_fastest(Results({}), start) == []
+
+
+class _Even:
+    """Stands for a process whose steps all take as long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.asked = seconds, []
+
+    def ask(self, command: str, n_steps: int) -> dict[str, float]:
+        assert command == "advance"
+        self.asked.append(n_steps)
+        return {"seconds": n_steps * self.seconds}
+
+
+@pytest.mark.parametrize(("seconds", "long", "short"), [(0.001, 250, 250), (0.01, 128, 25), (1.0, 20, 1), (30.0, 1, 1)])
+def test_turns_with_lists_are_long_enough_to_make_them_and_no_others_are(seconds, long, short):
+    trained = Size(32, 1_000, 1_000, 0.99, 300, 300)
+    for name, size, expected in (
+        ("byheart", trained, long),
+        ("byheart-dense", trained, short),
+        ("jax", trained, short),
+        ("byheart", trained.start, short),
+    ):
+        child = _Even(seconds)
+        assert _steps_per_turn(child, name, size, BenchConfig()) == expected
+        assert child.asked[0] == (8 if name == "byheart" and size == trained else 1)
+
+
+@pytest.mark.parametrize("n_hidden", [5, 12])
+def test_lists_are_made_before_the_first_turn_is_timed(n_hidden):
+    rng = np.random.default_rng(0)
+    W, b = rng.normal(size=(n_hidden, 1_000)), np.full(1_000, -6.0)
+    training = cpu.start(W, b, sample_examples(1_000, 1_000, 0.997, rng), AdamW(), "sum")
+    training.advance(np.full(1, 1e-6))  # the rate of a turn
+    assert training.listed is None
+    training.advance(np.full(FIRST_STEPS, 1e-6))
+    assert training.listed is not None
 
 
 def test_a_child_that_dies_is_reported_with_its_last_words(tmp_path):

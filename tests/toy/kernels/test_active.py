@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from byheart.toy.kernels import active
 from byheart.toy.kernels.active import BITS, activate, add_active
+from byheart.toy.kernels.compile import empty, serial
 
 
 def found(words: np.ndarray, n_features: int) -> np.ndarray:
@@ -37,6 +39,30 @@ def test_active_outputs_and_their_sums_are_those_of_numpy(n_rows, n_features, n_
     add_active(z, words, h.astype(np.float32), W.astype(np.float32), *sums)
     for ours, theirs in zip(sums, expected, strict=True):
         assert (ours == theirs).all()
+
+
+@serial
+def dot(a, i, b, j, size):
+    return active.dot(a, i, b, j, size)
+
+
+@given(st.integers(0, 70), st.integers(0, 20), st.integers(0, 20), st.integers(0, 2**32 - 1))
+@example(15, 1, 0, 0)
+@example(16, 0, 3, 0)
+@example(17, 0, 0, 0)
+@example(33, 2, 2, 0)
+def test_a_product_is_of_so_many_numbers_and_of_none_beside_them(size, i, j, seed):
+    rng, arrays = np.random.default_rng(seed), []
+    for start in (i, j):
+        array = empty((start + size + 20,))
+        array[:] = np.nan
+        array[start : start + size] = rng.integers(-3, 3, size)
+        arrays.append(array)
+    a, b = arrays
+    assert dot(a, i, b, j, size) == a[i : i + size] @ b[j : j + size]
+    if size:
+        a[i + rng.integers(size)] = np.nan
+        assert np.isnan(dot(a, i, b, j, size))
 
 
 @given(st.integers(1, 150), st.data())

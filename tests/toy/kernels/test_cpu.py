@@ -24,7 +24,7 @@ from byheart.toy.kernels import AdamW, compile, cpu, losses, narrow, neighbours,
 
 # Blocks of features and groups of examples (narrow), groups and passes (wide): several, and a last one that is smaller.
 NARROW = [(1, 1100, 300), (2, 2500, 700), (2, 60, 9001), (8, 40, 1025), (3, 2100, 40)]
-WIDE = [(17, 1100, 300), (17, 60, 4100), (9, 2100, 20)]
+WIDE = [(17, 1100, 300), (17, 60, 4100), (9, 2100, 20), (400, 700, 30)]
 
 
 @pytest.fixture(autouse=True)

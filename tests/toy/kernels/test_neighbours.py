@@ -67,7 +67,7 @@ def pairs(training: cpu.Training, problem: Case) -> tuple[np.ndarray, np.ndarray
 
 
 @given(
-    n_hidden=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 300]),
+    n_hidden=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 600]),
     n_features=st.integers(1, 300),
     n_examples=st.sampled_from([1, 2, 63, 300, 1100]),
     bias=st.sampled_from([0.0, -1.0, -3.0, 1.0]),
@@ -135,6 +135,19 @@ def test_lists_are_short_and_last_where_weights_move_evenly(n_hidden):
     assert active <= share < active + 0.03
     assert training.listed.listed_share == pytest.approx(share)
     assert share <= training.listed.computed_share() < 1
+
+
+def test_the_making_of_lists_is_counted_among_the_pairs_that_are_computed():
+    training = start(problem(12))
+    training.advance(np.full(3, 1e-6))
+    training.listed.computed_share()
+    training.advance(np.full(1, 1e-6))
+    share = training.listed.computed_share()
+    assert share == pytest.approx(training.listed.listed_share)
+    training.listed.lists.moved[:] = True
+    training.advance(np.full(1, 1e-6))
+    made = training.listed.computed_share() - training.listed.listed_share
+    assert made == pytest.approx(wide._COST_OF_A_LIST, rel=0.01)
 
 
 def test_a_feature_beyond_its_radius_has_all_distances_begin_anew():
@@ -220,7 +233,7 @@ def cut(given: Case, stretches: list[int]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300), (9, 30, 9001), (17, 2100, 300), (200, 700, 40)]
+    "size", [(2, 60, 9001), (3, 2100, 40), (8, 1100, 1300), (9, 30, 9001), (17, 2100, 300), (400, 700, 40)]
 )
 def test_the_bits_depend_neither_on_threads_nor_on_stretches_nor_on_how_long_anything_takes(size, monkeypatch):
     for module in (neighbours, wide):

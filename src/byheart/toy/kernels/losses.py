@@ -115,7 +115,7 @@ def _wide(tickets, end, W, b, h, starts, features, values, n_rows, losses):
         if ticket >= end:
             return
         lo, hi = ticket * n_rows, min((ticket + 1) * n_rows, n_examples)
-        for i in range(lo, hi):  # array assignments take two seconds to compile
+        for i in range(lo, hi):  # assignments of whole arrays take seconds to compile
             losses[i], entries[i - lo] = 0.0, starts[i]
         for left in range(0, n_features, _FEATURES_AT_ONCE):
             right = min(left + _FEATURES_AT_ONCE, n_features)

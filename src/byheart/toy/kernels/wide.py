@@ -38,9 +38,9 @@ _EXAMPLES_PER_PIECE = 1024  # at most, that are summed in float32 before they ar
 _EXAMPLES_PER_GROUP = 256  # at least, if there are several groups
 _PIECES = 8  # at least, if there are so many examples
 _EXAMPLES_AT_ONCE = 256  # a tile of outputs is that many examples
-_WEIGHTS_AT_ONCE = 2**17  # by so many features that their weights and gradients stay in a core's cache
+_WEIGHTS_AT_ONCE = 2**17  # by so many features that their weights, half a megabyte, stay in a core's cache
 _DENSE_FROM = 0.15  # share of active outputs from which on whole products are faster
-_COST_OF_A_LIST = 0.05  # for each pair that it is made from, beside an output on a list
+_COST_OF_A_LIST = 0.05  # for each pair that is looked at, of that of a listed pair (measured at m = 32 and 128)
 _ENTRIES_PER_SUM = 64  # that are added in float32 before they are added to the rest
 _EXAMPLES_PER_CHUNK = 256  # where work is per example
 _FEATURES_PER_CHUNK = 128  # where work is per feature
@@ -125,7 +125,7 @@ def _scratch(n_hidden, n_examples, at_once):
 
 @inner
 def _clear(sums):
-    """Set all to 0, as a loop: assignments and sums of whole arrays take seconds to compile, likewise below."""
+    """Set all to 0. This is a loop, as are the next two: what NumPy does with whole arrays takes seconds to compile."""
     sums = sums.reshape(-1)
     for j in range(sums.shape[0]):
         sums[j] = _ZERO
@@ -133,6 +133,7 @@ def _clear(sums):
 
 @inner
 def _copy(to, values):
+    """Set all to these values."""
     to, values = to.reshape(-1), values.reshape(-1)
     for j in range(to.shape[0]):
         to[j] = values[j]
@@ -140,6 +141,7 @@ def _copy(to, values):
 
 @inner
 def _add(sums, values):
+    """Add these values."""
     sums, values = sums.reshape(-1), values.reshape(-1)
     for j in range(sums.shape[0]):
         sums[j] += values[j]
