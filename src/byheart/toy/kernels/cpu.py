@@ -123,9 +123,9 @@ class Training:
 
     def _active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
-        W, b = self.tiled.W, self.tiled.b
+        rows = self.tiled.W.T if isinstance(self.tiled, narrow.Training) else self.tiled.weights[0]  # without a copy
         with one_blas_thread():
-            return float(np.mean((self.sample @ W.T) @ W > -b))
+            return float(np.mean((self.sample @ rows) @ rows.T > -self.tiled.b))
 
     def _later(self) -> int:
         return max(self.step + _LOOK_AGAIN, int(_LOOK_LATER * self.step))
