@@ -67,8 +67,18 @@ def test_dimensionalities_draws_every_value(tables):
 
 def test_the_line_of_regular_polygons_is_m_over_t(tables):
     ax = plots.dimensionalities(tables["runs"], tables["dimensionalities"], axes())
-    (line,) = [line for line in ax.lines if line.get_label() == "m / T"]
+    (line,) = [line for line in ax.lines if line.get_label().startswith("m / T")]
     np.testing.assert_allclose(line.get_ydata() * line.get_xdata(), 2)
+
+
+def test_means_above_the_pane_are_pointed_at_with_their_values(tables):
+    table = tables["runs"].assign(test_loss=tables["runs"]["n_examples"].map({3: 1.3, 10: 1.01, math.inf: 453.304}))
+    ax = plots.losses(table, axes())
+    plots._mark_above(summed(table), ax, 1.025)
+    (marks,) = [line for line in ax.lines if line.get_marker() == "^"]
+    ticks = ax.get_xticks()
+    assert list(marks.get_xdata()) == [ticks[0], ticks[2]]
+    assert [text.get_text() for text in ax.texts] == ["1.3", "453.3"]
 
 
 def test_vectors_that_are_all_zero_can_be_drawn():

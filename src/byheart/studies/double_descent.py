@@ -337,7 +337,8 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
             "From the top: test loss, summed over features, against"
             f" T{', whole and in the range of the paper' * at_paper_setup(tables['runs'])}; the dimensionality of"
             " every feature and training example of all seeds, a dot each, darker where several fall together;"
-            f" {below}, each panel on a scale of its own. {spread}. {sizes}",
+            f" {below}, each panel on a scale of its own. {spread}.{_OF_THE_PAPER * at_paper_setup(tables['runs'])}"
+            f" {sizes}",
         ),
         "norms": Captioned(
             norms_and_scales(tables),
@@ -415,6 +416,10 @@ def _by_size(table: pd.DataFrame) -> pd.DataFrame:
     return ours.reset_index()
 
 
+_OF_THE_PAPER = (
+    " Squares, pale bars and short blue dashes are the paper's, read off its Figure 3; dotted: m / T, what each example"
+    " has if all have as much. Triangles: a mean above the pane, and its value."
+)
 _QUESTION = "Does test loss peak between memorizing and generalising, and do examples give way to features there"
 
 

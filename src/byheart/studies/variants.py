@@ -16,7 +16,7 @@ from byheart.claims import Claim, Finding, judge_bump
 from byheart.studies.readme import sizes_of
 from byheart.studies.study import FEW_STEPS, N_SEEDS, SMALLEST, SMALLEST_T, Captioned, Scale, Study, Tables
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import EXAMPLES, figure_of, log_axis, log_losses, runs_and_mean
+from byheart.toy.figures import figure_of, log_axis, log_losses, runs_and_mean
 from byheart.toy.runs import Runs
 from byheart.toy.sweep import grid
 from byheart.toy.tables import mean_losses, table_of
@@ -69,7 +69,7 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     by_variant = {str(name): rows for name, rows in runs.groupby("group")}
     for ax, (name, change) in zip(axes.flat, _VARIANTS.items(), strict=True):
         if name in by_variant:
-            runs_and_mean(by_variant[name], "test_loss", ax, EXAMPLES, name, mean_color="black")
+            runs_and_mean(by_variant[name], "test_loss", ax, "black", name)
             if not {"loss", "unit_norm"} & set(change):  # of the others the tables do not have it
                 ax.axhline(1, color="black", lw=0.8, ls="--", zorder=0)
             if by_variant[name]["test_loss"].max() > 1.5 * by_variant[name]["test_loss"].min():

@@ -45,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 200,
     "figure.dpi": 120,
 }
+_TOP = 1.025  # of the test losses that the paper's axis has
 _MANY_VECTORS = 60  # beyond so many, vectors are drawn as points without spokes
 
 
@@ -55,7 +56,6 @@ def runs_and_mean(
     color: str,
     label: str,
     *,
-    mean_color: str | None = None,
     at: Mapping[float, float] | None = None,
 ) -> Axes:
     """Draw a column against T: a dot per run, and the mean over seeds with its standard error.
@@ -66,14 +66,13 @@ def runs_and_mean(
         ax: Where to draw.
         color: Color of the dots.
         label: Words for the mean in the legend.
-        mean_color: Color of the mean; default that of the dots.
         at: Where each T stands on the axis; default at itself.
     """
     grouped = table.groupby("n_examples")[value]
     mean, error = grouped.mean(), grouped.sem()
     x = at or {t: t for t in mean.index}
     ax.plot([x[t] for t in table["n_examples"]], table[value], "o", ms=3.5, color=color, alpha=0.5, mew=0)
-    options: dict[str, Any] = {"color": mean_color or color, "lw": 1.3, "capsize": 2, "label": label}
+    options: dict[str, Any] = {"color": color, "lw": 1.3, "capsize": 2, "label": label}
     ax.errorbar([x[t] for t in mean.index], mean, yerr=error, **options)
     return ax
 
@@ -87,9 +86,9 @@ def losses(runs: pd.DataFrame, ax: Axes) -> Axes:
         paper = paper_reference().query("n_examples in @x")
         hollow: dict[str, Any] = {"ms": 7, "mfc": "none", "mec": REFERENCE, "mew": 1.3}
         at = [x[t] for t in paper["n_examples"]]
-        ax.plot(at, paper["test_loss"], "s", label="the paper (read off; missing: off its scale)", **hollow)
-    words = "mean of the seeds (dots) and its standard error"
-    runs_and_mean(table, "test_loss", ax, EXAMPLES, words, mean_color="black", at=x)
+        ax.plot(at, paper["test_loss"], "s", label="the paper's (read off; missing: off its scale)", **hollow)
+    words = "ours: datasets (dots), their mean and its standard error"
+    runs_and_mean(table, "test_loss", ax, "black", words, at=x)
     ax.set_ylabel("test loss")
     _log_axis(ax, x)
     return ax
@@ -119,13 +118,14 @@ def dimensionalities(runs: pd.DataFrame, counts: pd.DataFrame, ax: Axes) -> Axes
         at = np.array([x[t] for t in paper["n_examples"]])
         wide: dict[str, Any] = {"color": EXAMPLES, "lw": 4, "alpha": 0.3}
         low, high = paper["example_dim_min"], paper["example_dim_max"]
-        ax.vlines(at * 1.1, low, high, label="range of examples in the paper (read off)", **wide)
-        ax.plot(at * 0.9, paper["feature_dim_max"], "_", color=FEATURES, ms=8, alpha=0.6, label="largest feature there")
+        ax.vlines(at * 1.1, low, high, label="the paper's range of examples (read off)", **wide)
+        largest: dict[str, Any] = {"color": FEATURES, "ms": 8, "alpha": 0.6, "label": "the paper's largest feature"}
+        ax.plot(at * 0.9, paper["feature_dim_max"], "_", **largest)
     n_hidden = int(runs["n_hidden"].iloc[0])
     finite = np.array([t for t in x if math.isfinite(t)])
     if len(finite):
         line = np.geomspace(max(finite.min(), n_hidden), finite.max(), 200)
-        ax.plot(line, n_hidden / line, ":", color="black", lw=1, label="m / T")
+        ax.plot(line, n_hidden / line, ":", color="black", lw=1, label="m / T, if all examples have as much")
     ax.set_ylim(-0.02, 1)
     ax.set_ylabel("dimensionality")
     _log_axis(ax, x)
@@ -253,14 +253,25 @@ def double_descent(tables: Mapping[str, pd.DataFrame]) -> Figure:
         if zoomed:
             close = figure.add_subplot(panes[1], sharex=top)
             losses(runs, close)
-            close.set_ylim(0.995, 1.025)
+            close.set_ylim(0.995, _TOP)
             close.set_ylabel("test loss,\nthe paper's range")
+            _mark_above(summed(runs), close, _TOP)
         middle = figure.add_subplot(panes[len(heights) - 2], sharex=top)
         dimensionalities(runs, tables["dimensionalities"], middle)
         middle.legend(loc="upper right")
         middle.set_xlabel("training examples T")
         _geometry_panes(figure, panes[len(heights) - 1], tables["vectors"], common_scale=False)
     return figure
+
+
+def _mark_above(runs: pd.DataFrame, ax: Axes, top: float) -> None:
+    """Point up where the mean test loss is above the pane."""
+    x, mean = positions(runs["n_examples"]), runs.groupby("n_examples")["test_loss"].mean()
+    above = [t for t in mean.index if mean[t] > top]
+    ax.plot([x[t] for t in above], [top] * len(above), "^", color="black", ms=5, clip_on=False)
+    for number, t in enumerate(above):  # on two levels, as neighbours are near each other
+        place = 0, 4 + 8 * (number % 2)
+        ax.annotate(f"{mean[t]:.4g}", (x[t], top), place, textcoords="offset points", ha="center", fontsize=7)
 
 
 def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -271,7 +282,7 @@ def overview(tables: Mapping[str, pd.DataFrame]) -> Figure:
         panes = figure.add_gridspec(2, 1, height_ratios=[1, 1.7])
         top = figure.add_subplot(panes[0])
         x = positions(runs["n_examples"])
-        runs_and_mean(summed(runs), "test_loss", top, EXAMPLES, "mean", mean_color="black", at=x)
+        runs_and_mean(summed(runs), "test_loss", top, "black", "mean", at=x)
         top.axhline(1, color="black", lw=0.8, ls="--")
         top.set(ylabel="error on new data", xlabel="number of training examples")
         log_losses(top)
