@@ -18,7 +18,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 FIRST_STEPS = 8
 """Steps before turns at trained weights, after which pairs are listed, if they are."""
 TURN_STEPS = BEGIN_EVERY
-"""Steps of a turn there, at least: what lists cost that are made so often, every turn must pay."""
+"""Least number of steps of such a turn: lists are made anew every so many, so that each turn includes that once."""
 TURN_SECONDS = 20.0
 """Seconds that so many steps may take, at most."""
 

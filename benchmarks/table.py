@@ -31,12 +31,12 @@ _HOW = """\
 Every contender does the same steps on the same data and weights: loss, gradient and AdamW on the full batch, float32,
 n = {n_features:,} features of which 1 in {one_in:,.0f} is active. Each runs in a process of its own, on {n_threads}
 thread(s); all processes of a size take turns, {n_rounds} rounds of {seconds_per_round:g} s or one step, so that noise
-hits all alike. Times are medians over the rounds (in brackets: fastest and slowest). A contender whose loss, gradient
-or weights after three steps (up to m T n = {steps_up_to:,.0f}) are off by more than float32 explains is not timed.
-"Memory kept" and everything compiled: the C library is told not to give freed memory back to the system at every step,
-which makes PyTorch up to three times faster. Ratios compare the fastest peer at that size with byheart, at random
-weights without skipping. PyTorch with dense X, which was the fastest nowhere in earlier tables, is timed at the
-smallest width only."""
+hits all alike (byheart at trained weights longer, see there). Times are medians over the rounds (in brackets: fastest
+and slowest). A contender whose loss, gradient or weights after three steps (up to m T n = {steps_up_to:,.0f}) are off
+by more than float32 explains is not timed. "Memory kept" and everything compiled: the C library is told not to give
+freed memory back to the system at every step, which makes PyTorch up to three times faster. Ratios compare the fastest
+peer at that size with byheart, at random weights without skipping. PyTorch with dense X, which was the fastest nowhere
+in earlier tables, is timed at the smallest width only."""
 
 _FLOP = """\
 FLOP: the three products of a step, 6 m per pair. A vector of pairs needs 3 m multiply-adds, and one maximum and one \
@@ -49,10 +49,11 @@ Weights of whole runs by byheart, from the data and weights of the table of rand
 are byheart and the peers that are less than {near:g} times slower than the fastest at the start; without skipping,
 byheart is timed at the ends. It skips tiles up to eight hidden units and, from three on, goes over to lists of the
 pairs that can be active where that pays. AdamW's moments begin anew, and the learning rate is 1e-6, so that the weights
-stay: lists are then hardly longer than what is active. At the full rate they are longer, and after as few steps as
-here with more than eight hidden units not used yet: what such a run takes is in the table above, and nearer to the
-column without skipping. With skipping, turns have at least {turn} steps, in which lists are made anew once, or as many
-as take {turn_seconds:g} s, which may be without. Active: the outputs that are not zero, of 256 examples."""
+stay: lists are then hardly longer than what is active. At the full rate they are longer, and after as few steps as here
+with more than eight hidden units not used yet: what such a run takes is in the table above, and nearer to the column
+without skipping. With skipping a turn has at least {turn} steps, so that it includes making the lists once; where these
+would take more than {turn_seconds:g} s it has fewer, and may not. Active: the outputs that are not zero, of 256
+examples."""
 
 _WHOLE = """\
 byheart by the clock: the whole call of `bh.train`, with 100 looks at the loss, the test loss and the file. A peer: its

@@ -18,7 +18,7 @@ from benchmarks import measure
 from benchmarks.__main__ import main
 from benchmarks.agreement import answer
 from benchmarks.child import ChildError, Process
-from benchmarks.config import FIRST_STEPS, BenchConfig
+from benchmarks.config import FIRST_STEPS, TURN_SECONDS, TURN_STEPS, BenchConfig
 from benchmarks.measure import _at_start, _plan, _steps_per_turn, benchmark, near_the_fastest
 from benchmarks.problem import Problem
 from benchmarks.results import Measurement, Results, Size, Wait, file_of, kind_here
@@ -185,7 +185,10 @@ class _Even:
         return {"seconds": n_steps * self.seconds}
 
 
-@pytest.mark.parametrize(("seconds", "long", "short"), [(0.001, 250, 250), (0.01, 128, 25), (1.0, 20, 1), (30.0, 1, 1)])
+@pytest.mark.parametrize(
+    ("seconds", "long", "short"),
+    [(0.001, 250, 250), (0.01, TURN_STEPS, 25), (1.0, round(TURN_SECONDS), 1), (30.0, 1, 1)],
+)
 def test_turns_with_lists_are_long_enough_to_make_them_and_no_others_are(seconds, long, short):
     trained = Size(32, 1_000, 1_000, 0.99, 300, 300)
     for name, size, expected in (
@@ -196,7 +199,7 @@ def test_turns_with_lists_are_long_enough_to_make_them_and_no_others_are(seconds
     ):
         child = _Even(seconds)
         assert _steps_per_turn(child, name, size, BenchConfig()) == expected
-        assert child.asked[0] == (8 if name == "byheart" and size == trained else 1)
+        assert child.asked[0] == (FIRST_STEPS if name == "byheart" and size == trained else 1)
 
 
 @pytest.mark.parametrize("n_hidden", [5, 12])

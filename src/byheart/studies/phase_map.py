@@ -151,13 +151,14 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
     sizes, widths = sorted(set(table["n_examples"])), sorted(set(table["n_hidden"]))
     for row in tables["ridge"].itertuples():
         ax.plot(sizes.index(row.n_examples) + 0.5, widths.index(row.n_hidden) + 0.5, "ko", mfc="none", ms=8)
-    ax.set(xlabel="training examples T", ylabel="hidden units m", facecolor="#dddddd")
-    ax.set_title("circles: the highest test loss along T, where it is a bump above 1; grey: not run", fontsize=9)
+    ax.set(xlabel="training examples T", ylabel="hidden units m", facecolor="#bbbbbb")
+    not_run = "; grey: not run" * (len(table) < len(sizes) * len(widths))
+    ax.set_title(f"circles: the highest test loss along T, where it is a bump above 1{not_run}", fontsize=9)
     caption = (
         "Test loss, summed over features, by T and m, the mean over seeds: red is worse than always answering 0, blue"
         " better. Circles: the T with"
-        " the highest test loss at this m, where it is a bump above 1 of more than 3 standard errors; grey: not run."
-        f" {sizes_of(tables['runs'], ('n_hidden', 'n_examples'), 'cell')}"
+        " the highest test loss at this m, where it is a bump above 1 of more than 3 standard errors"
+        f"{not_run}. {sizes_of(tables['runs'], ('n_hidden', 'n_examples'), 'cell')}"
     )
     return {"phase-map": Captioned(figure, caption)}
 

@@ -123,7 +123,7 @@ class Training:
 
     def _active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
-        rows = self.tiled.W.T if isinstance(self.tiled, narrow.Training) else self.tiled.weights[0]  # without a copy
+        rows = self.tiled.W_transposed
         with one_blas_thread():
             return float(np.mean((self.sample @ rows) @ rows.T > -self.tiled.b))
 

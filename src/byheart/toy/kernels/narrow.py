@@ -382,6 +382,11 @@ class Training:
         return b
 
     @property
+    def W_transposed(self) -> Float32[np.ndarray, "n_features n_hidden"]:
+        """The weights, transposed."""
+        return self.W.T
+
+    @property
     def parameters(self) -> tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...]:
         """W and, in the last row, b, now; likewise AdamW's moments."""
         return tuple(in_tiles.take(self.places) for in_tiles in self.in_tiles)

@@ -125,7 +125,11 @@ def _scratch(n_hidden, n_examples, at_once):
 
 @inner
 def _clear(sums):
-    """Set all to 0. This is a loop, as are the next two: what NumPy does with whole arrays takes seconds to compile."""
+    """Set all to 0.
+
+    This is a loop, as are the next two: what NumPy does with whole arrays takes seconds to compile. All of their
+    arrays are contiguous, and as large as each other, which is not checked.
+    """
     sums = sums.reshape(-1)
     for j in range(sums.shape[0]):
         sums[j] = _ZERO
@@ -461,6 +465,11 @@ class Training:
     def b(self) -> Float32[np.ndarray, " n_features"]:
         """The bias, now."""
         return self.weights[1].copy()
+
+    @property
+    def W_transposed(self) -> Float32[np.ndarray, "n_features n_hidden"]:
+        """The weights, transposed: no copy, to be read only."""
+        return self.weights[0]
 
     def set_examples(self, examples: SparseExamples) -> None:
         """Train on these examples from the next step on."""
