@@ -304,6 +304,8 @@ def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_
     # The first look is before step 4, lists are made 4 steps later and looked at after one.
     assert by_lists.index(True) == 4 + 4
     assert by_lists[9] == all(by_lists[8:]) == (at_most == 1)
+    if at_most < 1:  # made in vain, they are not made again soon
+        assert by_lists.index(True, 9) == 9 + cpu._TRY_AGAIN + 4
 
 
 @pytest.mark.usefixtures("looks")

@@ -28,6 +28,7 @@ _LIST_EXAMPLES = 100_000  # at most: up to eight hidden units an eighth of them 
 _SAMPLE = 128  # examples at most, and an eighth, of which active outputs are counted
 _FIRST_LOOK = 1  # step
 _LOOK_AGAIN = 8  # steps later, at least
+_TRY_AGAIN = 32  # steps later, at least, where lists were made in vain: that takes as long as some steps
 _LOOK_LATER = 1.25  # times as many steps, where lists do not pay yet
 _LOOK_EVERY = 128  # steps, where they do
 _PROBE = 4  # steps, over which the first distances are measured
@@ -76,18 +77,17 @@ class Training:
     @property
     def W(self) -> Float32[np.ndarray, "n_hidden n_features"]:
         """The weights, now."""
-        return self.tiled.W if self.listed is None else self.listed.parameters[0][:-1]
+        return self.listed.parameters[0][:-1] if isinstance(self.listed, neighbours.Training) else self.tiled.W
 
     @property
     def b(self) -> Float32[np.ndarray, " n_features"]:
         """The bias, now."""
-        return self.tiled.b if self.listed is None else self.listed.parameters[0][-1]
+        return self.listed.parameters[0][-1] if isinstance(self.listed, neighbours.Training) else self.tiled.b
 
     def set_examples(self, examples: SparseExamples) -> None:
         """Train on these examples from the next step on."""
-        if self.listed is not None:
-            self.tiled.resume(self.listed.parameters, self.step)
-        self.listed, self.before, self.may_list = None, None, False  # they would be made anew at every step
+        self._give_up_lists()
+        self.before, self.may_list = None, False  # lists would be made anew at every step
         self.tiled.set_examples(examples)
 
     def gradient(self) -> tuple[Float32[np.ndarray, "n_hidden n_features"], Float32[np.ndarray, " n_features"]]:
@@ -111,15 +111,15 @@ class Training:
             share = self.listed.listed_share if is_first else self.listed.computed_share()
             self.look_at = self.step + _LOOK_EVERY
             if share > most:
-                self.tiled.resume(self.listed.parameters, self.step)
-                self.listed, self.look_at = None, self._later()
+                self._give_up_lists()
+                self.look_at = self._later(_TRY_AGAIN)
         elif self.before is not None:
             self._list(self.before, _PROBE)
             self.look_at = self.step + 1
         elif self._active_share() < most / 2:  # lists are longer
             self.before, self.look_at = self.tiled.parameters[0], self.step + _PROBE
         else:
-            self.look_at = self._later()
+            self.look_at = self._later(_LOOK_AGAIN)
 
     def _active_share(self) -> float:
         """Return the share of outputs that are positive, of some examples."""
@@ -127,13 +127,23 @@ class Training:
         with one_blas_thread():
             return float(np.mean((self.sample @ rows) @ rows.T > -self.tiled.b))
 
-    def _later(self) -> int:
-        return max(self.step + _LOOK_AGAIN, int(_LOOK_LATER * self.step))
+    def _later(self, n_steps: int) -> int:
+        return max(self.step + n_steps, int(_LOOK_LATER * self.step))
 
     def _list(self, before: Float32[np.ndarray, "n_hidden_and_bias n_features"], n_steps: int) -> None:
         """Go over to lists, with W and b of so many steps ago."""
-        kind = neighbours.Training if self.is_narrow else wide.Listed
-        self.listed = kind(before, n_steps, self.tiled.parameters, self.step, *self.given)
+        if isinstance(self.tiled, wide.Training):
+            self.listed = wide.Listed(before, n_steps, self.tiled)
+        else:
+            self.listed = neighbours.Training(before, n_steps, self.tiled.parameters, self.step, *self.given)
+
+    def _give_up_lists(self) -> None:
+        """Go back to tiles, with the weights of now."""
+        if isinstance(self.listed, neighbours.Training):
+            self.tiled.resume(self.listed.parameters, self.step)
+        elif self.listed is not None:
+            self.tiled.step = self.listed.step  # the arrays are the same
+        self.listed = None
 
 
 def start(

@@ -551,21 +551,20 @@ class Training:
 
 
 class Listed(Training):
-    """Training by lists of the outputs that can be active; arguments are those of ``neighbours.Training``."""
+    """Training by lists of the outputs that can be active.
+
+    Args:
+        before: W, and in the last row b, some steps ago: how far they went is the first guess of how far they will go.
+        n_steps: How many steps ago.
+        tiled: Training until now, whose weights and moments change with this one's, as they are the same arrays.
+    """
 
     def __init__(
-        self,
-        before: Float32[np.ndarray, "n_hidden_and_bias n_features"],
-        n_steps: int,
-        parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...],
-        step: int,
-        examples: SparseExamples,
-        optimizer: AdamW,
-        reduction: Reduction,
+        self, before: Float32[np.ndarray, "n_hidden_and_bias n_features"], n_steps: int, tiled: Training
     ) -> None:
-        super().__init__(parameters[0][:-1], parameters[0][-1], examples, optimizer, reduction)
-        self.resume(parameters, step)
-        n_examples, n_hidden = self.state.h.shape
+        vars(self).update(vars(tiled))
+        self.team = Team(tiled.team.most)
+        step, (n_examples, n_hidden) = self.step, self.state.h.shape
         n_features = len(self.state.b)
         n_moved = -(-n_examples // _EXAMPLES_PER_CHUNK) + -(-n_features // _FEATURES_PER_CHUNK)
         self.lists = Lists(
@@ -578,7 +577,8 @@ class Listed(Training):
             np.zeros(self.state.finite.shape, np.int64),
         )
         self.lists.W_then[:, :n_hidden] = before[:-1].T
-        self.lists.h_then[:, :n_hidden] = examples.expanded().to_scipy() @ before[:-1].T
+        nonzeros = self.examples.values, self.examples.features, self.examples.starts
+        self.lists.h_then[:, :n_hidden] = scipy.sparse.csr_array(nonzeros, (n_examples, n_features)) @ before[:-1].T
         self.units_of_gradient += n_moved
         self.units_of_step += n_moved
         self.pace = Pace(self.units_of_step if self.work <= _SHORT else 0)
