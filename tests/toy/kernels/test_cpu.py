@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -274,6 +275,14 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cpu, name, value)
 
 
+@pytest.fixture
+def listed(looks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are made at the first look, and kept."""
+    for name in ("_COMPUTED_AT_MOST", "_COMPUTED_AT_MOST_BY_ANY"):
+        monkeypatch.setattr(cpu, name, 1.0)
+    monkeypatch.setattr(cpu.Training, "_active_share", lambda self: 0.0)
+
+
 def memorizing(n_hidden: int = 4, n_features: int = 200, n_examples: int = 300) -> Case:
     """Few outputs are active."""
     given = large(n_hidden, n_features, n_examples)
@@ -289,15 +298,17 @@ def with_lists(given: Case, stretches: list[int]) -> tuple[list[bytes], list[boo
     return [rows.tobytes() for rows in training._now.parameters], by_lists
 
 
-@pytest.mark.usefixtures("looks")
+@pytest.mark.usefixtures("listed")
 @pytest.mark.parametrize("n_hidden", [4, 9])
 @pytest.mark.parametrize("at_most", [1e-9, 1.0])
 def test_the_bits_do_not_depend_on_stretches_where_lists_are_taken_up_and_given_up(at_most, n_hidden, monkeypatch):
     monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", at_most)
-    monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST_BY_ANY", 1.0)
-    monkeypatch.setattr(cpu.Training, "_active_share", lambda self: 0.0)
+    for module in (narrow, neighbours, wide):
+        monkeypatch.setattr(module, "_SERIAL_BELOW", 0)
     given = memorizing(n_hidden)
     expected, _ = with_lists(given, [60])
+    with compile.threads(1):
+        assert with_lists(given, [60])[0] == expected
     of_single_steps, by_lists = with_lists(given, [1] * 60)
     assert of_single_steps == expected
     assert with_lists(given, [5, 9, 0, 33, 13])[0] == expected
@@ -314,16 +325,54 @@ def test_where_many_outputs_are_active_there_are_no_lists():
     assert not any(with_lists(Case(given.W, given.b + 1, given.examples), [1] * 60)[1])
 
 
-@pytest.mark.usefixtures("looks")
+@pytest.mark.usefixtures("listed")
+@pytest.mark.parametrize("n_hidden", [4, 9])
+def test_steps_before_in_and_after_lists_are_those_of_tiles(n_hidden, monkeypatch):
+    given, results = memorizing(n_hidden), []
+    for skip in (False, True):
+        training = cpu.start(given.W, given.b, given.examples, AdamW(eps=1.0), "sum", skipping=skip)
+        for at_most in (1.0, 1e-9):
+            training.advance(np.full(20, 0.1))
+            assert not skip or (training.listed is not None) == (at_most == 1.0)
+            monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", 1e-9)
+            monkeypatch.setattr(cpu, "_LOOK_EVERY", 1)
+        monkeypatch.setattr(cpu, "_COMPUTED_AT_MOST", 1.0)
+        results.append((training.W, training.b))
+    for ours, tiles, before in zip(*results[::-1], (given.W, given.b), strict=True):
+        assert np.abs(ours - before).max() > 1e-3
+        np.testing.assert_allclose(ours, tiles, atol=1e-5)
+
+
+@pytest.mark.usefixtures("listed")
+def test_lists_of_wide_models_share_arrays_with_tiles_and_leave_nothing_behind():
+    given, made = memorizing(12), []
+    training = cpu.Training(given.W, given.b, given.examples, AdamW(), "sum")
+    units, first = training.tiled.units_of_step, None
+    for _ in range(2):
+        training.advance(np.full(3, 1e-3))
+        training._list(training.tiled.parameters[0], 3)
+        assert all(one is other for one, other in zip(training.listed.state, training.tiled.state, strict=True))
+        assert training.listed.team is not training.tiled.team
+        made.append(training.listed.units_of_step)
+        first = first or weakref.ref(training.listed)
+        training._give_up_lists()
+        assert first() is None
+        assert training.tiled.lists is None
+        assert training.tiled.units_of_step == units
+    assert made[0] == made[1] > units
+
+
+@pytest.mark.usefixtures("listed")
 @pytest.mark.parametrize("n_hidden", [4, 9])
 def test_lists_are_given_up_with_the_same_weights_and_moments_when_the_examples_change(n_hidden):
     given = memorizing(n_hidden)
     training = cpu.Training(given.W, given.b, given.examples, AdamW(), "sum")
     training.advance(np.full(30, 1e-3))
+    assert training.listed is not None
     before = training._now.parameters
     training.set_examples(sample_examples(50, 200, 0.9, np.random.default_rng(0)))
     assert training.listed is None
-    assert training.step == 30
+    assert training.step == training.tiled.step == 30
     for one, other in zip(training.tiled.parameters, before, strict=True):
         assert np.array_equal(one, other)
     training.advance(np.full(30, 1e-3))

@@ -224,10 +224,11 @@ def test_weights_may_be_given_in_any_layout(kernel):
 
 
 @every_kernel
-def test_changing_the_examples_in_training_keeps_weights_moments_and_step(kernel):
+@pytest.mark.parametrize("n_hidden", [2, 9])
+def test_changing_the_examples_in_training_keeps_weights_moments_and_step(kernel, n_hidden):
     rng = np.random.default_rng(0)
     first, second = (sample_examples(t, 40, 0.8, rng) for t in (5, 9))
-    W, b = rng.normal(size=(2, 40)).astype(np.float32), np.zeros(40, dtype=np.float32)
+    W, b = rng.normal(size=(n_hidden, 40)).astype(np.float32), np.zeros(40, dtype=np.float32)
     changed, expected = (
         kernel.start(W, b, first, AdamW(), "sum"),
         reference.start(W.astype(float), b.astype(float), first, AdamW(), "sum"),
