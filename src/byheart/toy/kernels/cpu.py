@@ -139,7 +139,7 @@ class Training:
 
     def _give_up_lists(self) -> None:
         """Go back to tiles, with the weights of now."""
-        if isinstance(self.listed, neighbours.Training):
+        if isinstance(self.tiled, narrow.Training) and self.listed is not None:
             self.tiled.resume(self.listed.parameters, self.step)
         elif self.listed is not None:
             self.tiled.step = self.listed.step  # the arrays are the same

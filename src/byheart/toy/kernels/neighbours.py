@@ -14,9 +14,8 @@ every list. An example that is beyond its own radius has its list made anew. Rad
 become in ``STEPS_AHEAD`` steps. The result is that of the dense computation up to rounding, for any weights: lists only
 say which products may be left out, as they are zero.
 
-W is kept transposed. Its rows, W_f, are as long as a vector of 4 or 8 lanes, as are those of h; what is beyond
-n_hidden is 0. ``zeros`` is a tuple of as many zeros, as its length is known to the compiler. Steps are a row of units,
-which threads share (see ``tickets``).
+W is kept transposed. Its rows, W_f, and those of h are vectors (see ``rows``, also for ``zeros``). Steps are a row of
+units, which threads share (see ``tickets``).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from byheart.toy.kernels import AdamW, DivergedError
 from byheart.toy.kernels.active import arrays, count, lowest
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.compile import empty, inner, serial
+from byheart.toy.kernels.rows import FLAGS, add_scaled, copy, dot, lanes, load, row, spread, square_distance, total
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
@@ -57,7 +57,6 @@ _LISTED_AT_MOST = 16  # features of so many; an example that has more is compute
 _COST_OF_A_LIST = 0.2  # for each pair that is looked at, of that of a listed pair
 _SERIAL_BELOW = 100_000  # pairs: one thread is faster, as most of a step is AdamW
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_FLAGS = ("contract", "nsz", "reassoc")
 
 
 class State(NamedTuple):
@@ -89,92 +88,6 @@ class State(NamedTuple):
     n_pairs: np.ndarray  # that were computed since they were last counted, by group
 
 
-def lanes(n_hidden: int) -> int:
-    """Return how long a row is: a vector of a length that processors have."""
-    return 4 if n_hidden <= 4 else 8
-
-
-def _row(builder: Any, rows: Any, i: Any, size: int) -> Any:
-    """Point to row i, as a vector."""
-    return builder.bitcast(
-        builder.gep(rows, [builder.mul(i, i.type(size))]), ir.VectorType(ir.FloatType(), size).as_pointer()
-    )
-
-
-def _load(builder: Any, rows: Any, i: Any, size: int) -> Any:
-    return builder.load(_row(builder, rows, i, size), align=4)
-
-
-def _sum(builder: Any, vector: Any, size: int) -> Any:
-    """Add up the lanes of a vector."""
-    kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), ir.VectorType(ir.FloatType(), size)])
-    add_up = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{size}f32")
-    return builder.call(add_up, [ir.FloatType()(0.0), vector], fastmath=_FLAGS)
-
-
-def _spread(builder: Any, value: Any, size: int) -> Any:
-    """Return a vector that has the value in every lane."""
-    vector, lane = ir.VectorType(ir.FloatType(), size), ir.IntType(32)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
-    return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(lane, size), [0] * size)
-    )
-
-
-@intrinsic
-def _dot(typing_context, zeros, a, i, b, j):
-    """Return a[i] . b[j]."""
-    size = len(zeros)
-
-    def code(context, builder, signature, args):
-        _, a, i, b, j = arrays(context, builder, signature, args)
-        product = builder.fmul(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
-        return _sum(builder, product, size)
-
-    return types.float32(zeros, a, types.int64, b, types.int64), code
-
-
-@intrinsic
-def _square_distance(typing_context, zeros, a, i, b, j):
-    """Return |a[i] - b[j]|^2."""
-    size = len(zeros)
-
-    def code(context, builder, signature, args):
-        _, a, i, b, j = arrays(context, builder, signature, args)
-        difference = builder.fsub(_load(builder, a, i, size), _load(builder, b, j, size), flags=_FLAGS)
-        return _sum(builder, builder.fmul(difference, difference, flags=_FLAGS), size)
-
-    return types.float32(zeros, a, types.int64, b, types.int64), code
-
-
-@intrinsic
-def _add_scaled(typing_context, zeros, to, i, p, source, j):
-    """Add p source[j] to to[i]."""
-    size = len(zeros)
-
-    def code(context, builder, signature, args):
-        _, to, i, p, source, j = arrays(context, builder, signature, args)
-        product = builder.fmul(_spread(builder, p, size), _load(builder, source, j, size), flags=_FLAGS)
-        total = builder.fadd(_load(builder, to, i, size), product, flags=_FLAGS)
-        builder.store(total, _row(builder, to, i, size), align=4)
-        return context.get_dummy_value()
-
-    return types.void(zeros, to, types.int64, types.float32, source, types.int64), code
-
-
-@intrinsic
-def _copy(typing_context, zeros, to, i, source, j):
-    """Set to[i] to source[j]."""
-    size = len(zeros)
-
-    def code(context, builder, signature, args):
-        _, to, i, source, j = arrays(context, builder, signature, args)
-        builder.store(_load(builder, source, j, size), _row(builder, to, i, size), align=4)
-        return context.get_dummy_value()
-
-    return types.void(zeros, to, types.int64, source, types.int64), code
-
-
 @intrinsic
 def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b, grad_h):
     """Example i against n listed features: z = W_f . h + b_f; p = ReLU(z), and what it gives to the gradients."""
@@ -183,21 +96,21 @@ def _add_listed(typing_context, zeros, features, n, W, b, h, i, share_W, share_b
     def code(context, builder, signature, args):
         _, features, n, W, b, h, i, share_W, share_b, grad_h = arrays(context, builder, signature, args)
         vector, zero = ir.VectorType(ir.FloatType(), size), ir.FloatType()(0.0)
-        hidden, total = _load(builder, h, i, size), cgutils.alloca_once(builder, vector)
-        builder.store(ir.Constant(vector, [0.0] * size), total)
+        hidden, sums = load(builder, h, i, size), cgutils.alloca_once(builder, vector)
+        builder.store(ir.Constant(vector, [0.0] * size), sums)
         with cgutils.for_range(builder, n, intp=i.type) as loop:
             f = builder.zext(builder.load(builder.gep(features, [loop.index])), i.type)
-            row, to_b = _load(builder, W, f, size), builder.gep(share_b, [f])
-            z = _sum(builder, builder.fmul(hidden, row, flags=_FLAGS), size)
-            z = builder.fadd(z, builder.load(builder.gep(b, [f])), flags=_FLAGS)
+            weights, to_b = load(builder, W, f, size), builder.gep(share_b, [f])
+            z = total(builder, builder.fmul(hidden, weights, flags=FLAGS), size)
+            z = builder.fadd(z, builder.load(builder.gep(b, [f])), flags=FLAGS)
             one = builder.select(builder.fcmp_ordered("<", z, zero), zero, z)  # this way round, a NaN passes through
-            p = _spread(builder, one, size)
-            to_W = builder.fadd(_load(builder, share_W, f, size), builder.fmul(p, hidden, flags=_FLAGS), flags=_FLAGS)
-            builder.store(to_W, _row(builder, share_W, f, size), align=4)
-            builder.store(builder.fadd(builder.load(to_b), one, flags=_FLAGS), to_b)
-            to_h = builder.fadd(builder.load(total), builder.fmul(p, row, flags=_FLAGS), flags=_FLAGS)
-            builder.store(to_h, total)
-        builder.store(builder.load(total), _row(builder, grad_h, i, size), align=4)
+            p = spread(builder, one, size)
+            to_W = builder.fadd(load(builder, share_W, f, size), builder.fmul(p, hidden, flags=FLAGS), flags=FLAGS)
+            builder.store(to_W, row(builder, share_W, f, size), align=4)
+            builder.store(builder.fadd(builder.load(to_b), one, flags=FLAGS), to_b)
+            to_h = builder.fadd(builder.load(sums), builder.fmul(p, weights, flags=FLAGS), flags=FLAGS)
+            builder.store(to_h, sums)
+        builder.store(builder.load(sums), row(builder, grad_h, i, size), align=4)
         return context.get_dummy_value()
 
     others = W, b, h, types.int64, share_W, share_b, grad_h
@@ -214,16 +127,16 @@ def _reachable(typing_context, zeros, bounds, word, h, reach, i):
         vector, bits = ir.VectorType(ir.FloatType(), _FEATURES), ir.IntType(64)
         first = builder.mul(word, word.type(_TILES_PER_WORD * (size + 3)))
 
-        def row(tile: int, k: int) -> Any:
-            return _load(builder, bounds, builder.add(first, first.type(tile * (size + 3) + k)), _FEATURES)
+        def tile_row(tile: int, k: int) -> Any:
+            return load(builder, bounds, builder.add(first, first.type(tile * (size + 3) + k)), _FEATURES)
 
-        z = [row(tile, size + 2) for tile in range(_TILES_PER_WORD)]
+        z = [tile_row(tile, size + 2) for tile in range(_TILES_PER_WORD)]
         for k in range(size + 2):
             rows, columns, column = (h, size, k) if k < size else (reach, 2, k - size)
             place = builder.add(builder.mul(i, i.type(columns)), i.type(column))
-            x = _spread(builder, builder.load(builder.gep(rows, [place])), _FEATURES)
+            x = spread(builder, builder.load(builder.gep(rows, [place])), _FEATURES)
             for tile in range(_TILES_PER_WORD):
-                z[tile] = builder.fadd(z[tile], builder.fmul(x, row(tile, k), flags=_FLAGS), flags=_FLAGS)
+                z[tile] = builder.fadd(z[tile], builder.fmul(x, tile_row(tile, k), flags=FLAGS), flags=FLAGS)
         found = bits(0)
         for tile in range(_TILES_PER_WORD):
             above = builder.fcmp_unordered(">", z[tile], ir.Constant(vector, [0.0] * _FEATURES))
@@ -240,7 +153,7 @@ def _find_hidden(zeros, state, starts, features, values, lo, hi):
     state.h[lo:hi] = _ZERO
     for i in range(lo, hi):
         for entry in range(starts[i], starts[i + 1]):
-            _add_scaled(zeros, state.h, i, values[entry], state.W, np.int64(features[entry]))
+            add_scaled(zeros, state.h, i, values[entry], state.W, np.int64(features[entry]))
 
 
 @inner
@@ -248,14 +161,14 @@ def _find_due(zeros, state, lo, hi, step, due):
     """Find the examples that need new lists, and start their distances anew; return how many they are."""
     n = np.int64(0)
     for i in range(lo, hi):
-        distance = np.sqrt(_square_distance(zeros, state.h, i, state.h_then, i))
+        distance = np.sqrt(square_distance(zeros, state.h, i, state.h_then, i))
         if distance <= state.reach[i, 1] and state.listed_at[i] >= state.began_at[0]:
             continue
         steps = np.float32(max(step - state.listed_at[i], 1))
-        size = np.sqrt(_dot(zeros, state.h, i, state.h, i) + _ONE)
+        size = np.sqrt(dot(zeros, state.h, i, state.h, i) + _ONE)
         state.reach[i, 0] = size
         state.reach[i, 1] = STEPS_AHEAD * distance / steps + LEAST_RADIUS * size
-        _copy(zeros, state.h_then, i, state.h, i)
+        copy(zeros, state.h_then, i, state.h, i)
         state.listed_at[i] = step
         due[n] = i
         n += 1
@@ -267,13 +180,13 @@ def _make_lists(zeros, state, due, words):
     """List the features that can be active for these examples until one of them is beyond its radius."""
     n_words, most = words.shape[1], state.lists.shape[1]
     for first in range(0, n_words, _WORDS_AT_ONCE):
-        for row in range(due.shape[0]):
+        for number in range(due.shape[0]):
             for word in range(first, min(first + _WORDS_AT_ONCE, n_words)):
-                words[row, word] = _reachable(zeros, state.bounds, word, state.h_then, state.reach, due[row])
-    for row in range(due.shape[0]):
-        n, i = np.int64(0), due[row]
+                words[number, word] = _reachable(zeros, state.bounds, word, state.h_then, state.reach, due[number])
+    for number in range(due.shape[0]):
+        n, i = np.int64(0), due[number]
         for word in range(n_words):
-            bits = words[row, word]
+            bits = words[number, word]
             if n + _FEATURES_PER_WORD > most and n + count(bits) > most:
                 n = np.int64(-1)
                 break
@@ -289,14 +202,14 @@ def _correct(zeros, state, starts, features, values, i, share_W, share_b, target
     """Take x_f W_f off grad_h, and x_f (h, 1) off the gradient, at active nonzero targets; add x_f grad_h to W_f's."""
     for entry in range(starts[i], starts[i + 1]):
         f = np.int64(features[entry])
-        z = _dot(zeros, state.W, f, state.h, i) + state.b[f]
+        z = dot(zeros, state.W, f, state.h, i) + state.b[f]
         target = values[entry] if z > 0 else _ZERO
         targets[entry - starts[i]] = target
-        _add_scaled(zeros, state.grad_h, i, -target, state.W, f)
+        add_scaled(zeros, state.grad_h, i, -target, state.W, f)
     for entry in range(starts[i], starts[i + 1]):
         f, target = np.int64(features[entry]), targets[entry - starts[i]]
-        _add_scaled(zeros, share_W, f, values[entry], state.grad_h, i)
-        _add_scaled(zeros, share_W, f, -target, state.h, i)
+        add_scaled(zeros, share_W, f, values[entry], state.grad_h, i)
+        add_scaled(zeros, share_W, f, -target, state.h, i)
         share_b[f] -= target
 
 
@@ -341,7 +254,7 @@ def any_of(answers):
 def _distance(zeros, state, f):
     """How far (W_f, b_f) is from where it was."""
     along_b = state.b[f] - state.b_then[f]
-    return np.sqrt(_square_distance(zeros, state.W, f, state.W_then, f) + along_b * along_b)
+    return np.sqrt(square_distance(zeros, state.W, f, state.W_then, f) + along_b * along_b)
 
 
 @inner
@@ -350,7 +263,7 @@ def _begin(zeros, state, lo, hi, block, step):
     n_lanes = len(zeros)
     steps = np.float32(max(step - state.began_at[block], 1))
     for f in range(lo, hi):
-        square = _dot(zeros, state.W, f, state.W, f)
+        square = dot(zeros, state.W, f, state.W, f)
         size = np.sqrt(square + state.b[f] * state.b[f])
         radius = STEPS_AHEAD * _distance(zeros, state, f) / steps + LEAST_RADIUS * size
         tile, j = divmod(f, _FEATURES)
@@ -360,7 +273,7 @@ def _begin(zeros, state, lo, hi, block, step):
         state.bounds[tile, n_lanes + 1, j] = np.sqrt(square) + radius
         state.bounds[tile, n_lanes + 2, j] = state.b[f]
         state.radius[f] = radius
-        _copy(zeros, state.W_then, f, state.W, f)
+        copy(zeros, state.W_then, f, state.W, f)
         state.b_then[f] = state.b[f]
     state.began_at[block] = step
 

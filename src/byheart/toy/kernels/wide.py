@@ -8,9 +8,8 @@ features gave to them, and take off what nonzero targets change. Chunks of featu
 AdamW at once, so that the parameters are passed over once. Steps are a row of units, which threads share (see
 ``tickets``); Ctrl-C is answered between any two units.
 
-``Listed`` computes outputs only where they can be active (see ``neighbours``): words of bits name these, and are made
-for all examples at once, by one product whose outputs are bounds. Two more parts of a step come after the hidden
-vectors: each chunk of examples, and of features, may begin its distances anew.
+``Listed`` computes outputs only where they can be active (see ``wide_lists``). Two more parts of a step come after the
+hidden vectors: each chunk of examples, and of features, may begin its distances anew.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from byheart.toy.kernels.active import BITS, activate, add_active, add_listed, a
 from byheart.toy.kernels.adamw import adamw, constants, rates_of_step
 from byheart.toy.kernels.blas import one_blas_thread
 from byheart.toy.kernels.compile import empty, inner, relu, serial
-from byheart.toy.kernels.neighbours import BEGIN_EVERY, LEAST_RADIUS, STEPS_AHEAD, any_of
+from byheart.toy.kernels.neighbours import BEGIN_EVERY, any_of
 from byheart.toy.kernels.tickets import Team, finish, side_by_side, stop, stopped, take, tickets, wait
+from byheart.toy.kernels.wide_lists import Lists, begin_examples, begin_features, far_examples, far_features
 from byheart.toy.model import Reduction, loss_scale
 from byheart.toy.pace import Pace
 
@@ -46,7 +46,7 @@ _EXAMPLES_PER_CHUNK = 256  # where work is per example
 _FEATURES_PER_CHUNK = 128  # where work is per feature
 _SERIAL_BELOW = 2_000_000  # multiplications per step with W: less work than this is over before a thread wakes up
 _SHORT = 5e8  # likewise: the first step is taken in one call if it is short on any machine; later ones are timed
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO = np.float32(0)
 
 
 class Examples(NamedTuple):
@@ -75,22 +75,6 @@ class State(NamedTuple):
     shares_b: np.ndarray
     shares_h: np.ndarray  # by block of features, for one pass
     finite: np.ndarray  # whether a share is, by group and block
-
-
-class Lists(NamedTuple):
-    """Which outputs can be active until something has moved far, as in ``neighbours``, but for all examples at once.
-
-    Columns of W_then and h_then are multiplied to bounds: after those of W and h come radius and |(h, 1)|, then
-    |W| + radius and reach.
-    """
-
-    words: np.ndarray  # (n_examples, words), the bits of these outputs
-    W_then: np.ndarray  # (n_features, n_hidden + 2), when distances began
-    b_then: np.ndarray
-    h_then: np.ndarray  # (n_examples, n_hidden + 2)
-    began_at: np.ndarray  # step, by chunk of examples, then of features
-    moved: np.ndarray  # whether distances begin anew, likewise
-    n_pairs: np.ndarray  # that were computed since they were last counted, by group and block
 
 
 class Scratch(NamedTuple):
@@ -167,65 +151,6 @@ def _find_hidden(state, examples, lo, hi):
 def _part(scratch, n_rows, n_columns):
     """The beginning of a matrix's memory, as one of this shape."""
     return scratch.reshape(-1)[: n_rows * n_columns].reshape(n_rows, n_columns)
-
-
-@inner
-def _distance(a, i, b, j, n_hidden):
-    total = _ZERO
-    for k in range(n_hidden):
-        difference = a[i, k] - b[j, k]
-        total += difference * difference
-    return total
-
-
-@inner
-def _far_examples(state, lists, lo, hi):
-    """Whether one of these is beyond its reach."""
-    n_hidden, far = np.int64(state.h.shape[1]), False
-    for i in range(lo, hi):
-        reach = lists.h_then[i, n_hidden + 1]
-        far |= not _distance(state.h, i, lists.h_then, i, n_hidden) <= reach * reach
-    return far
-
-
-@inner
-def _far_features(state, lists, lo, hi):
-    """Whether one of these is beyond its radius."""
-    n_hidden, far = np.int64(state.h.shape[1]), False
-    for f in range(lo, hi):
-        radius, along_b = lists.W_then[f, n_hidden], state.b[f] - lists.b_then[f]
-        far |= not _distance(state.W, f, lists.W_then, f, n_hidden) + along_b * along_b <= radius * radius
-    return far
-
-
-@inner
-def _begin_examples(state, lists, lo, hi, steps):
-    """Start their distances anew, with the reach that those until now suggest."""
-    n_hidden = np.int64(state.h.shape[1])
-    for i in range(lo, hi):
-        distance, square = np.sqrt(_distance(state.h, i, lists.h_then, i, n_hidden)), _ONE
-        for k in range(n_hidden):
-            square += state.h[i, k] * state.h[i, k]
-            lists.h_then[i, k] = state.h[i, k]
-        size = np.sqrt(square)
-        lists.h_then[i, n_hidden] = size
-        lists.h_then[i, n_hidden + 1] = STEPS_AHEAD * distance / steps + LEAST_RADIUS * size
-
-
-@inner
-def _begin_features(state, lists, lo, hi, steps):
-    """Start their distances anew, with the radii that those until now suggest."""
-    n_hidden = np.int64(state.h.shape[1])
-    for f in range(lo, hi):
-        b, along_b, square = state.b[f], state.b[f] - lists.b_then[f], _ZERO
-        distance = np.sqrt(_distance(state.W, f, lists.W_then, f, n_hidden) + along_b * along_b)
-        for k in range(n_hidden):
-            square += state.W[f, k] * state.W[f, k]
-            lists.W_then[f, k] = state.W[f, k]
-        radius = STEPS_AHEAD * distance / steps + LEAST_RADIUS * np.sqrt(square + b * b)
-        lists.W_then[f, n_hidden] = radius
-        lists.W_then[f, n_hidden + 1] = np.sqrt(square) + radius
-        lists.b_then[f] = b
 
 
 @inner
@@ -362,10 +287,10 @@ def _begin(state, lists, chunk, n_of_examples, step):
     lists.began_at[chunk] = step
     if chunk < n_of_examples:
         lo = chunk * _EXAMPLES_PER_CHUNK
-        _begin_examples(state, lists, lo, min(lo + _EXAMPLES_PER_CHUNK, state.h.shape[0]), steps)
+        begin_examples(state, lists, lo, min(lo + _EXAMPLES_PER_CHUNK, state.h.shape[0]), steps)
     else:
         lo = (chunk - n_of_examples) * _FEATURES_PER_CHUNK
-        _begin_features(state, lists, lo, min(lo + _FEATURES_PER_CHUNK, state.b.shape[0]), steps)
+        begin_features(state, lists, lo, min(lo + _FEATURES_PER_CHUNK, state.b.shape[0]), steps)
 
 
 @serial
@@ -410,7 +335,7 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
             hi = min(lo + _EXAMPLES_PER_CHUNK, n_examples)
             _find_hidden(state, examples, lo, hi)
             if lists is not None:
-                lists.moved[unit] = _far_examples(state, lists, lo, hi)
+                lists.moved[unit] = far_examples(state, lists, lo, hi)
         elif unit < n_prepared:
             if lists is not None:  # noqa: SIM102 - what is None is not compiled
                 if lists.began_at[unit - n_hidden_units] < step + s and any_of(lists.moved):
@@ -426,7 +351,7 @@ def _run(tickets, end, state, lists, examples, scale, learning_rates, step, cons
             if lists is not None:
                 chunk = n_hidden_units + unit - n_before
                 is_old = step + s + 1 - lists.began_at[chunk] >= BEGIN_EVERY
-                lists.moved[chunk] = is_old or _far_features(state, lists, lo, hi)
+                lists.moved[chunk] = is_old or far_features(state, lists, lo, hi)
         elif within < n_pieces:
             group, block = divmod(within, n_blocks)
             lo = min(start + group * group_size, stop_at)
@@ -508,13 +433,6 @@ class Training:
         """W and, in the last row, b, now; likewise AdamW's moments."""
         together = (*self.weights, *self.moments)
         return tuple(np.vstack([W.T, b]) for W, b in zip(together[::2], together[1::2], strict=True))
-
-    def resume(self, parameters: tuple[Float32[np.ndarray, "n_hidden_and_bias n_features"], ...], step: int) -> None:
-        """Go on from these ``parameters``, after so many steps."""
-        together = (*self.weights, *self.moments)
-        for W, b, values in zip(together[::2], together[1::2], parameters, strict=True):
-            W[:], b[:] = values[:-1].T, values[-1]
-        self.step = step
 
     def advance(self, learning_rates: Float64[np.ndarray, " n_steps"]) -> None:
         """Take these steps; see the protocol."""
