@@ -66,7 +66,6 @@ def _how_judged(verdicts: pd.DataFrame) -> str:
 
 
 def write_readme(
-    name: str,
     question: str,
     command: str,
     setup: str,
@@ -88,7 +87,7 @@ def write_readme(
         f"```\n{command}\n```",
         "Tables: " + ", ".join(f"[{table}]({table}.csv)" for table in ("verdicts", *tables)) + ".",
     ]
-    markdown.write_below(MARK, parts, path, f"# {name}\n\n**Question.** {question}")
+    markdown.write_below(MARK, parts, path, f"# {question}")
 
 
 def made_from(path: Path) -> tuple[str, list[str]]:

@@ -350,7 +350,7 @@ def _write_what_follows(
                 write_figure(out / f"{name}.{suffix}", shown.figure)
     captions = {name: shown.caption for name, shown in figures.items()}
     words = f"{study.setup(tables)}\n\n{cost_in_words(tables['cost'])}"
-    write_readme(study.name, study.question, command, words, verdicts, captions, names, out / "README.md")
+    write_readme(study.question, command, words, verdicts, captions, names, out / "README.md")
     return verdicts
 
 
