@@ -83,8 +83,8 @@ def test_a_merge_copies_what_is_lacking_and_replaces_nothing(tmp_path, into):
     target.write("good", record(2))
     merged = merge_stores(target.directory, tmp_path / "other", anything)
     assert (merged.copied, merged.same, merged.differing) == (("better",), (), ("good",))
-    assert len(merged.damaged) == 4
-    assert all(str(each.path) in each.reason for each in merged.damaged)
+    assert len(merged.left) == 4
+    assert all(str(each.path) in each.reason for each in merged.left)
     assert target.read("good").arrays["x"].tolist() == [2, 2, 2]
     assert target.keys() == ["better", "good"]
     again = merge_stores(target.directory, tmp_path / "other", anything)

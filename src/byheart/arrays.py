@@ -98,7 +98,7 @@ def as_labels(values: Any, name: str) -> tuple[np.ndarray, tuple[str, ...] | Non
         if (codes < 0).any():
             raise ValueError(f"{name}: received no label of example {int((codes < 0).argmax())}, accepted: one each")
         return codes, tuple(str(category) for category in categorical.categories)
-    array = _of_any(values, name, _LABELS)
+    array = _of_any(values, name, labels=True)
     if array.dtype.kind in _WORDS:
         if array.ndim != 1:
             raise ValueError(f"{name}: received words of shape {array.shape}, accepted: one word per example")
@@ -119,8 +119,8 @@ def whole_numbers(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.int64, copy=False)
 
 
-def _of_any(values: Any, name: str, accepted: str = _ACCEPTED) -> np.ndarray:
-    """An array of numbers or words, of any byte order; ``accepted`` is what messages say of parts of several kinds."""
+def _of_any(values: Any, name: str, *, labels: bool = False) -> np.ndarray:
+    """An array of numbers or words, of any byte order; of ``labels``, messages accept words too."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         place = np.argwhere(np.ma.getmaskarray(values))[0].tolist()
         raise ValueError(f"{name}: received a masked value of {_where(place)}, accepted: arrays without any (.filled)")
@@ -129,11 +129,11 @@ def _of_any(values: Any, name: str, accepted: str = _ACCEPTED) -> np.ndarray:
     elif hasattr(values, "detach"):
         array = _of_tensor(values, name)
     elif isinstance(values, (list, tuple)):
-        array = _of_sequence(values, name, accepted)
+        array = _of_sequence(values, name, labels=labels)
     elif hasattr(values, "columns") and hasattr(values, "to_numpy"):
         array = _of_table(values, name)
     elif isinstance(values, (str, bytes, Mapping, set, frozenset)) or values is None:
-        raise ValueError(f"{name}: received {type(values).__name__}, accepted: {accepted}")
+        raise ValueError(f"{name}: received {type(values).__name__}, accepted: {_LABELS if labels else _ACCEPTED}")
     else:
         array = _converted(values, name)
     if array.dtype.names is not None:
@@ -143,7 +143,7 @@ def _of_any(values: Any, name: str, accepted: str = _ACCEPTED) -> np.ndarray:
         )
     if array.dtype.kind == "T":  # words of any length, among which some may be missing
         array = array.astype(object)
-    return _of_objects(array, name, accepted) if array.dtype.kind == "O" else array
+    return _of_objects(array, name, labels=labels) if array.dtype.kind == "O" else array
 
 
 def _converted(values: Any, name: str) -> np.ndarray:
@@ -193,7 +193,7 @@ def _of_table(table: Any, name: str) -> np.ndarray:
     return np.stack(found, axis=1) if found else np.zeros((len(table), 0))
 
 
-def _of_sequence(values: Sequence[Any], name: str, accepted: str = _ACCEPTED) -> np.ndarray:
+def _of_sequence(values: Sequence[Any], name: str, *, labels: bool = False) -> np.ndarray:
     """An array of numbers, of words, or of arrays of the same shape."""
     try:
         array = np.asarray(values)
@@ -202,7 +202,7 @@ def _of_sequence(values: Sequence[Any], name: str, accepted: str = _ACCEPTED) ->
     except (TypeError, ValueError, RuntimeError):
         pass  # rows of several lengths, or parts that NumPy does not convert: each is looked at below
     if any(isinstance(value, str) or value is None for value in values):
-        return _of_objects(np.fromiter(values, dtype=object, count=len(values)), name, accepted)
+        return _of_objects(np.fromiter(values, dtype=object, count=len(values)), name, labels=labels)
     parts: list[np.ndarray] = []
     for i, value in enumerate(values):
         part = _of_any(value, name)
@@ -215,7 +215,7 @@ def _of_sequence(values: Sequence[Any], name: str, accepted: str = _ACCEPTED) ->
     return np.stack(parts) if parts else np.zeros(0)
 
 
-def _of_objects(array: np.ndarray, name: str, accepted: str = _ACCEPTED) -> np.ndarray:
+def _of_objects(array: np.ndarray, name: str, *, labels: bool = False) -> np.ndarray:
     """Numbers or words that were kept as objects; of several kinds the one that is named is no word among words."""
     values = array.ravel().tolist()
     if all(isinstance(value, str) for value in values):
@@ -226,11 +226,12 @@ def _of_objects(array: np.ndarray, name: str, accepted: str = _ACCEPTED) -> np.n
             return found.reshape(array.shape)
     if array.ndim == 1 and all(hasattr(value, "__len__") and not isinstance(value, str) for value in values):
         return _of_sequence(values, name)
-    expected = str if accepted == _LABELS and any(isinstance(value, str) for value in values) else numbers.Real
+    expected = str if labels and any(isinstance(value, str) for value in values) else numbers.Real
     wrong = next((i for i, value in enumerate(values) if not isinstance(value, expected)), 0)
     place = np.unravel_index(wrong, array.shape) if array.ndim else ()
     raise ValueError(
-        f"{name}: received {values[wrong]!r:.60} of {_where([int(i) for i in place])}, accepted: {accepted}"
+        f"{name}: received {values[wrong]!r:.60} of {_where([int(i) for i in place])},"
+        f" accepted: {_LABELS if labels else _ACCEPTED}"
     )
 
 

@@ -42,13 +42,13 @@ class Merged:
         copied: Results that the other store lacked.
         same: Results that it had already, with the same arrays.
         differing: Results that it had with other arrays; it keeps its own.
-        damaged: Files that were left where they are.
+        left: Files that are damaged, or of a newer format, and stay where they are.
     """
 
     copied: tuple[str, ...]
     same: tuple[str, ...]
     differing: tuple[str, ...]
-    damaged: tuple[Damage, ...]
+    left: tuple[Damage, ...]
 
 
 def check_store(directory: str | Path, check: Check, *, remove_damaged: bool = False) -> tuple[int, list[Damage]]:
@@ -94,7 +94,7 @@ def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:
         OSError: If one cannot be read or written.
     """
     source, target = _there(other), Records(storage.prepare_directory(into))
-    copied, same, differing, damaged = [], [], [], []
+    copied, same, differing, left = [], [], [], []
     keys = source.keys()
     for key in keys:
         path = source.path(key)
@@ -103,10 +103,10 @@ def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:
             header = header_in(content, len(content), path, "file")
             check(path, read(path))
         except OSError as error:
-            damaged.append(Damage(path, str(not_whole(path, error.strerror or str(error), "file"))))
+            left.append(Damage(path, str(not_whole(path, error.strerror or str(error), "file"))))
             continue
         except ValueError as error:
-            damaged.append(Damage(path, str(error)))
+            left.append(Damage(path, str(error), newer=isinstance(error, NewerFormatError)))
             continue
         if key not in target:
             storage.write_atomically(target.path(key), content)
@@ -115,7 +115,7 @@ def merge_stores(into: str | Path, other: str | Path, check: Check) -> Merged:
             same.append(key)
         else:
             differing.append(key)
-    return Merged(tuple(copied), tuple(same), tuple(differing), tuple(damaged))
+    return Merged(tuple(copied), tuple(same), tuple(differing), tuple(left))
 
 
 def _there(directory: str | Path) -> Records:

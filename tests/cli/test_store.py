@@ -102,3 +102,11 @@ def test_a_result_of_a_newer_format_is_named_and_not_counted_as_damaged(run, sto
     assert "0 damaged files, 0 removed; 2 of a newer format, not checked" in out
     assert err.count("newer format, not checked: ") == 2
     assert len(list(store.iterdir())) == 2
+
+
+def test_a_merge_names_results_of_a_newer_format_and_does_not_copy_them(run, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("byheart.records.FORMAT", 0)
+    status, out, err = run("store", "merge", tmp_path / "b", store)
+    assert status == 1
+    assert "0 results copied" in out
+    assert err.count("newer format, not copied: ") == 2

@@ -297,7 +297,7 @@ def test_a_place_that_cannot_be_written_is_told_before_training(tmp_path):
     "convert", [np.asarray, scipy.sparse.csr_array, SparseExamples.from_matrix, lambda a: a.tolist()]
 )
 def test_own_examples_and_weights_are_used_as_they_are(convert):
-    X = np.random.default_rng(0).normal(size=(5, 60)).astype(np.float32)
+    X = np.random.default_rng(0).random(size=(5, 60)).astype(np.float32)
     W, b = np.random.default_rng(1).normal(size=(2, 60)), np.full(60, 0.1)
     run = train(small(n_steps=1, learning_rate=1e-30, weight_decay=0), convert(X), (W, b))
     np.testing.assert_allclose(run.hidden, X @ W.T, rtol=1e-5, atol=1e-5)
@@ -305,6 +305,15 @@ def test_own_examples_and_weights_are_used_as_they_are(convert):
     np.testing.assert_allclose(run.b, b, rtol=1e-6)
     assert run.metrics["test_loss"] is None
     assert run.metrics["test_loss_se"] is None
+
+
+def test_what_no_answer_can_be_is_warned_of():
+    X = np.eye(5, 60)
+    X[3, :2] = -1, -0.5
+    with pytest.warns(UserWarning, match=r"^examples: 2 of 7 nonzero values are below 0"):
+        train(small(n_steps=3), X)
+    with pytest.warns(UserWarning, match=r"^test_examples: 2 of 7 nonzero values are below 0"):
+        train(small(n_steps=3), np.eye(5, 60), test_examples=X)
 
 
 def test_own_test_examples_give_a_test_loss():

@@ -55,13 +55,13 @@ def _merge(into: str, other: str) -> None:
     from byheart.upkeep import merge_stores
 
     merged = merge_stores(into, other, _check_record)
-    for each in merged.damaged:
-        complain(f"not copied: {each.reason}")
+    for each in merged.left:
+        complain(f"{'newer format, not copied' if each.newer else 'not copied'}: {each.reason}")
     for key in merged.differing:
         complain(f"not copied: {key} of {other} has other arrays than that of {into}, which is kept")
     print(f"{len(merged.copied)} results copied into {into}; it had {len(merged.same)} of them already")
-    if left := len(merged.damaged) + len(merged.differing):
-        raise CheckError(f"{left} file(s) of {other} not copied")
+    if n_left := len(merged.left) + len(merged.differing):
+        raise CheckError(f"{n_left} file(s) of {other} not copied")
 
 
 def _check_record(path: Place, record: Record) -> None:

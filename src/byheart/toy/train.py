@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,6 +67,9 @@ def train(
             the run in ``out`` is of another one.
         DivergedError: If the loss becomes NaN or infinite.
         OSError: If the run cannot be written to ``out``; a ``byheart.jobs.StoreError`` if that turns out in the end.
+
+    Warns:
+        UserWarning: If own examples have values below 0, which no answer of the model can be.
     """
     asked, kernel = kernel, kernel_for(config.variant, kernel)
     chosen = choose(kernel, config.variant)
@@ -284,6 +288,12 @@ def _own_examples(examples: Any, config: TrainConfig, name: str) -> SparseExampl
         raise ValueError(
             f"{name}: received shape {(result.n_examples, result.n_features)},"
             f" accepted: {accepted if training else f'rows of n_features = {config.n_features} as in the config'}"
+        )
+    if n_below := int((result.values < 0).sum()):
+        warnings.warn(
+            f"{name}: {n_below} of {len(result.values)} nonzero values are below 0; the model's answers never are,"
+            " so that the nearest it can come to these is 0",
+            stacklevel=3,
         )
     return result
 
