@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from byheart.studies.catalogue import STUDIES
-from byheart.studies.features_held import _below_one, _cells, _numbers, _steps
+from byheart.studies.features_held import _below_one, _cells, _half_gain, _numbers, _steps
 from byheart.studies.study import judge
 from byheart.toy.config import TrainConfig
 from byheart.toy.train import train
@@ -19,9 +19,11 @@ WIDTHS = (2, 3, 4, 6, 8)
 def verdicts_of(**columns) -> dict[str, str]:
     """The verdicts on cells with these columns, functions of m and how sparse it is: 1/(10 (1 - S)), 1 to 8.
 
-    With a little spread over four seeds; ``q`` is that of the jump, T ~ (1 - S)^-q from S to S.
+    With a little spread over four seeds; ``q`` is that of the jump, T ~ (1 - S)^-q from S to S, and ``half_q`` that of
+    half of the gain, the same if it is not given.
     """
     usual = {
+        "half_q": columns.get("q", lambda m, sparser: 0.5 * m),
         "held": lambda m, sparser: 5 if m == 2 else 3.5 * m * sparser**0.4,
         "change": lambda m, sparser: 1.2,
         "q": lambda m, sparser: 0.5 * m,
@@ -31,18 +33,21 @@ def verdicts_of(**columns) -> dict[str, str]:
     rows = []
     for m in WIDTHS:
         for seed in range(4):
-            noise, jump = 1 + 1e-3 * (seed - 1.5), 50.0 * m
+            noise, jump, half = 1 + 1e-3 * (seed - 1.5), 50.0 * m, 60.0 * m
             for sparsity in SPARSITIES:
                 sparser = 0.1 / (1 - sparsity)
                 jump *= 2 ** of["q"](m, sparser) if sparser > 1.5 else 1
+                half *= 2 ** of["half_q"](m, sparser) if sparser > 1.5 else 1
                 held, participation = (of[name](m, sparser) for name in ("held", "participation_number"))
                 largest = of.get("largest", lambda m, sparser: 1.2 * m / of["held"](m, sparser))(m, sparser)
                 drawn = (jump * noise**sparser, jump * (1 - sparsity), held * noise**sparser)
                 change = of["change"](m, sparser) * noise
-                rows.append((300, m, sparsity, seed, *drawn, participation * noise**sparser, largest * noise, change))
-    names = "n_features n_hidden sparsity seed jump occurrences held participation_number largest change"
+                rest = (participation * noise**sparser, largest * noise, change, half * noise**sparser)
+                rows.append((300, m, sparsity, seed, *drawn, *rest))
+    names = "n_features n_hidden sparsity seed jump occurrences held participation_number largest change half"
     cells = pd.DataFrame(rows, columns=names.split())
-    verdicts = judge(STUDIES["features-held"], {"cells": cells, "steps": _steps(cells)})
+    steps = {"steps": _steps(cells), "steps-of-half-gain": _steps(cells.assign(jump=cells["half"]))}
+    verdicts = judge(STUDIES["features-held"], {"cells": cells, **steps})
     return dict(zip(verdicts["claim"], verdicts["verdict"], strict=True))
 
 
@@ -104,6 +109,35 @@ def test_what_q_follows_is_told(of, number, per_unit):
 
 
 @pytest.mark.parametrize(
+    ("half_q", "expected"),
+    [
+        (lambda m, held: math.log(held), "reproduced"),
+        (lambda m, held: (-1) ** m * math.log(held), "differs"),  # by this mark it follows nothing
+    ],
+)
+def test_the_number_has_to_explain_q_by_either_mark(half_q, expected):
+    held = lambda m, s: m * s ** (0.7 - 0.06 * m) * 4  # noqa: E731
+    q = lambda m, s: math.log(held(m, s / math.sqrt(2)))  # noqa: E731
+    found = verdicts_of(held=held, q=q, half_q=lambda m, s: half_q(m, held(m, s / math.sqrt(2))))
+    assert found["q-follows-number-by-either-mark"] == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ((2, 1.5, 0.96, 0.6), 40 * 2 ** (math.log(1.2) / math.log(1.6))),  # half of the gain is at 0.8
+        ((0.99, 0.9, 0.75, 0.5), 40),  # below 1 everywhere, and it has a half all the same
+        ((2, 1.5, 1.2, 1), math.inf),
+        ((2, 0.5, 0.5, math.nan), math.inf),
+        ((0.7, 0.7, 0.6, 0.6), math.nan),
+    ],
+)
+def test_half_of_the_gain_is_half_as_far_below_one_as_at_last(losses, expected):
+    sizes = np.array([10.0, 20, 40, 80])
+    assert _half_gain(sizes, np.array(losses, dtype=float)) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
     ("losses", "expected"),
     [
         ((4, 2, 0.5, 0.25), math.sqrt(20 * 40)),  # as far above 1 as below, in logarithms
@@ -138,7 +172,7 @@ def curve(jump: float, sizes=(10, 30, 100, 300)) -> pd.DataFrame:
     ],
 )
 def test_numbers_are_taken_after_the_jump_alone(jump, sizes, held, change):
-    cell = _cells(curve(jump, sizes)).iloc[0]
+    cell = _cells(curve(jump, sizes), _below_one).iloc[0]
     assert cell["held"] == pytest.approx(held, nan_ok=True)
     assert cell["change"] == pytest.approx(change, nan_ok=True)
 

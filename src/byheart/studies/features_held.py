@@ -4,7 +4,8 @@ A feature is held if its dimensionality D is above half of the largest; beside t
 threshold, the participation number: the sum of D squared, over the sum of the squares of D. It is k if k features have
 the same D and all others none. The jump is where test loss falls below 1, the loss of an answer that is always 0: the
 T from which on it stays below, between two T of the grid on a straight line in logarithms. It grows as (1 - S)^-q with
-sparsity S; q is 1 if only how often a feature occurs, T(1 - S), matters.
+sparsity S; q is 1 if only how often a feature occurs, T(1 - S), matters. Another mark of the jump is half of the gain:
+where test loss is half as far below 1 as at the last T.
 
 Source: A. Jermyn's comment "What sets the generalization scale?" in Henighan et al. 2023, where curves collapse less
 cleanly for larger m, and the look at it in results/LOG.md (2026-11-28), which made the predictions.
@@ -50,7 +51,8 @@ _SIZES: dict[Scale, dict[str, int]] = {"quick": {}, "medium": {"n_features": 300
 _SAME = 0.1  # an exponent so near 0 is none: 1.23 times from S = 0.9 to 0.9875
 _OF_PRODUCT, _LOW, _HIGH = (4, 8), 1.0, 1.4
 _MEASURES = {"held": "held", "participation_number": "participation"}
-_ALL = "all"
+_ALL, _STEPS_OF_HALF_GAIN = "all", "steps-of-half-gain"
+_MUCH = 0.25  # of the variance of q
 _JERMYN = "A. Jermyn, comment in Henighan et al. 2023"
 _LOOK = "predicted by a look (LOG, 2026-11-28)"
 _GUESS = "a guess of that look (LOG, 2026-11-28)"
@@ -83,22 +85,31 @@ def _numbers(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", *_MEASURES])
 
 
-def _below_one(sizes: np.ndarray, losses: np.ndarray) -> float:
-    """Return the T from which on test loss stays below 1: infinite if it does not, and not a number if it always is.
+def _stays_below(level: float, sizes: np.ndarray, losses: np.ndarray) -> float:
+    """Return the T from which on test loss stays below a level: infinite if it does not, and NaN if it always is.
 
     In the latter case there is no jump, or it lies before the smallest T of the grid.
     """
-    above = np.flatnonzero(~(losses < 1))
+    above = np.flatnonzero(~(losses < level))
     if not len(above):
         return math.nan
     k = int(above[-1])
     if k + 1 == len(losses):
         return math.inf
-    x, y = np.log(sizes[k : k + 2]), np.log(losses[k : k + 2])
+    x, y = np.log(sizes[k : k + 2]), np.log(losses[k : k + 2] / level)
     return float(np.exp(x[0] + (x[1] - x[0]) * y[0] / (y[0] - y[1])))
 
 
-def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+def _below_one(sizes: np.ndarray, losses: np.ndarray) -> float:
+    return _stays_below(1, sizes, losses)
+
+
+def _half_gain(sizes: np.ndarray, losses: np.ndarray) -> float:
+    """Return the T of half of the gain; infinite if there is none at the last T."""
+    return _stays_below((1 + losses[-1]) / 2, sizes, losses) if losses[-1] < 1 else math.inf
+
+
+def _cells(runs: pd.DataFrame, mark: Callable[[np.ndarray, np.ndarray], float]) -> pd.DataFrame:
     """By m, S and seed: T of the jump, and what is held at T(1 - S) = 300 where the jump is at half of that at most.
 
     The change of the largest D is its value at 300 over that at 100, where the jump is at 50 at most.
@@ -106,7 +117,7 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     for key, own in runs.groupby(["n_features", "n_hidden", "sparsity", "seed"]):
         own, sparsity = own.sort_values("n_examples"), float(str(key[2]))
-        jump = _below_one(own["n_examples"].to_numpy(float), own["test_loss"].to_numpy(float))
+        jump = mark(own["n_examples"].to_numpy(float), own["test_loss"].to_numpy(float))
         occurrences, measured = jump * (1 - sparsity), [math.nan] * 4
         x = (own["n_examples"] * (1 - sparsity)).round().to_numpy()
         largest = own["feature_dimensionality_max"].to_numpy(float)
@@ -286,6 +297,25 @@ def _follows(these: Sequence[str], those: Sequence[str], tables: Tables) -> Find
     return judged(words, all(one is True for one in better), all(one is False for one in better))
 
 
+def _either_mark(tables: Tables) -> Finding:
+    """Whether both numbers explain much of q, by whichever mark of the jump."""
+    words, enough = [], []
+    for mark, name in (("test loss below 1", "steps"), ("half of the gain", _STEPS_OF_HALF_GAIN)):
+        explained = _explained(tables[name])
+        if len(explained) < 2:
+            return not_run(f"six steps in S of three m, two seeds ({mark})")
+        shares = {number: _mean(explained[number].to_numpy()) for number in ("held", "participation")}
+        enough.append([lies_within(*share, low=_MUCH) for share in shares.values()])
+        in_words = ", ".join(f"{number} {_in_words(*share)}" for number, share in shares.items())
+        n_steps = sorted({*tables[name].groupby("seed").size()})
+        words.append(f"{mark}: {in_words} ({' or '.join(map(str, n_steps))} steps)")
+    return judged(
+        f"share of the variance of q, by the mark of the jump: {'; '.join(words)}",
+        all(one is True for both in enough for one in both),
+        any(all(one is False for one in both) for both in enough),
+    )
+
+
 def _falls(tables: Tables) -> Finding:
     cells = tables["cells"].dropna(subset="change")
     logs = _by_seed(cells.assign(value=np.log(cells["change"])))
@@ -359,6 +389,14 @@ _CLAIMS = (
         refuted_if="the number held explains the larger share, by two standard errors, for both numbers",
     ),
     Claim(
+        "q-follows-number-by-either-mark",
+        f"The number held explains {100 * _MUCH:g} % of the variance of q or more, by either mark of the jump",
+        "new, added after the tables had been looked at",
+        f"{_MUCH:g} or more",
+        _either_mark,
+        refuted_if="by one of the marks it is less for both numbers, by two standard errors",
+    ),
+    Claim(
         "falls-after-the-jump",
         f"After the jump the largest D falls as T grows (from T(1 - S) = {_BEFORE} to {_LAST}), at every m",
         _JERMYN,
@@ -372,8 +410,8 @@ _CLAIMS = (
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:
     by_id = {header.id: header for runs in groups.values() for header in runs.headers}
     runs = table_of(groups).merge(_numbers(Runs(list(by_id.values()))), on="id")
-    cells = _cells(runs)
-    return {"runs": runs, "cells": cells, "steps": _steps(cells)}
+    cells, of_half_gain = _cells(runs, _below_one), _cells(runs, _half_gain)
+    return {"runs": runs, "cells": cells, "steps": _steps(cells), _STEPS_OF_HALF_GAIN: _steps(of_half_gain)}
 
 
 def _figures(tables: Tables) -> dict[str, Captioned]:
