@@ -11,6 +11,7 @@ from byheart.studies import write_summary
 from byheart.studies.catalogue import STUDIES
 from byheart.studies.readme import MARK
 from byheart.studies.study import judge, read_tables, remake, train_toy, write_results
+from byheart.toy.reference import smaller_ridge
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -48,6 +49,16 @@ def test_below_every_figure_stands_what_it_shows_with_sizes_seeds_and_bars(name)
             assert re.search("models|network", caption)
         if "means over" in caption:
             assert "bar" in caption
+
+
+def test_the_ridge_that_is_laid_over_that_of_the_papers_size_is_the_one_in_the_results():
+    kept, run = pd.read_csv(RESULTS / "phase-map" / "ridge.csv"), pd.read_csv(RESULTS / "phase-map" / "runs.csv")
+    laid_over = smaller_ridge()
+    columns = ["n_hidden", "n_examples"]
+    pd.testing.assert_frame_equal(laid_over[columns], kept[columns])
+    assert set(laid_over["n_features"]) == set(run["n_features"])
+    assert set(laid_over["sparsity"]) == set(run["sparsity"])
+    assert set(run["reduction"]) == {"sum"}
 
 
 def test_figures_and_page_are_made_again_without_runs_and_tables_stay_as_they_are(tmp_path):

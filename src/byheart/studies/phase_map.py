@@ -11,14 +11,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from byheart.claims import Bump, Claim, Finding, along, judged, not_run
 from byheart.studies.readme import sizes_of
 from byheart.studies.study import N_SEEDS, SMALLEST, SMALLEST_T, Captioned, Scale, Study, Tables, setup
 from byheart.toy.config import TrainConfig
-from byheart.toy.figures import figure_of, map_of
+from byheart.toy.figures import curves, figure_of, map_of, shades
 from byheart.toy.model import Reduction
+from byheart.toy.reference import smaller_ridge
 from byheart.toy.runs import Runs, summed
 from byheart.toy.sweep import grid
 from byheart.toy.tables import mean_losses, table_of
@@ -139,7 +140,7 @@ _CLAIMS = (
 )
 
 
-def _figures(tables: Tables) -> dict[str, Captioned]:
+def _map(tables: Tables) -> Captioned:
     figure, ax = figure_of(size=(6.5, 4.6))
     table = tables["by-cell"]
     factor = float(np.exp(np.abs(np.log(table["test_loss"])).max()))
@@ -160,7 +161,49 @@ def _figures(tables: Tables) -> dict[str, Captioned]:
         " the highest test loss at this m, where it is a bump above 1 of more than 3 standard errors"
         f"{not_run}. {sizes_of(tables['runs'], ('n_hidden', 'n_examples'), 'cell')}"
     )
-    return {"phase-map": Captioned(figure, caption)}
+    return Captioned(figure, caption)
+
+
+def _along_occurrences(tables: Tables) -> Captioned:
+    """Test loss against how often a feature occurs, a line per m, and where it is highest."""
+    figure, ax = figure_of(size=(6.5, 4.2))
+    runs = summed(tables["runs"])
+    runs = runs.assign(occurrences=runs["n_examples"] * (1 - runs["sparsity"]))
+    curves(runs, "test_loss", "n_hidden", ax, "occurrences", "m = {}")
+    ax.axhline(1, color="black", lw=0.8, ls="--", zorder=0)
+    ax.set(xlabel="how often a feature occurs, T(1 - S)", ylabel="test loss")
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    low, high = ax.get_ylim()
+    if high > 2 * low:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    colors, means = (
+        shades(runs["n_hidden"]),
+        runs.groupby(["n_hidden", "n_examples"])[["occurrences", "test_loss"]].mean(),
+    )
+    for m, n_examples in tables["ridge"][["n_hidden", "n_examples"]].itertuples(index=False):
+        ax.plot(*means.loc[(m, n_examples)], "o", color=colors[m], mfc="none", ms=10)
+    others = smaller_ridge()
+    laid_over = others[(others["n_features"] < runs["n_features"].min()) & others["n_hidden"].isin(colors)]
+    for row in laid_over.itertuples():
+        ax.plot(row.occurrences, 0.98, "v", color=colors[row.n_hidden], ms=8, transform=ax.get_xaxis_transform())
+    words = (
+        " Triangles: where it is highest at n = 1,000 with squared errors summed (phase-map)." if len(laid_over) else ""
+    )
+    ax.legend(loc="upper left", fontsize=8)
+    caption = (
+        "Test loss, summed over features, against how often a feature occurs in the training set, T(1 - S), a line per"
+        " number of hidden units m: means over seeds, bars one standard error either way. Dashed: always answering 0."
+        " Circles: the highest, where it is a bump above 1 of more than 3 standard errors."
+        f"{words} {sizes_of(runs, ('n_hidden', 'n_examples'))}"
+    )
+    return Captioned(figure, caption)
+
+
+def _figures(tables: Tables) -> dict[str, Captioned]:
+    return {"phase-map": _map(tables), "ridge": _along_occurrences(tables)}
 
 
 def _tables(groups: Mapping[str, Runs]) -> dict[str, pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""Values that others published about the paper's setup, read off their figures."""
+"""Values that stand beside those of a run: what others published about the paper's setup, and a ridge of ours."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def paper_reference() -> pd.DataFrame:
 def reproduction_norms() -> pd.DataFrame:
     """Return ||W|| and ||b|| by T of a public reproduction of the paper's setup (one seed), read off its plot."""
     return _read("exact_setup_norms.csv")
+
+
+def smaller_ridge() -> pd.DataFrame:
+    """Return n, m, and T(1 - S) of the highest test loss, errors summed: ours, of results/phase-map/ridge.csv."""
+    table = _read("smaller_ridge.csv")
+    return table.assign(occurrences=table["n_examples"] * (1 - table["sparsity"]))
 
 
 def _read(name: str) -> pd.DataFrame:
