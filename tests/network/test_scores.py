@@ -117,12 +117,14 @@ def test_a_layer_without_any_activation_has_no_rank(shape):
 def test_leaving_an_example_out_of_its_class_by_hand(m):
     hidden, labels, _ = problem(m=m)
     found, _ = layer_scores(hidden[:, None], labels, 3)
-    moments = [hidden[labels == c].T @ hidden[labels == c] for c in range(3)]
+    average = hidden.T @ hidden / len(hidden)
+    moments = [hidden[labels == c].T @ hidden[labels == c] + average for c in range(3)]
     regular = [m + RIDGE * np.trace(m) / len(m) * np.eye(len(m)) for m in moments]
+    n_of = np.bincount(labels) + 1  # with the average, which counts as one
     for i in (0, 5, 17):
         h, own = hidden[i], labels[i]
-        without = h @ np.linalg.inv(regular[own] - np.outer(h, h)) @ h
-        others = min(h @ np.linalg.inv(regular[c]) @ h for c in range(3) if c != own)
+        without = (n_of[own] - 1) * h @ np.linalg.inv(regular[own] - np.outer(h, h)) @ h
+        others = min(n_of[c] * h @ np.linalg.inv(regular[c]) @ h for c in range(3) if c != own)
         assert found["class_dimensionality"][i] == pytest.approx(h @ np.linalg.inv(regular[own]) @ h)
         assert found["example_dimensionality"][i] == pytest.approx((h @ h) ** 2 / np.square(hidden @ h).sum())
         assert found["other_class"][i] == pytest.approx(np.log(without / others), abs=1e-5)  # of float32
@@ -167,6 +169,24 @@ def test_a_wrong_label_stands_out():
     assert found["other_class"].argmax() == 7
     probabilities = np.full((300, 3), 1 / 3)
     assert head_scores(hidden, probabilities, given)["ridge_leave_one_out"].argmax() == 7
+
+
+@pytest.mark.parametrize("rare", [(1, 1), (2, 2), (5, 5), (20, 20)])
+def test_small_classes_are_no_suspects_and_wrong_labels_stand_out_beside_them_and_in_them(rare):
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(5), (150, 120, 100, *rare))
+    hidden = np.maximum(3 * rng.normal(size=(5, 30))[true] + rng.normal(size=(len(true), 30)), 0)  # as after a ReLU
+    given = true.copy()
+    given[[7, 200]] = 2, 1  # of a large class, with the label of another
+    if rare[0] > 1:  # with one that is right, nothing tells which of two
+        given[40] = 3  # of a large class, with the label of a small one
+    if rare[0] > 2:
+        given[-1] = 0  # of a small class, with the label of a large one
+    found, _ = layer_scores(hidden[:, None], given, 5)
+    wrong = given != true
+    assert found["other_class"][~wrong].max() < found["other_class"][wrong].min()
+    assert found["other_class"][wrong].min() > 0
+    assert (found["other_class"][~wrong] < 0).mean() > 0.95
 
 
 @pytest.mark.parametrize("m", [6, 60])

@@ -147,7 +147,8 @@ SCORES = {
         Score(
             "other_class",
             "more like another class",
-            "own-class leave-one-out D* over the lowest D* of another class (logarithm): finds wrong labels",
+            "own-class leave-one-out D* over the lowest D* of another class, each times the class's size (logarithm):"
+            " finds wrong labels",
             "ours",
             _CLASS_MOMENTS,
             transform="identity",
@@ -166,7 +167,7 @@ SCORES = {
         Score(
             "class_dimensionality",
             "unlike the others of its class",
-            "D* among the examples of its own class, with a ridge of 0.01 of the mean eigenvalue",
+            "D* among the examples of its own class and an average of all, with a ridge of 0.01 of the mean eigenvalue",
             "",
             _CLASS_MOMENTS,
             calibrates="without a log",

@@ -7,10 +7,12 @@ layer, p the predicted probabilities, y the one-hot class and delta = p - y:
 - ``example_dimensionality`` D_X = |h|^2 / sum_j (h^ . h_j)^2 and ``maximal_dimensionality`` D* = h^T M^+ h, with
   M = sum h h^T: the share of the layer's dimensions that the example holds (Henighan et al. 2023). D* comes from a QR
   decomposition and does not depend on the units of the layer's numbers (``byheart.geometry.whitening``).
-- ``class_dimensionality``: D* among the examples of its own class, with a ridge.
+- ``class_dimensionality``: D* among the examples of its own class and one more, whose h h^T is the average of all
+  examples, with a ridge: h^T (M_c + M/n + lambda)^-1 h.
 - ``other_class``: how much better the best other class explains the example than its own without it: the logarithm of
-  the own class's leave-one-out D* over the lowest D* of another class. New; finds wrong labels. Classes without
-  examples, or whose vectors are all zero, explain nothing and do not compete.
+  the own class's leave-one-out D* over the lowest D* of another class, each times how many examples it is among, so
+  that small classes and large ones compare. New; finds wrong labels. Classes without examples, or whose vectors are
+  all zero, explain nothing and do not compete.
 - ``gradient_dimensionality``: D* of the gradient of the loss in the last linear layer, delta z^T, with the Kronecker
   product of the moments of delta and z in place of those of the gradient (as in K-FAC, Martens and Grosse 2015).
 - ``residual_dimensionality``: D* of z times |delta|^2. New.
@@ -142,6 +144,8 @@ class LayerMoments:
         self.span = Span(n_hidden, name)
         self.by_class: dict[int, Float64[np.ndarray, "n_coordinates n_coordinates"]] = {}
         """Second moment of each class that the data have; lower triangles."""
+        self.n_rows_of: dict[int, int] = {}
+        """Number of rows of each of these classes."""
         self.without_classes = ""
         """Why there are no scores by class; empty if there are, or the data have none."""
         self._by_class = n_classes is not None
@@ -193,6 +197,7 @@ class LayerMoments:
                     return
                 self.by_class[label] = np.zeros((width, width), order="F")
             self.by_class[label] = _add_products(self.by_class[label], rows[labels == label])
+            self.n_rows_of[label] = self.n_rows_of.get(label, 0) + int((labels == label).sum())
 
     def _leave_out_classes(self, what: str) -> None:
         self.by_class.clear()
@@ -238,8 +243,11 @@ class LayerScores:
                 f" {self.rank / n_rows:.2f} on average and nearly every example has a dimension of its own. What a"
                 " layer says without an example tells little then; a log of losses or a held-out run tells more."
             )
-        self._by_class = {label: _inverse_root(m, width) for label, m in self.moments.by_class.items() if m.any()}
-        self._length = max([math.sqrt(np.trace(m) / width) for m in self.moments.by_class.values()], default=1.0)
+        by_class = {label: m for label, m in self.moments.by_class.items() if m.any()}
+        # Beside the rows of a class stands the average of all, else a class of few would explain nothing but these.
+        average = sum(by_class.values()) / max(sum(self.moments.n_rows_of[label] for label in by_class), 1)
+        self._by_class = {label: _inverse_root(m + average, width) for label, m in by_class.items()}
+        self._length = max([math.sqrt(np.trace(m) / width) for m in by_class.values()], default=1.0)
         # in the precision of the network's own numbers, at half the time
         self._rounded = {label: (r * self._length).astype(np.float32) for label, r in self._by_class.items()}
 
@@ -287,7 +295,8 @@ class LayerScores:
             lowest = np.full(len(rows), np.inf)
             for label in share:
                 leverages = _squared_lengths(self._rounded[label], rounded)
-                lowest = np.minimum(lowest, np.where(labels == label, np.inf, leverages))
+                n_rows = self.moments.n_rows_of[label] + 1
+                lowest = np.minimum(lowest, np.where(labels == label, np.inf, n_rows * leverages))
                 precise = (labels == label) & (leverages > _NEARLY_ONE)
                 own[labels == label] = leverages[labels == label]
                 own[precise] = _squared_lengths(self._by_class[label], rows[precise])
@@ -295,7 +304,9 @@ class LayerScores:
 
         known = list(self._by_class)
         lowest = np.minimum.reduce(list(pool.map(lowest_of, [known[i::n_threads] for i in range(n_threads)])))
-        without = own / np.maximum(1 - own, _LEAST)
+        present, positions = np.unique(labels, return_inverse=True)
+        n_own = np.array([self.moments.n_rows_of.get(label, 1) for label in present.tolist()])[positions]
+        without = n_own * own / np.maximum(1 - own, _LEAST)
         ratio = np.log(np.maximum(without, 1e-300)) - np.log(np.maximum(lowest, 1e-300))
         return {"class_dimensionality": own, "other_class": ratio}
 
