@@ -183,7 +183,7 @@ def test_one_hot_targets_are_told():
     x, y = data()
     found = audit(network(), (x, np.eye(3, dtype=np.float32)[y]))
     assert any("one-hot" in note for note in found.notes)
-    assert not any("one-hot" in note for note in audit(network(), (x, x[:, 0, :3])).notes)
+    assert not any("one-hot" in note for note in audit(network(), (x, x[:, 0, :3]), loss="mse").notes)
 
 
 def test_checkpoints_are_averaged():
@@ -355,8 +355,9 @@ def test_the_evidence_says_which_scores_there_are():
     regression = nn.Sequential(nn.Linear(4, 1))
     x = rng.normal(size=(30, 4)).astype(np.float32)
     audits = [audit(network(), given, "[02]", **{name: everything[name]}) for name in everything]
-    audits += [audit(network(), given), audit(network(), given, **everything), audit(regression, (x, x[:, 0]))]
-    audits.append(audit(regression, (x, x[:, 0]), checkpoints=[regression.state_dict()]))
+    numbers = (x, x[:, 0])
+    audits += [audit(network(), given), audit(network(), given, **everything), audit(regression, numbers, loss="mse")]
+    audits.append(audit(regression, numbers, loss="mse", checkpoints=[regression.state_dict()]))
     of_classes = {"model", "classes", "class_moments", "head"}
     more = [{"log"}, {"log", "checkpoints"}, {"curvature"}, {"held_out"}, set()]
     more.append({"log", "checkpoints", "curvature", "held_out"})
@@ -468,7 +469,7 @@ def every_kind() -> list[Audit]:
     x = rng.normal(size=(30, 4)).astype(np.float32)
     return [
         audit(network(), given, "[02]", held_out=runs, log=TrainingLog.from_losses(np.ones((1, 50)))),
-        audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0]), show=lambda item: f"<{item[0]:.2f}> \u00e9"),
+        audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0]), loss="mse", show=lambda item: f"<{item[0]:.2f}> \u00e9"),
         audit(network(), Labelled("some", *given, ("a", "b", "\u00e7")), show=lambda item: np.ones((2, 5, 3)) * 7),
         audit(network(), given, ids=[f"\u00e9/{i}.png" for i in range(50)]),
         audit(network(), given, ids=np.arange(50)[::-1]),

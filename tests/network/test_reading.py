@@ -155,10 +155,13 @@ def test_numbers_that_begin_with_0_and_1_are_numbers():
     y = torch.cat([BINARY, torch.tensor([2.0])])
     x = torch.cat([X, X[:1]])
     model = network(1, targets=BINARY)
-    for given in (y, torch.zeros(N + 1)):
-        found = audit(model, (x, given), batch_size=100)
-        assert found.provenance["loss"] == "mse"
-        np.testing.assert_allclose(found.table["loss"], (model(x)[:, 0] - given).square().detach(), rtol=1e-4)
+    with torch.no_grad():  # numbers that the outputs come near, 0 and 1 first
+        solved = torch.linalg.lstsq(torch.cat([x, torch.ones(N + 1, 1)], dim=1), y).solution
+        linear = nn.Sequential(nn.Linear(x.shape[1], 1))
+        linear[0].load_state_dict({"weight": solved[None, :-1], "bias": solved[-1:]})
+    found = audit(linear, (x, y), batch_size=100)
+    assert found.provenance["loss"] == "mse"
+    np.testing.assert_allclose(found.table["loss"], (linear(x)[:, 0] - y).square().detach(), rtol=1e-4)
     assert audit(model, (X, BINARY), loss="mse").provenance["loss"] == "mse"
 
 
@@ -364,15 +367,136 @@ def test_outputs_between_0_and_1_are_asked_about_whatever_made_them(behind):
     assert any("taken for logits" in note for note in found.notes)
 
 
+PIXELS = torch.rand(40, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+
+
+def of_pixels(*behind: nn.Module, squeezed: bool = False) -> nn.Sequential:
+    """A network that has learned for each pixel whether its first channel is larger than its second."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        functional.binary_cross_entropy_with_logits(model(PIXELS), MASKS).backward()
+        optimizer.step()
+    model = nn.Sequential(*model, *behind)
+    if squeezed:
+        model.register_forward_hook(lambda module, args, output: output[:, 0])
+    return model
+
+
+MASKS = (PIXELS[:, :1] > PIXELS[:, 1:]).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.parametrize("squeezed", ["", "targets", "outputs"])
+@pytest.mark.parametrize(
+    ("behind", "loss"), [((), None), ((), "binary_cross_entropy_with_logits"), ((nn.Sigmoid(),), None)]
+)
+def test_a_0_or_1_for_each_pixel_is_a_binary_classification_of_each(dtype, squeezed, behind, loss):
+    masks = MASKS[:, 0] if squeezed == "targets" else MASKS
+    found = audit(of_pixels(*behind, squeezed=squeezed == "outputs"), (PIXELS, masks.to(dtype)), loss=loss)
+    each = functional.binary_cross_entropy_with_logits(of_pixels()(PIXELS), MASKS, reduction="none")
+    np.testing.assert_allclose(found.table["loss"], each.mean(dim=(1, 2, 3)).detach(), rtol=1e-4)
+    assert noted(found, "Targets are 0 and 1, one for each of the outputs") == (loss is None)
+
+
+def test_one_of_several_at_each_position_is_asked_about():
+    x = torch.randn(30, 5, 8)
+    model = nn.Sequential(nn.Linear(8, 4))
+    for given in (
+        functional.one_hot(torch.arange(150).reshape(30, 5) % 4, 4),
+        torch.eye(4)[torch.arange(30) % 4][:, None].repeat(1, 5, 1),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^loss: received none, .*one of several is 1.*accepted: a class for each position"
+        ):
+            audit(model, (x, given.float()))
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_shares_are_taken_by_the_name_of_their_loss_and_asked_about_without(n_outputs):
+    model = network(n_outputs, targets=LABELS if n_outputs > 1 else BINARY[:, None])
+    hard = (LABELS if n_outputs > 1 else BINARY[:, None]) * 0.9 + 0.05
+    found = audit(model, (X, hard), loss="binary_cross_entropy_with_logits")
+    each = functional.binary_cross_entropy_with_logits(model(X), hard, reduction="none")
+    np.testing.assert_allclose(found.table["loss"], each.mean(1).detach(), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"^loss: received none, .* and their own mean does by .*, accepted: the loss"):
+        audit(model, (X, hard))
+    with pytest.raises(ValueError, match=r"^dataset: received -1.* for example 2, accepted: targets from 0 to 1"):
+        audit(model, (X, hard.index_fill(0, torch.tensor([2]), -1)), loss="binary_cross_entropy_with_logits")
+
+
+def test_squared_error_that_nobody_asked_for_has_to_be_less_than_that_of_the_mean():
+    unsure = torch.where(torch.rand(N, 3, generator=torch.Generator().manual_seed(1)) < 0.1, -1.0, LABELS)
+    for model, given in ((network(3, targets=LABELS), unsure), (network(1, targets=BINARY[:, None]), torch.ones(N))):
+        with pytest.raises(ValueError, match=r"^loss: received none, with floating-point targets"):
+            audit(model, (X, given))
+        assert audit(model, (X, given), loss="mse").provenance["loss"] == "mse"
+    numbers = 1e4 + X[:, :2]  # large beside how much they vary
+    exact = nn.Sequential(nn.Linear(8, 2))
+    with torch.no_grad():
+        exact[0].weight.copy_(torch.eye(8)[:2])
+        exact[0].bias.fill_(1e4 + 0.9)
+    assert not noted(audit(exact, (X, numbers), batch_size=7), "numbers")
+    with torch.no_grad():
+        exact[0].bias.fill_(1e4 + 2)
+    with pytest.raises(ValueError, match=r"^loss: received none"):
+        audit(exact, (X, numbers), batch_size=7)
+
+
+def test_as_many_classes_as_positions_are_read_the_way_in_which_answers_are_right():
+    labels = torch.arange(150).reshape(30, 5) ** 2 % 5
+    x = functional.one_hot(labels, 5).float() * 4
+    assert "loss" in audit(nn.Sequential(nn.Linear(5, 5)), (x, labels)).table  # nothing was learned
+    tagger = nn.Conv1d(5, 5, 1)
+    with torch.no_grad():
+        tagger.weight.copy_(torch.eye(5)[:, :, None])
+        tagger.bias.zero_()
+    with pytest.raises(
+        ValueError, match=r"^model: received outputs \(30, 5, 5\), of which 150 of 150 answers are right as"
+    ):
+        audit(nn.Sequential(tagger), (x.transpose(1, 2), labels))
+    tagger.register_forward_hook(lambda module, args, output: output.transpose(1, 2))
+    expected = functional.cross_entropy(x.transpose(1, 2), labels, reduction="none").mean(1)
+    np.testing.assert_allclose(
+        audit(nn.Sequential(tagger), (x.transpose(1, 2), labels)).table["loss"], expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4)])
+def test_classes_before_positions_are_refused_with_what_turns_them(shape):
+    with pytest.raises(ValueError, match=r"^dataset: received targets .*register_forward_hook"):
+        audit(
+            nn.Sequential((nn.Conv1d if len(shape) == 1 else nn.Conv2d)(2, 6, 1)),
+            (torch.randn(20, 2, *shape), torch.zeros(20, *shape).long()),
+        )
+
+
+def test_whole_numbers_that_a_loss_of_ones_own_takes_for_numbers_are_noted():
+    model = network(2, targets=LABELS[:, :2])
+    words = "your loss is larger for a wrong answer"
+
+    def gaussian(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return functional.gaussian_nll_loss(outputs[:, 0], y.float(), outputs[:, 1].exp(), reduction="none")
+
+    assert noted(audit(model, (X, (X[:, 3] > 0).long()), loss=gaussian), words)
+    weights = torch.tensor([1.0, 9, 3])
+    weighted = lambda out, y: functional.cross_entropy(out, y, weights, reduction="none", label_smoothing=0.1)  # noqa: E731
+    some_wrong = torch.where(torch.arange(N) % 20 == 0, (Y + 1) % 3, Y)
+    assert not noted(audit(network(3), (X, some_wrong), loss=weighted), words)
+
+
 def test_signs_are_numbers_with_a_note():
     torch.manual_seed(0)
     x = torch.randn(20, 3)
-    signs = torch.sign(x[:, 0])
-    found = audit(nn.Sequential(nn.Linear(3, 1)), (x, signs))
+    signs, model = torch.sign(x[:, 0]), nn.Sequential(nn.Linear(3, 1))
+    model[0].load_state_dict({"weight": torch.tensor([[1.0, 0, 0]]), "bias": torch.zeros(1)})
+    found = audit(model, (x, signs))
     assert "label" not in found.table
     assert sum(note.startswith("Targets are -1 and 1") for note in found.notes) == 1
     for targets, loss in ((signs, "mse"), (signs * 2, None), (torch.ones(20), "mse")):
-        notes = audit(nn.Sequential(nn.Linear(3, 1)), (x, targets), loss=loss).notes
+        notes = audit(model, (x, targets), loss=loss).notes
         assert not any(note.startswith("Targets are -1") for note in notes)
 
 

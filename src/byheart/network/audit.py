@@ -54,6 +54,10 @@ _FIRST_COLUMNS = (
     *("other_label", "copies", "copy_of"),
 )
 _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
+_LEAST_AGREEMENT = (
+    0.75  # share of pairs in which a user's loss is larger for the wrong answer; of a cross-entropy nearly 1
+)
+_ENOUGH_TO_COMPARE = 5
 _MOSTLY_WRONG = 0.5  # share of answers from which on something else than the network may be wrong
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
@@ -328,6 +332,7 @@ def audit(
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         finder = CopyFinder(inputs.n_examples) if copies else None
         first = first_pass(model, inputs, plan, advance, finder)
+        first.check_squared_error()
         if inputs.order_assumed and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
@@ -473,6 +478,17 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
                 " one, are these its training data, and are the labels in the order of its outputs?"
             )
     losses = first.table["loss"]
+    if plan.n_classes is not None and callable(plan.loss):
+        wrongly = first.table["prediction"] != first.table["label"]
+        n_wrong, n_right = int(wrongly.sum()), int((~wrongly).sum())
+        if min(n_wrong, n_right) >= _ENOUGH_TO_COMPARE:
+            larger = (losses.rank()[wrongly].sum() - n_wrong * (n_wrong + 1) / 2) / (n_wrong * n_right)
+            if larger < _LEAST_AGREEMENT:
+                notes.append(
+                    "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a wrong"
+                    f" answer than for a right one in {larger:.0%} of pairs only: if the targets are numbers, labels,"
+                    " predictions, margins and verdicts mean nothing. Floating-point targets are taken for numbers."
+                )
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(
             "Two passes gave different losses: the data are drawn anew each time (augmentation), or the model is random"

@@ -147,6 +147,7 @@ class FirstPass:
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
+        error_of_mean: The squared error of always answering the targets' mean; infinite if squared error was asked for.
         notes: What a reader of the results must know.
     """
 
@@ -154,7 +155,23 @@ class FirstPass:
     layer_scores: dict[str, LayerScores]
     head_scores: HeadScores | None
     by_class: bool
+    error_of_mean: float
     notes: list[str]
+
+    def check_squared_error(self) -> None:
+        """Refuse squared error that nobody asked for and that the targets' mean beats: it may be another loss's.
+
+        Raises:
+            ValueError: If so.
+        """
+        error = float(self.table["loss"].mean())
+        if error > self.error_of_mean:
+            raise ValueError(
+                "loss: received none, with floating-point targets, which would be numbers with squared error; the"
+                f" outputs miss them by {error:.3g} on average, and their own mean does by {self.error_of_mean:.3g},"
+                " accepted: the loss that the model was trained with, by its name or as a function, or 'mse' if it is"
+                " that"
+            )
 
 
 @contextmanager
@@ -184,8 +201,11 @@ def first_pass(
     parts: list[pd.DataFrame] = []
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
+    spread = _Spread()
     for batch, outputs, seen in passes(model, inputs, plan):
         parts.append(_answers(batch, outputs, plan))
+        if plan.reading.assumed:
+            spread.add(batch.targets)
         if copies is not None:
             copies.look(batch.inputs)
         labels = parts[-1]["label"].to_numpy() if plan.n_classes is not None else None
@@ -203,7 +223,29 @@ def first_pass(
     without_classes = [m.without_classes for m in moments.values() if m.without_classes]
     by_class = plan.n_classes is not None and not without_classes
     notes = without_classes[:1] + [note for scores in layer_scores.values() for note in scores.notes]
-    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, notes)
+    of_mean = spread.mean() if plan.reading.assumed else np.inf
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, of_mean, notes)
+
+
+class _Spread:
+    """The variance of targets over examples, a mean over their numbers: the squared error of the best constant."""
+
+    def __init__(self) -> None:
+        self.n, self._first, self._sum, self._squares = 0, 0.0, np.zeros(0), np.zeros(0)
+
+    def add(self, targets: torch.Tensor) -> None:
+        """Take the targets of a batch."""
+        rows = targets.reshape(len(targets), -1).double().cpu().numpy()
+        if not self.n:  # near the mean, so that squares lose no digits
+            self._first, self._sum, self._squares = rows.mean(axis=0), np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+        if rows.shape[1:] == self._sum.shape:  # else examples have targets of different lengths
+            self.n += len(rows)
+            self._sum += (rows - self._first).sum(axis=0)
+            self._squares += np.square(rows - self._first).sum(axis=0)
+
+    def mean(self) -> float:
+        """Return it."""
+        return float((self._squares / max(self.n, 1) - np.square(self._sum / max(self.n, 1))).mean())
 
 
 def second_pass(
@@ -411,17 +453,24 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tens
         if outputs.numel() != targets.numel():
             raise ValueError(f"dataset: received targets {tuple(targets.shape)}, accepted: {tuple(outputs.shape)}")
         return (outputs.reshape(targets.shape) - targets).square().reshape(len(targets), -1).mean(dim=1)
-    several = targets.shape == outputs.shape and targets.ndim == 2
-    if several and loss not in ("cross_entropy", "nll"):
-        each = functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
-        return each.mean(dim=1)
-    if several and loss == "cross_entropy" and targets.is_floating_point():
+    if loss not in ("cross_entropy", "nll") and targets.numel() == outputs.numel():
+        targets = targets.to(outputs.dtype).reshape(outputs.shape)
+        each = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return each.reshape(len(each), -1).mean(dim=1)
+    if targets.shape == outputs.shape and targets.ndim == 2 and loss == "cross_entropy" and targets.is_floating_point():
         return functional.cross_entropy(outputs, targets.to(outputs.dtype), reduction="none")
     tokens = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
     if not tokens and targets.ndim != 1:
+        classes_second = targets.shape == (len(outputs), *outputs.shape[2:])
+        positions = ".flatten(2)" if outputs.ndim > 3 else ""
+        turned = (
+            f"; model.register_forward_hook(lambda module, args, output: output{positions}.transpose(1, 2)) puts"
+            f" classes last{', beside targets.flatten(1)' if positions else ''}"
+        )
         raise ValueError(
             f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one class"
             " per example, or per position of outputs (n_examples, n_positions, n_classes); loss='mse' for numbers"
+            f"{turned if classes_second else ''}"
         )
     if targets.is_floating_point():
         raise ValueError(f"dataset: received targets of {targets.dtype}, accepted: whole numbers, or loss='mse'")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LossName = Literal["cross_entropy", "nll", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse"]
 Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
 Outputs = Literal["logits", "probabilities", "log probabilities", "probabilities of each", "as they are"]
-Targets = Literal["as they are", "column", "whole numbers", "one-hot rows", "labels"]
+Targets = Literal["as they are", "column", "whole numbers", "one-hot rows", "labels", "shares"]
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 _LEAST = 1e-45  # of a probability: the smallest number of float32
 _SUM = {4: 1e-4, 8: 1e-4, 2: 2e-2}  # how far from 1 rows of probabilities may sum, by the bytes of a number
@@ -46,9 +46,10 @@ class Reading:
     Attributes:
         loss: Name of the loss, or the user's own function of both as they are.
         outputs: What the outputs are.
-        targets: What the targets are; "labels" are several columns of 0 and 1.
+        targets: What the targets are; "labels" are a 0 or 1 for each output, "shares" a number from 0 to 1.
         n_classes: Number of classes, of a classification.
         one_output: Whether there is one output for two classes.
+        assumed: Whether squared error was taken for want of a better reading, so that it is checked by how large it is.
         notes: What was assumed.
         classes: Their names, where the data say them, for messages.
     """
@@ -58,6 +59,7 @@ class Reading:
     targets: Targets = "as they are"
     n_classes: int | None = None
     one_output: bool = False
+    assumed: bool = False
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
@@ -104,8 +106,15 @@ class Reading:
             _refuse(~flat.isfinite(), "dataset", flat, indices, "finite targets")
         if self.one_output or self.targets == "labels":
             _refuse((flat != 0) & (flat != 1), "dataset", flat, indices, "targets of 0 and 1, as in the first batch")
+        elif self.targets == "shares":
+            _refuse(
+                (flat < 0) | (flat > 1), "dataset", flat, indices, f"targets from 0 to 1, as {self.loss!r} takes them"
+            )
         if self.targets == "one-hot rows":
-            _refuse(~_one_hot(flat), "dataset", flat, indices, "one-hot targets, as in the first batch")
+            accepted = (
+                "one-hot targets, as in the first batch, or loss='binary_cross_entropy_with_logits' (several labels)"
+            )
+            _refuse(~_one_hot(flat), "dataset", flat, indices, accepted)
             targets = targets.argmax(dim=1)
         elif self.targets == "whole numbers":
             _refuse(flat != flat.round(), "dataset", flat, indices, "whole numbers, as in the first batch")
@@ -116,9 +125,10 @@ class Reading:
             and len(targets)
             and not 0 <= int(targets.min()) <= int(targets.max()) < self.n_classes
         ):
+            numbers = "; floating-point targets are taken for numbers" if callable(self.loss) else ""
             raise ValueError(
                 f"dataset: received targets from {targets.min()} to {targets.max()}{_named(self.classes)}, accepted: 0"
-                f" to {self.n_classes - 1}"
+                f" to {self.n_classes - 1}{numbers}"
             )
         return targets
 
@@ -153,7 +163,10 @@ def read_model(model: Any, inputs: Inputs, batch: Batch, output: Any, loss: Loss
     said, notes = (None, ()) if loss is not None else loss_of_config(model, batch.targets, output)
     again = lambda: call(model, copied_inputs(batch.inputs))  # noqa: E731
     found = read(inputs, batch, output, loss or said, lambda: last_operation(again))
-    return dataclasses.replace(found, notes=(*found.notes, *notes), classes=tuple(inputs.label_names or ()))
+    assumed = loss is None and said is None and found.loss == "mse"
+    return dataclasses.replace(
+        found, assumed=assumed, notes=(*found.notes, *notes), classes=tuple(inputs.label_names or ())
+    )
 
 
 def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_operation: Callable[[], str]) -> Reading:
@@ -184,7 +197,8 @@ def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_oper
     ):
         return Reading(default)
     one_target = y.numel() == len(y)
-    if output.numel() == len(output):
+    shares = loss in _BINARY and not bool(((y == 0) | (y == 1)).all())
+    if output.numel() == len(output) and not (one_target and shares):
         return _of_one_output(inputs, y, output, loss, last_operation) if one_target else Reading(default)
     if (
         output.ndim == 2
@@ -192,17 +206,40 @@ def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_oper
         and (whole or (loss in (None, "cross_entropy", "nll") and bool((y == y.round()).all())))
     ):
         return _of_classes(y, output, loss, last_operation)
-    if output.ndim == 2 and y.shape == output.shape and not callable(loss):
+    if output.ndim == 2 and y.shape == output.shape and not callable(loss) and not shares:
         return _of_rows(y, output, loss, last_operation)
-    if output.ndim == 3 and whole and y.shape == output.shape[:2] and not callable(loss):
+    if output.ndim == 3 and whole and output.shape[2] > 1 and y.shape == output.shape[:2] and not callable(loss):
+        _check_positions(y, output)
         kind, notes = _kind_of(output, loss, last_operation)
         return Reading(default, kind, notes=notes)
+    if _squeezed(y) == _squeezed(output) and not callable(loss):
+        return _of_each_output(y, output, loss, last_operation)
     if loss in _BINARY:
         raise ValueError(
             f"loss: received {loss!r} with outputs {tuple(output.shape)} and targets {tuple(y.shape)}, accepted: one"
             " output, or a target of 0 or 1 for each"
         )
     return Reading(default)
+
+
+def _squeezed(values: torch.Tensor) -> tuple[int, ...]:
+    """The shape without axes of length 1, but for the first."""
+    return (len(values), *(n for n in values.shape[1:] if n > 1))
+
+
+def _check_positions(y: torch.Tensor, output: torch.Tensor) -> None:
+    """Refuse outputs (n, classes, positions) with as many classes as positions, which are asked for the other way."""
+    if output.shape[1] != output.shape[2]:
+        return
+    real = (y >= 0) & (y < output.shape[2])
+    as_is, turned = (float(((output.argmax(dim=axis) == y) & real).sum()) for axis in (2, 1))
+    if turned > max(2 * as_is, float(real.sum()) / 2):  # else it may be that nothing was learned
+        raise ValueError(
+            f"model: received outputs {tuple(output.shape)}, of which {turned:.0f} of {int(real.sum())} answers are"
+            f" right as (n_examples, n_classes, n_positions) and {as_is:.0f} as (n_examples, n_positions, n_classes),"
+            " accepted: the latter; model.register_forward_hook(lambda module, args, output: output.transpose(1, 2))"
+            " makes it so"
+        )
 
 
 def _named(classes: Sequence[str] | None) -> str:
@@ -280,6 +317,32 @@ def _of_rows(y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_oper
         kind, notes = _kind_of(output, loss, last_operation)
         return Reading(loss, kind, notes=notes)
     return Reading(loss or ("mse" if y.is_floating_point() else "cross_entropy"))
+
+
+def _of_each_output(
+    y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_operation: Callable[[], str]
+) -> Reading:
+    """Of a target for each output, of any shape, as of the pixels of a mask."""
+    assert not callable(loss)
+    default: Loss = loss or ("mse" if y.is_floating_point() else "cross_entropy")
+    ones = bool(((y == 0) | (y == 1)).all())
+    if loss not in (None, *_BINARY) or not (ones or loss in _BINARY):
+        return Reading(default)
+    if loss is None and any(y.shape[axis] > 1 and bool((y.sum(dim=axis) == 1).all()) for axis in range(1, y.ndim)):
+        raise ValueError(
+            f"loss: received none, with targets {tuple(y.shape)} of which one of several is 1 and the others 0,"
+            " accepted: a class for each position, as a whole number, with outputs (n_examples, n_positions,"
+            " n_classes); 'binary_cross_entropy_with_logits' (each is 0 or 1 by itself) or 'mse' (numbers)"
+        )
+    kind, named = _kind_of_binary(output, loss, last_operation)
+    if loss is not None:
+        return Reading(named, kind, "shares")
+    what = "logits" if kind == "logits" else "probabilities"
+    note = (
+        f"Targets are 0 and 1, one for each of the outputs {tuple(output.shape[1:])}, which are taken for {what}; the"
+        " loss is the mean of their binary cross-entropies. loss='mse' takes them for numbers."
+    )
+    return Reading(named, kind, "labels", notes=(note,))
 
 
 def _kind_of_binary(
