@@ -487,7 +487,8 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
                 notes.append(
                     "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a"
                     f" wrong answer than for a right one in {larger:.0%} of pairs only: if the targets are numbers,"
-                    " labels, predictions, margins and verdicts mean nothing. Floating-point targets are taken for numbers."
+                    " labels, predictions, margins and verdicts mean nothing. Floating-point targets are taken for"
+                    " numbers."
                 )
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(
