@@ -141,3 +141,26 @@ def test_a_number_of_explanations_below_one_is_refused(memorizing):
     detector = audit.detector(model, blobs(500, np.random.default_rng(3))[0])
     with pytest.raises(ValueError, match="n: received -1, accepted: at least 1"):
         detector.explain(x[:5], n=-1)
+
+
+def test_one_input_without_an_axis_of_examples_is_refused_with_the_way_out(memorizing):
+    audit, x, _, model = memorizing
+    detector = audit.detector(model, blobs(100, np.random.default_rng(3))[0])
+    assert len(detector(x[0][None])) == 1
+    with pytest.raises(ValueError, match=r"of one input x, x\[None\]"):
+        detector(x[0])
+    y = np.arange(300) % 2
+    one = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 1))
+    detector = bh.audit(one, (x, y)).detector(one, x)
+    assert len(detector(x[0][None])) == 1
+    with pytest.raises(ValueError, match=r"of one input x, x\[None\]"):
+        detector(x[0])
+
+
+def test_what_is_not_finite_in_a_new_input_is_said_to_be_there(memorizing):
+    audit, x, _, model = memorizing
+    new = x[:20].copy()
+    new[4, 2] = np.nan
+    detector = audit.detector(model, blobs(100, np.random.default_rng(3))[0])
+    with pytest.raises(ValueError, match="inputs: received nan in column 2 of example 4, accepted: finite"):
+        detector(new)

@@ -258,7 +258,7 @@ def test_an_example_is_named_by_its_place_in_the_dataset():
     x[17] = np.nan
     dataset = TensorDataset(torch.tensor(x), torch.tensor(Y))
     reversed_batches = DataLoader(dataset, batch_sampler=[list(range(k, k - 10, -1)) for k in range(N - 1, 0, -10)])
-    with pytest.raises(ValueError, match=r"layer .*: received NaN or infinite activations of example 17, acc"):
+    with pytest.raises(ValueError, match="inputs: received nan in column 0 of example 17, .*; layer 2.input has NaN"):
         audit(network(), reversed_batches, layer="0")
 
 
@@ -527,11 +527,60 @@ def test_tables_whose_indexes_differ_are_not_paired_by_position():
     table, labels = pd.DataFrame(X.reshape(len(X), -1)), pd.Series(Y)
     assert len(as_inputs((table, labels)).loader.dataset) == len(X)
     for other in (labels[::-1], labels.set_axis(np.arange(len(Y)) + 1)):
-        with pytest.raises(
-            ValueError, match="received a table of inputs and a column of targets with different indexes"
-        ):
+        with pytest.raises(ValueError, match="inputs, targets: received tables or columns with different indexes"):
             as_inputs((table, other))
-    assert len(as_inputs((table, labels[::-1].to_numpy())).loader.dataset) == len(X)
+        with pytest.raises(ValueError, match=r"inputs\['a'\], targets: received tables or columns with different"):
+            as_inputs(({"a": table, "b": X}, other))
+        with pytest.raises(ValueError, match="inputs, ids: received tables or columns with different indexes"):
+            audit(network(), (table, labels), ids=other.index.to_series())
+    for without in (labels[::-1].to_numpy(), labels.tolist()):
+        assert len(as_inputs((table, without)).loader.dataset) == len(X)
+
+
+class Weighted(nn.Module):
+    """Takes labels that it has no use for, as models of Transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x, labels=None):
+        return self.net(x)
+
+
+def test_a_note_says_which_of_several_parts_was_taken_for_the_targets():
+    weighted = TensorDataset(torch.tensor(X), torch.tensor(Y), torch.arange(N) % 3)
+    found = audit(Weighted(), weighted)
+    (note,) = [note for note in found.notes if "parts" in note]
+    assert note == (
+        "Batches have 3 parts: the last is taken for the targets, and those before it are given to the model's forward"
+        " in their order, as x, labels. labels is a name of targets: are they last?"
+    )
+    np.testing.assert_array_equal(found.table["label"], np.arange(N) % 3)
+    assert not [note for note in audit(network(), PAIRS).notes if "parts" in note]
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_what_is_not_finite_in_an_input_is_said_to_be_there(value):
+    broken = X.copy()
+    broken[17, 3] = value
+    for given in ((broken, Y), DataLoader(TensorDataset(torch.tensor(broken), torch.tensor(Y)), 7)):
+        with pytest.raises(ValueError, match=f"inputs: received {value} in column 3 of example 17, .*; layer 2.input"):
+            audit(network(), given)
+
+    class Named(Weighted):
+        def forward(self, x, more):
+            return self.net(x + more.mean((1, 2))[:, None])
+
+    images = np.zeros((N, 2, 4), np.float32)
+    images[5, 1, 2] = value
+    with pytest.raises(ValueError, match=rf"inputs: received {value} at \[1, 2\] of 'more' of example 5, accepted"):
+        audit(Named(), ({"x": X, "more": images}, Y))
+    infinite = network()
+    with torch.no_grad():
+        infinite[0].weight[:] = torch.nan
+    with pytest.raises(ValueError, match="layer 2.input: received NaN or infinite activations of example 0, accepted"):
+        audit(infinite, (X, Y))
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])

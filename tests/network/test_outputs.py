@@ -108,12 +108,58 @@ def test_columns_that_are_named_as_the_labels_say_the_order_of_the_outputs():
     [
         (np.array(["a", "b", "x"])[Y], ["a", "b", "c"], "received 'x', accepted: the outputs' columns a, b, c"),
         (Y, [2, 0, 1], "whole numbers with outputs whose columns are 2, 0, 1, accepted: columns 0 to 2"),
-        (np.array([0, 2, 5])[Y], [0, 2, 5], "columns are 0, 2, 5, accepted: columns 0 to 2"),
+        (np.array([0, 2, 1])[Y], [0, 2, 5], "columns are 0, 2, 5, accepted: columns 0 to 2"),
+        (np.array([1, 2])[Y % 2], [1, 2, 3], "columns are 1, 2, 3, accepted: columns 0 to 2"),  # names or places?
     ],
 )
 def test_columns_of_other_classes_are_refused(labels, columns, message):
     with pytest.raises(ValueError, match=message):
         audit_outputs(labels, logits=pd.DataFrame(arrays(network())[1], columns=columns))
+
+
+def test_whole_numbers_that_are_no_places_are_the_columns_names():
+    _, logits = arrays(network())
+    expected = audit_outputs(Y, logits=logits).table
+    for names in ([1, 2, 3], [0, 2, 5], [-1, 0, 1]):
+        found = audit_outputs(np.array(names)[Y], logits=pd.DataFrame(logits, columns=names))
+        assert found.label_names == [str(name) for name in names]
+        pd.testing.assert_frame_equal(found.table, expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (Y + 1, "labels: received classes from 1 to 3, accepted: 0 to 2, .*; labels - 1, if the first column is of"),
+        ((Y + 1).astype(float), "labels: received classes from 1 to 3"),
+        (Y - 1, r"received classes from -1 to 1, .*labels \+ 1, if the first column is of class -1, or outputs as a"),
+        (5 * Y, "received classes from 0 to 10, .* columns; outputs as a table whose columns are the classes$"),
+    ],
+)
+def test_labels_that_are_no_places_are_named_with_a_way_out(labels, message):
+    with pytest.raises(ValueError, match=message):
+        audit_outputs(labels, logits=arrays(network())[1])
+
+
+def test_indexes_of_tables_must_be_the_same():
+    features, logits = arrays(network())
+    labels, table = pd.Series(Y), pd.DataFrame(logits)
+    expected = audit_outputs(Y, logits=logits, features=features).table
+    given = {"logits": table, "features": pd.DataFrame(features), "ids": pd.Series(np.arange(90))}
+    found = audit_outputs(labels, **given).table
+    pd.testing.assert_frame_equal(found.drop(columns="id"), expected)
+    shuffled = RNG.permutation(90)
+    alike = {name: values.iloc[shuffled] for name, values in given.items()}
+    audit_outputs(labels.iloc[shuffled], **alike)
+    audit_outputs(labels.iloc[shuffled], logits=logits)  # an array goes with any index
+    audit_outputs(labels.tolist(), logits=table)
+    with pytest.raises(ValueError, match="labels, logits: received tables or columns with different indexes"):
+        audit_outputs(labels.iloc[shuffled], logits=table)
+    for name, values in given.items():
+        with pytest.raises(ValueError, match=rf"(labels|logits), {name}: received tables or columns with diff"):
+            audit_outputs(labels, **({"logits": logits} | {name: values.iloc[shuffled]}))
+    p = pd.DataFrame(np.full((90, 3), 1 / 3), index=shuffled)
+    with pytest.raises(ValueError, match="labels, probabilities: received tables"):
+        audit_outputs(labels, probabilities=p)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +169,17 @@ def test_columns_of_other_classes_are_refused(labels, columns, message):
         ({"logits": np.ones((90, 3)), "probabilities": np.ones((90, 3)) / 3}, "received both"),
         ({"probabilities": np.ones((90, 3))}, "received 1, 1, 1 of example 0"),
         ({"probabilities": np.full((90, 2), [-0.5, 1.5])}, "received -0.5, 1.5 of example 0"),
-        ({"logits": np.ones(90)}, r"received shape \(90,\)"),
+        (
+            {"logits": np.ones(90)},
+            r"received shape \(90,\).*of one logit z of class 1, np.stack\(\[0 \* z, z\], axis=1",
+        ),
+        ({"logits": np.ones((90, 1))}, r"received shape \(90, 1\).*np.stack"),
         ({"logits": np.ones((80, 3))}, "received 90 labels"),
         ({"logits": np.ones((90, 3)), "features": np.ones((90, 2, 2))}, r"features of shape \(90, 2, 2\)"),
         ({"logits": np.full((90, 3), np.nan)}, "received nan of example 0"),
         ({"logits": RNG.random((90, 3))}, "logits: received numbers from .* as probabilities are, accepted: what goes"),
         ({"logits": np.full((90, 3), 1 / 3)}, "probabilities= takes rows that sum to 1"),
-        ({"logits": RNG.normal(size=(90, 2))}, "received targets from 0 to 2"),
+        ({"logits": RNG.normal(size=(90, 2))}, "labels: received classes from 0 to 2, accepted: 0 to 1"),
     ],
 )
 def test_what_is_refused(arguments, words):

@@ -18,7 +18,7 @@ from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
-from byheart.network.inputs import Inputs, as_inputs, require_torch
+from byheart.network.inputs import Inputs, as_inputs, check_indexes, is_pair, require_torch
 from byheart.network.layers import SCRIPTED, OfNetwork, unwrapped
 from byheart.network.layout import Axes
 from byheart.network.listed import Show, Shown, picture_or_text, to_list
@@ -326,6 +326,8 @@ def audit(
     if layer is not None:
         layer = layer.removeprefix(next(f"{name}." for name, module in wrapper.named_modules() if module is model))
     inputs = as_inputs(dataset, batch_size, model)
+    if is_pair(dataset):
+        check_indexes({"inputs": dataset[0], "targets": dataset[1], "ids": ids, "mask": mask})
     mean_loss = None if log is None else _mean_loss(log, inputs.n_examples)
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:

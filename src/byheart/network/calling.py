@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from byheart.network.inputs import are_words
+from byheart.network.layout import NotFinite
 
 
 def call(model: Any, inputs: Any) -> Any:
@@ -75,6 +76,70 @@ def copied_inputs(inputs: Any) -> Any:
     if isinstance(inputs, (tuple, list)):
         return tuple(copied_inputs(value) for value in inputs)
     return copy.deepcopy(inputs)
+
+
+def part_of(inputs: Any, n_examples: int, start: int, stop: int) -> Any:
+    """Return what some examples of a batch have of its inputs, as they were put together with the others.
+
+    Examples lie along the first axis that is as long as the batch; what has no such axis is of all of them.
+
+    Args:
+        inputs: Of a batch.
+        n_examples: In the batch.
+        start: The first of the examples.
+        stop: The one behind the last.
+
+    Raises:
+        TypeError: If there are objects of other types among the inputs, such as packed sequences.
+    """
+    if isinstance(inputs, Mapping):
+        return {name: part_of(value, n_examples, start, stop) for name, value in inputs.items()}
+    if hasattr(inputs, "shape") and hasattr(inputs, "__getitem__"):
+        if n_examples not in inputs.shape:
+            return inputs
+        return inputs[(slice(None),) * tuple(inputs.shape).index(n_examples) + (slice(start, stop),)]
+    if are_words(inputs) and len(inputs) == n_examples:
+        return inputs[start:stop]
+    if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "to"):
+        parts = tuple(part_of(value, n_examples, start, stop) for value in inputs)
+        return type(inputs)(*parts) if hasattr(inputs, "_fields") else parts
+    if inputs is None or isinstance(inputs, (bool, int, float, str)):
+        return inputs
+    raise TypeError(f"inputs: received {type(inputs).__name__}, accepted: tensors, arrays, words, and dicts of these")
+
+
+def of_input(error: NotFinite, inputs: Any, n_examples: int) -> ValueError:
+    """Return an error that says where an example's input has NaN or infinity that a layer has; else the error itself.
+
+    Args:
+        error: What a layer has.
+        inputs: Of the batch.
+        n_examples: In the batch.
+    """
+    found = _not_finite(inputs, n_examples, error.row)
+    if not found:
+        return error
+    return ValueError(
+        f"inputs: received {found} of example {error.number}, accepted: finite numbers; layer {error.name} has NaN or"
+        " infinite activations of it"
+    )
+
+
+def _not_finite(inputs: Any, n_examples: int, row: int) -> str:
+    """In words the first number of an example that is NaN or infinite, and its place; "" if none is."""
+    import torch
+
+    if isinstance(inputs, Mapping):
+        named = {name: _not_finite(value, n_examples, row) for name, value in inputs.items()}
+        return next((f"{found} of {name!r}" for name, found in named.items() if found), "")
+    if isinstance(inputs, (tuple, list)):
+        return next(filter(None, (_not_finite(value, n_examples, row) for value in inputs)), "")
+    if not torch.is_tensor(inputs) or not inputs.is_floating_point() or tuple(inputs.shape[:1]) != (n_examples,):
+        return ""
+    wrong = (~inputs[row].isfinite()).nonzero()
+    place = wrong[0].tolist() if len(wrong) else []
+    where = f" in column {place[0]}" if len(place) == 1 else f" at {place}" if place else ""
+    return f"{inputs[(row, *place)].item()}{where}" if len(wrong) else ""
 
 
 def device_of(model: Any) -> Any:

@@ -88,6 +88,19 @@ class Columns:
             notes.append("The model generates text: the target of each position is the label of the next one.")
         return inputs, targets, notes
 
+    def by_position(self, n_parts: int) -> str:
+        """Return a note on batches of several parts, of which the last is taken for the targets; "" of pairs."""
+        if self.model is None or n_parts < 3:
+            return ""
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in _parameters(self.model) if p.kind in positional][: n_parts - 1]
+        named = f", as {', '.join(names)}" if len(names) == n_parts - 1 else ""
+        wrong = next((f" {name} is a name of targets: are they last?" for name in names if name in TARGETS), "")
+        return (
+            f"Batches have {n_parts} parts: the last is taken for the targets, and those before it are given to the"
+            f" model's forward in their order{named}.{wrong}"
+        )
+
 
 def _parameters(module: Any) -> list[inspect.Parameter]:
     """The parameters of a module's forward, also where accelerate has put autocast around it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,11 @@ import scipy.linalg
 from jaxtyping import Float, Float64, Int64
 
 from byheart.network.calibration import MEMORIZED
-from byheart.network.calling import call
+from byheart.network.calling import call, of_input
 from byheart.network.head import read_by_head
 from byheart.network.inputs import inputs_only
 from byheart.network.layers import INPUT, left_as_found, unwrapped, watched
+from byheart.network.layout import NotFinite
 from byheart.network.score_table import Evidence
 
 if TYPE_CHECKING:
@@ -229,12 +230,16 @@ def _answers(model: nn.Module, head: str, one_output: str, inputs: Any) -> Any:
         for batch in inputs_only(inputs, model=model):
             seen.clear()
             outputs = call(model, batch)
-            if outputs.ndim != 2 and not one_output:
+            n_inputs = len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch)
+            if outputs.ndim != 2 and not (one_output and outputs.shape[:1] == (n_inputs,)):
                 raise ValueError(
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"
-                    " with outputs of shape (n_inputs, n_classes)"
+                    " with outputs of shape (n_inputs, n_classes); of one input x, x[None]"
                 )
-            z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
+            try:
+                z = read_by_head(seen, head, outputs, first + np.arange(len(outputs))).astype(np.float64)
+            except NotFinite as error:
+                raise of_input(error, batch, len(outputs)) from error
             first += len(outputs)
             if one_output:  # of two classes: a logit, or a probability
                 predictions = (outputs.reshape(-1) > (0.5 if one_output == "probabilities of each" else 0)).long()

@@ -185,6 +185,8 @@ class Inputs:
                 " may be a dict of tensors; several inputs and a target last; or a dict with the targets as labels"
             )
         inputs, targets = _input_of(item), item[-1]
+        note = self.columns.by_position(len(item))
+        self.notes += [note] if note and note not in self.notes else []
         ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
         if (
             ids is not None
@@ -357,12 +359,8 @@ def is_pair(data: Any) -> bool:
 
 def _pairs(inputs: Any, targets: Any, of_outputs: Sequence[str] | None) -> tuple[_Pairs, tuple[str, ...] | None]:
     """A dataset of inputs and targets, and the names of the classes if targets are words: the outputs', if known."""
-    same_index = getattr(getattr(inputs, "index", None), "equals", None)  # of a table; lists have another .index
-    if same_index is not None and hasattr(targets, "index") and not same_index(targets.index):
-        raise ValueError(
-            "dataset: received a table of inputs and a column of targets with different indexes, accepted: the same"
-            " index in the same order, or .to_numpy() of both to pair them by position"
-        )
+    named = {f"inputs[{name!r}]": part for name, part in inputs.items()} if isinstance(inputs, Mapping) else {}
+    check_indexes({**(named or {"inputs": inputs}), "targets": targets})
     if isinstance(inputs, Mapping):
         inputs = {str(name): tensor_of(values, f"inputs[{name!r}]") for name, values in inputs.items()}
         lengths = {len(values) for values in inputs.values()}
@@ -381,6 +379,28 @@ def _pairs(inputs: Any, targets: Any, of_outputs: Sequence[str] | None) -> tuple
     if words is not None and of_outputs is not None:
         values, words = np.asarray(numbered(targets, of_outputs)), tuple(of_outputs)
     return _Pairs(inputs, _shared(values)), words
+
+
+def check_indexes(given: Mapping[str, Any]) -> None:
+    """Refuse tables and columns whose indexes differ, since their rows are paired by position.
+
+    What has no index, as an array has none, goes with any.
+
+    Args:
+        given: By the names that the caller calls them.
+
+    Raises:
+        ValueError: If two of them have other indexes, or the same in another order.
+    """
+    indexes = {name: getattr(values, "index", None) for name, values in given.items()}
+    found: dict[str, Any] = {n: index for n, index in indexes.items() if hasattr(index, "equals")}  # not list.index
+    first = next(iter(found), "")
+    for name, index in found.items():
+        if not found[first].equals(index):
+            raise ValueError(
+                f"{first}, {name}: received tables or columns with different indexes, accepted: the same index in the"
+                " same order, or .to_numpy() of both to pair them by position"
+            )
 
 
 def _feature_names(inputs: Any) -> dict[str, tuple[str, ...]]:

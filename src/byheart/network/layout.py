@@ -33,6 +33,20 @@ _N_UNITS = ("num_features", "num_channels", "normalized_shape", "embedding_dim")
 _N_READ, _N_MADE = ("in_features", "in_channels"), ("out_features", "out_channels")
 
 
+class NotFinite(ValueError):
+    """A layer's NaN or infinity of an example.
+
+    Attributes:
+        name: Of the layer.
+        row: The example's place in its batch.
+        number: Its index in the dataset.
+    """
+
+    def __init__(self, name: str, row: int, number: int) -> None:
+        super().__init__(f"layer {name}: received NaN or infinite activations of example {number}, accepted: finite")
+        self.name, self.row, self.number = name, row, number
+
+
 @dataclass
 class Tensor:
     """What is known of a tensor that a module made or read.
@@ -291,10 +305,7 @@ def rows_of(
             found = np.where(counts[:, :, None], found, np.float32(0))
     finite = np.isfinite(found).reshape(n_examples, -1).all(axis=1)
     if not finite.all():
-        raise ValueError(
-            f"layer {name}: received NaN or infinite activations of example {numbers[finite.argmin()]}, accepted:"
-            " finite"
-        )
+        raise NotFinite(name, int(finite.argmin()), int(numbers[finite.argmin()]))
     return found
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from byheart.arrays import as_labels, finite_array
 from byheart.network.audit import Audit, audit
 from byheart.network.counterfactual import Counterfactual
-from byheart.network.inputs import require_torch
+from byheart.network.inputs import check_indexes, require_torch
 from byheart.network.layers import OfNetwork
 from byheart.network.listed import Show
 from byheart.network.log import TrainingLog
@@ -48,7 +48,8 @@ def audit_outputs(
 
     Args:
         labels: Class of each example, from 0 on, or words in the order of the outputs, of shape (n_examples,). Of a
-            table of outputs whose columns are named as the words, the columns say the order.
+            table of outputs whose columns are named as the words, the columns say the order; so they do of whole
+            numbers that are names of columns but no places.
         probabilities: Of the classes, as the classifier gives them that was trained on these examples and labels, of
             shape (n_examples, n_classes); (n_examples,) are of class 1 of two. Probabilities of models that did not see
             an example, such as of a cross-validation, say nothing of what was memorized.
@@ -64,8 +65,8 @@ def audit_outputs(
 
     Raises:
         ValueError: If not one of probabilities and logits is given, they are no such numbers (all logits from 0 to 1
-            are none), rows of probabilities do not sum to 1, the arrays are of different numbers of examples, or
-            columns name other classes than labels do.
+            are none), rows of probabilities do not sum to 1, the arrays are of different numbers of examples, tables or
+            columns have different indexes, or columns name other classes than labels do.
         ModuleNotFoundError: If PyTorch is missing.
     """
     require_torch()
@@ -74,7 +75,14 @@ def audit_outputs(
         raise ValueError(f"probabilities, logits: received {received}, accepted: one of them")
     outputs = finite_array(logits, "logits") if probabilities is None else _logs(probabilities)
     if outputs.ndim != 2 or outputs.shape[1] < 2:
-        raise ValueError(f"logits: received shape {outputs.shape}, accepted: (n_examples, n_classes), two or more")
+        one = outputs.ndim == 1 or outputs.shape[1:] == (1,)
+        hint = "; of one logit z of class 1, np.stack([0 * z, z], axis=1) with z of shape (n_examples,)" if one else ""
+        raise ValueError(
+            f"logits: received shape {outputs.shape}, accepted: (n_examples, n_classes), two or more{hint}"
+        )
+    check_indexes(
+        {"labels": labels, "probabilities": probabilities, "logits": logits, "features": features, "ids": ids}
+    )
     labels = _in_order_of_columns(labels, logits if probabilities is None else probabilities)
     read = outputs if features is None else finite_array(features, "features")
     n_labels = len(as_labels(labels, "labels")[0])
@@ -83,6 +91,7 @@ def audit_outputs(
             f"labels, features: received {n_labels} labels, features of shape {read.shape} and outputs of"
             f" {outputs.shape}, accepted: a label and a row of each for every example"
         )
+    _check_range(labels, outputs.shape[1])
     if logits is not None and outputs.size and outputs.min() >= 0 and outputs.max() <= 1 + _SUM:
         raise ValueError(
             f"logits: received numbers from {outputs.min():.4g} to {outputs.max():.4g} alone, as probabilities are,"
@@ -129,9 +138,13 @@ def _in_order_of_columns(labels: Any, outputs: Any) -> Any:
     if words is None:
         whole = all(isinstance(name, (int, np.integer)) for name in columns)
         if columns and whole and columns != list(range(len(columns))):
+            names = set(np.unique(numbers).tolist())
+            if numbers.ndim == 1 and names <= set(columns) and not names <= set(range(len(columns))):
+                return pd.Categorical(numbers, categories=columns)  # one is no place, so that these are names
             raise ValueError(
                 f"labels: received whole numbers with outputs whose columns are {', '.join(map(str, columns[:10]))},"
-                f" accepted: columns 0 to {len(columns) - 1} in this order, and labels that are their places"
+                f" accepted: columns 0 to {len(columns) - 1} in this order, and labels that are their places; or words"
+                " and columns that are these"
             )
         return labels
     used = [words[number] for number in np.unique(numbers)]
@@ -142,6 +155,26 @@ def _in_order_of_columns(labels: Any, outputs: Any) -> Any:
         named = ", ".join(map(str, columns))
         raise ValueError(f"labels: received {unknown[0]!r}, accepted: the outputs' columns {named}")
     return pd.Categorical(np.array(words, dtype=object)[numbers], categories=columns)
+
+
+def _check_range(labels: Any, n_classes: int) -> None:
+    """Refuse whole numbers that are no places of the outputs' columns, as of classes from 1 on."""
+    numbers, words = as_labels(labels, "labels")
+    whole = (
+        numbers.dtype.kind in "if" and bool(np.isfinite(numbers).all()) and bool((numbers == np.round(numbers)).all())
+    )
+    if words is not None or numbers.ndim != 1 or not numbers.size or not whole:
+        return
+    least, most = int(numbers.min()), int(numbers.max())
+    if least >= 0 and most < n_classes:
+        return
+    ways = ["outputs as a table whose columns are the classes"]
+    if most - least < n_classes:
+        ways.insert(0, f"labels {'-' if least > 0 else '+'} {abs(least)}, if the first column is of class {least}")
+    raise ValueError(
+        f"labels: received classes from {least} to {most}, accepted: 0 to {n_classes - 1}, the places of the outputs'"
+        f" columns; {', or '.join(ways)}"
+    )
 
 
 def _logs(probabilities: Any) -> Float64[np.ndarray, "n_examples n_classes"]:

@@ -19,12 +19,13 @@ import pandas as pd
 import threadpoolctl
 from jaxtyping import Float32, Int64
 
-from byheart.network.calling import call, copied_inputs
+from byheart.network.calling import call, copied_inputs, of_input
+from byheart.network.company import notes_of_company
 from byheart.network.copies import CopyFinder
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, tensor_of
 from byheart.network.layers import INPUT, OfNetwork, find_layers, left_as_found, watched
-from byheart.network.layout import Axes, Layouts, axes_of_layers, rows_of
+from byheart.network.layout import Axes, Layouts, NotFinite, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, read_model
 from byheart.network.score_table import SCORES
@@ -105,6 +106,8 @@ class Plan:
         by_position = [name for name in layers if not (one_position and name == f"{head}{INPUT}")]
         n_examples = len(inputs.loader.dataset)
         masked, more = find_mask(mask, batch, n_examples, model, forward.layouts, by_position, found, fewer)
+        losses = (lambda asked, given: losses_read(asked, reading, given)) if callable(reading.loss) else None
+        more += notes_of_company(model, batch, output, losses)
         return cls(layers, head, found, one_position, masked, reading, [*notes, *more, *reading.notes])
 
     @property
@@ -369,15 +372,18 @@ def passes(model: nn.Module, inputs: Inputs, plan: Plan) -> Iterator[tuple[Batch
                 )
             counted = plan.mask.of(batch, batch.indices, seen)
             found = {}
-            if plan.reads_head:
-                found[_OF_HEAD] = read_by_head(seen, str(plan.head), outputs, batch.indices)
-            for name in plan.layers:
-                if plan.one_position and name in of_head:
-                    found[name] = found[_OF_HEAD][:, None]
-                else:
-                    found[name] = rows_of(
-                        seen[name], name, plan.axes[name], batch.indices, counted, exact=plan.mask.exact
-                    )
+            try:
+                if plan.reads_head:
+                    found[_OF_HEAD] = read_by_head(seen, str(plan.head), outputs, batch.indices)
+                for name in plan.layers:
+                    if plan.one_position and name in of_head:
+                        found[name] = found[_OF_HEAD][:, None]
+                    else:
+                        found[name] = rows_of(
+                            seen[name], name, plan.axes[name], batch.indices, counted, exact=plan.mask.exact
+                        )
+            except NotFinite as error:
+                raise of_input(error, batch.inputs, len(batch)) from error
             yield batch, outputs, found
 
 
@@ -425,7 +431,9 @@ def losses_read(batch: Batch, reading: Reading, outputs: Any) -> torch.Tensor:
     else:
         losses = losses_of(logits, targets.to(device), reading.loss)
     if losses.shape != (len(batch),):
-        raise ValueError(f"loss: received shape {tuple(losses.shape)}, accepted: one per example, ({len(batch)},)")
+        hint = "" if losses.ndim else ', such as of a loss of torch with reduction="none"'
+        shape = tuple(losses.shape)
+        raise ValueError(f"loss: received shape {shape}, accepted: one per example, ({len(batch)},){hint}")
     if not losses.isfinite().all():
         wrong = int((~losses.isfinite()).nonzero()[0])
         raise ValueError(
