@@ -78,7 +78,7 @@ def test_nonsense_is_refused(memorizing):
             call(x[0])
     regression = nn.Sequential(nn.Linear(20, 1))
     with pytest.raises(ValueError, match="accepted: one of a classifier"):
-        bh.audit(regression, (x, x[:, 0])).detector(regression, x)
+        bh.audit(regression, (x, x[:, 0]), loss="mse").detector(regression, x)
 
 
 def test_another_network_is_refused(memorizing):

@@ -126,6 +126,8 @@ class Reading:
             and not 0 <= int(targets.min()) <= int(targets.max()) < self.n_classes
         ):
             numbers = "; floating-point targets are taken for numbers" if callable(self.loss) else ""
+            if 1 <= int(targets.min()) <= int(targets.max()) == self.n_classes:
+                numbers = f" (targets - 1, if classes are numbered from 1){numbers}"
             raise ValueError(
                 f"dataset: received targets from {targets.min()} to {targets.max()}{_named(self.classes)}, accepted: 0"
                 f" to {self.n_classes - 1}{numbers}"
