@@ -95,14 +95,20 @@ def refuse_inverted(
 
 
 def _worse_inside(scores: np.ndarray, inside: np.ndarray) -> float:
-    """How many standard errors the mean of scores trained on lies above that of others; examples are independent."""
+    """How many standard errors scores trained on lie above others, by ranks in each run or by right answers.
+
+    The lower number of the two. Examples are independent; all scores of one are taken together.
+    """
     n_in, n_out = int(inside.sum()), int((~inside).sum())
     if min(n_in, n_out) < _FEWEST:
         return 0.0
-    mean_in, mean_out = scores[inside].mean(), scores[~inside].mean()
-    shares = (inside * (scores - mean_in) / n_in - ~inside * (scores - mean_out) / n_out).sum(axis=0)
-    error = float(np.sqrt(np.square(shares).sum()))
-    return float((mean_in - mean_out) / error) if error > 0 else 0.0
+    found = [0.0]
+    for values in (pd.DataFrame(scores).rank(axis=1).to_numpy(), (scores > 0).astype(np.float64)):
+        mean_in, mean_out = values[inside].mean(), values[~inside].mean()
+        shares = (inside * (values - mean_in) / n_in - ~inside * (values - mean_out) / n_out).sum(axis=0)
+        error = float(np.sqrt(np.square(shares).sum()))
+        found.append(float((mean_in - mean_out) / error) if error > 0 else 0.0)
+    return min(found)
 
 
 def refuse_same_states(states: Sequence[Mapping[str, Any]]) -> None:
@@ -177,8 +183,8 @@ def notes_on_log(log: TrainingLog, table: pd.DataFrame) -> list[str]:
     if counts.max() >= 2 * counts.min() and abs(drift) * np.sqrt(len(table) - 1) > _SURELY:
         notes.append(
             f"The log has the losses of some examples {counts.min():,} times and of others {counts.max():,} times,"
-            f" those that it has less often from {'earlier' if drift > 0 else 'later'} in training: means over other epochs"
-            " are not comparable."
+            f" those that it has less often from {'earlier' if drift > 0 else 'later'} in training: means over other"
+            " epochs are not comparable."
         )
     found = _correlation(means, losses)
     if len(table) >= _FEWEST_RANKED and found < -_SURELY / np.sqrt(len(table) - 1):
@@ -205,7 +211,7 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
     if _worse_inside(held_out.margins.astype(np.float64), inside) < -_SURELY:
         notes.append(
             f"Held-out runs answer {right[inside].mean():.0%} of the examples that they were trained on and"
-            f" {right[~inside].mean():.0%} of the others, with larger margins: is train_mask True where a model was"
+            f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a model was"
             " trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
         )
     margins = pd.Series(held_out.margins.mean(axis=0))
