@@ -13,7 +13,7 @@ from byheart.network.log import TrainingLog
 
 N = 200
 RNG = np.random.default_rng(0)
-OF_DOUBTS = ("In the log", "The log", "Nothing that the network", "Held-out runs answer")
+OF_DOUBTS = ("In the log", "The log", "Nothing that the network", "Held-out runs answer", "Margins of the held-out")
 
 
 def runs(n_models: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def test_what_is_no_margin_is_refused_and_the_way_out_is_taken(n_models):
             Counterfactual(mask, scores)
     for scores in (np.log(p) - np.log(1 - p), margins > 0, (margins > 0) * 1.0, np.sign(margins), 0.5 + np.log(p)):
         np.testing.assert_array_equal(Counterfactual(mask, scores).margins, scores)
-    assert Counterfactual(mask, np.where(margins > 0, 0.6, 0.9)).margins.max() == 0.9  # all right, whatever they are
+    assert Counterfactual(mask, np.where(margins > 0, 0.9, 0.6)).margins.max() == 0.9  # all right, whatever they are
 
 
 def test_a_fit_that_returns_probabilities_is_refused(tmp_path):
@@ -121,6 +121,10 @@ def test_a_single_run_with_an_inverted_mask_is_noted(logged):
     assert doubts(model, given, held_out=Counterfactual(mask, margins)) == []
     found = doubts(model, given, held_out=Counterfactual(~mask, margins))
     assert "is train_mask True where a model was trained on the example?" in found[0]
+    losses = Counterfactual(
+        mask, 1 + margins.max() - margins * mask + RNG.random(N) * ~mask - 30 * (RNG.random(N) < 0.05)
+    )
+    assert "are they above 0 where an answer is right, and no losses?" in doubts(model, given, held_out=losses)[-1]
 
 
 def test_logs_that_are_none_of_losses_are_refused_or_noted(logged):
@@ -153,8 +157,8 @@ def test_other_epochs_of_some_examples_are_noted(logged):
         rows = np.arange(N if epoch == 0 else N // 2)
         uneven.record(rows, log.mean_loss[rows])
     assert doubts(model, given, log=uneven) == [
-        "The log has the losses of some examples 1 times and of others 10 times, those that it has less often from earlier"
-        " in training: means over other epochs are not comparable."
+        "The log has the losses of some examples 1 times and of others 10 times, those that it has less often from"
+        " earlier in training: means over other epochs are not comparable."
     ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from byheart.network.log import TrainingLog
 
 _SURELY = 4.0  # standard errors; one in 30,000 by chance
+_OF_A_RUN = 3.0  # standard errors from which a note says so: one in 700 by chance, if nothing is memorized
 _BY_CHANCE = 3e-5  # how often a normal number is so many below its mean
 _FEWEST = 10  # scores of which so much can be said
 _FEWEST_PATTERNS = 5  # of models that were trained on an example, for a standard error over them
@@ -208,18 +209,24 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
         table: What the network says now.
     """
     notes, inside, right = [], held_out.train_mask, held_out.margins > 0
-    if _worse_inside(held_out.margins.astype(np.float64), inside) < -_SURELY:
+    if _worse_inside(held_out.margins.astype(np.float64), inside) < -_OF_A_RUN:
         notes.append(
             f"Held-out runs answer {right[inside].mean():.0%} of the examples that they were trained on and"
-            f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a model was"
-            " trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
+            f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a model"
+            " was trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
         )
     margins = pd.Series(held_out.margins.mean(axis=0))
     fewest = min(right.any(axis=0).sum(), (~right).any(axis=0).sum())
-    if (margins.nunique() > len(margins) / 2 or fewest >= _FEWEST) and unrelated(margins, table):
+    found = _correlation(margins, table["margin"])
+    if len(table) >= _FEWEST_RANKED and found < -_SURELY / np.sqrt(len(table) - 1):
+        notes.append(
+            "Margins of the held-out runs are in the reverse order of the network's own (rank correlation"
+            f" {found:.2f}): are they above 0 where an answer is right, and no losses?"
+        )
+    elif (margins.nunique() > len(margins) / 2 or fewest >= _FEWEST) and unrelated(margins, table):
         notes.append(
             "Nothing that the network says of the examples, and no label, goes with the margins of the held-out runs"
-            f" (rank correlation with its own margins {_correlation(margins, table['margin']):.2f}): are they of these"
+            f" (rank correlation with its own margins {found:.2f}): are they of these"
             " examples, in the dataset's order?"
         )
     return notes
