@@ -212,8 +212,8 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
     if _worse_inside(held_out.margins.astype(np.float64), inside) < -_OF_A_RUN:
         notes.append(
             f"Held-out runs answer {right[inside].mean():.0%} of the examples that they were trained on and"
-            f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a model"
-            " was trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
+            f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a"
+            " model was trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
         )
     margins = pd.Series(held_out.margins.mean(axis=0))
     fewest = min(right.any(axis=0).sum(), (~right).any(axis=0).sum())
