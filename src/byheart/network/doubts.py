@@ -213,7 +213,7 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
         notes.append(
             f"Held-out runs answer {right[inside].mean():.0%} of the examples that they were trained on and"
             f" {right[~inside].mean():.0%} of the others, which have the larger margins: is train_mask True where a"
-            " model was trained on the example? If so, what was held out is easier than the rest, and estimates are too low."
+            " model was trained on the example? If so, what was held out is easier, and estimates are too low."
         )
     margins = pd.Series(held_out.margins.mean(axis=0))
     fewest = min(right.any(axis=0).sum(), (~right).any(axis=0).sum())
