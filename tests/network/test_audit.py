@@ -349,7 +349,11 @@ def test_what_is_worth_looking_at_is_listed_up_to_a_number_each():
 
 
 def test_the_evidence_says_which_scores_there_are():
-    given, log, rng = data(), TrainingLog.from_losses(np.ones((1, 50))), np.random.default_rng(0)
+    given, log, rng = (
+        data(),
+        TrainingLog.from_losses(np.random.default_rng(1).random((1, 50))),
+        np.random.default_rng(0),
+    )
     states = [network(seed).state_dict() for seed in range(2)]
     runs = Counterfactual(rng.random((1, 50)) < 0.6, rng.normal(size=(1, 50)))
     everything = {"log": log, "checkpoints": states, "curvature": True, "held_out": runs}
@@ -469,7 +473,7 @@ def every_kind() -> list[Audit]:
     runs = Counterfactual(rng.random((1, 50)) < 0.6, rng.normal(size=(1, 50)))
     x = rng.normal(size=(30, 4)).astype(np.float32)
     return [
-        audit(network(), given, "[02]", held_out=runs, log=TrainingLog.from_losses(np.ones((1, 50)))),
+        audit(network(), given, "[02]", held_out=runs, log=TrainingLog.from_losses(rng.random((1, 50)))),
         audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0]), loss="mse", show=lambda item: f"<{item[0]:.2f}> \u00e9"),
         audit(network(), Labelled("some", *given, ("a", "b", "\u00e7")), show=lambda item: np.ones((2, 5, 3)) * 7),
         audit(network(), given, ids=[f"\u00e9/{i}.png" for i in range(50)]),

@@ -323,7 +323,7 @@ def test_classes_that_a_model_rules_out_have_finite_scores():
 
 def test_curvature_logs_and_checkpoints_go_with_one_output():
     model = network(1, nn.Sigmoid(), targets=BINARY)
-    log = TrainingLog.from_losses(torch.ones(2, N, requires_grad=True))
+    log = TrainingLog.from_losses(torch.rand(2, N, requires_grad=True))
     found = audit(model, (X, BINARY), log=log, curvature=True, checkpoints=[model.state_dict()])
     assert {"input_curvature", "mean_residual_dimensionality"} <= set(found.table)
     assert np.isfinite(found.table.select_dtypes("float")).all(axis=None)

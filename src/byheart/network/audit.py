@@ -16,6 +16,7 @@ from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
+from byheart.network.doubts import notes_on_held_out, notes_on_log, refuse_log_of_no_losses
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import Inputs, as_inputs, check_indexes, is_pair, require_torch
@@ -332,6 +333,8 @@ def audit(
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
+        if log is not None and mean_loss is not None:
+            refuse_log_of_no_losses(log, mean_loss, plan.loss)
         finder = CopyFinder(inputs.n_examples) if copies else None
         first = first_pass(model, inputs, plan, advance, finder)
         first.check_squared_error()
@@ -355,6 +358,8 @@ def audit(
 
     evidence = _evidence(plan, first, log is not None, len(checkpoints) > 0, curvature, held_out is not None)
     score_name, table, of_score = flagged(table, plan.layers, evidence, held_out)
+    doubts = [] if log is None else notes_on_log(log, table)
+    doubts += [] if held_out is None else notes_on_held_out(held_out, table)
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
     labels = table["label"].to_numpy() if plan.n_classes is not None else None
@@ -376,7 +381,7 @@ def audit(
         width={name: found.moments.n_hidden for name, found in first.layer_scores.items()},
         score_name=score_name,
         evidence=evidence,
-        notes=[*inputs.notes, *plan.notes, *_notes(plan, first, losses_again), *of_score, *of_copies],
+        notes=[*inputs.notes, *plan.notes, *_notes(plan, first, losses_again), *doubts, *of_score, *of_copies],
         provenance=_provenance(model, plan),
         label_names=[str(name) for name in inputs.label_names or ()],
         listed=listed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -24,6 +24,7 @@ from byheart.arrays import as_array, as_labels
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.copies import groups_of_copies
+from byheart.network.doubts import refuse_inverted, refuse_no_margins
 from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs, is_pair
 from byheart.records import Record, Records, digest
@@ -54,15 +55,18 @@ class Counterfactual:
     Attributes:
         train_mask: Which model was trained on which example.
         margins: Of each model on each example, above 0 where its answer is right; or what ``fit`` returned.
+        computed: Whether margins are known to be such, as those computed here from models are.
 
     Raises:
-        ValueError: If the mask is no matrix of bools, or the margins are not finite and of its shape.
+        ValueError: If the mask is no matrix of bools, or inverted by the margins; or these are not finite and of its
+            shape, or show that they are probabilities, their logarithms or losses (``byheart.network.doubts``).
     """
 
     train_mask: Bool[np.ndarray, "n_models n_examples"]
     margins: Float[np.ndarray, "n_models n_examples"]
+    computed: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, computed: bool) -> None:
         mask, margins = as_array(self.train_mask, "train_mask"), as_array(self.margins, "margins")
         object.__setattr__(self, "train_mask", mask)
         object.__setattr__(self, "margins", margins)
@@ -73,6 +77,9 @@ class Counterfactual:
         if margins.shape != mask.shape or margins.dtype.kind not in "biuf" or not np.isfinite(margins).all():
             wrong = f"shape {margins.shape}" if margins.shape != mask.shape else "numbers that are not finite"
             raise ValueError(f"margins: received {wrong}, accepted: finite, of the mask's shape {mask.shape}")
+        if not computed:
+            refuse_no_margins(margins.astype(np.float64), mask, "margins")
+        refuse_inverted(margins.astype(np.float64), mask)
 
     def __repr__(self) -> str:
         """Return how many models there are, how often they answer right, and how many examples are memorized."""
@@ -193,7 +200,7 @@ def counterfactual(
     failed = {todo.index(failure.job): failure.error for failure in failures}
     done = [k for k in range(n_models) if k not in failed]
     margins = [records.read(todo[k].key).arrays["margins"] for k in done]
-    result = Counterfactual(mask[done], np.stack(margins)) if done else None
+    result = Counterfactual(mask[done], np.stack(margins), computed=True) if done else None
     if result is None or failed:
         raise CounterfactualError(failed, result)
     return result
@@ -217,6 +224,8 @@ def _fit_one(
         )
     if not np.isfinite(margins).all():
         raise ValueError(f"fit: received scores that are not finite (example {int(np.isfinite(margins).argmin())})")
+    if not is_model:
+        refuse_no_margins(margins[None], np.isin(np.arange(n_examples), indices)[None], "fit")
     return Record({"margins": margins}, header)
 
 

@@ -35,6 +35,8 @@ class TrainingLog:
             raise ValueError(f"n_examples: received {n_examples}, accepted: at least 1")
         self.counts: Int64[np.ndarray, " n_examples"] = np.zeros(n_examples, dtype=np.int64)
         self._sums = np.zeros(n_examples)
+        self._times = np.zeros(n_examples)  # sums of how many losses had been recorded before
+        self._n_recorded = self._n_batches = self._n_alike = 0  # losses, batches that tell, those with one loss for all
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -65,8 +67,13 @@ class TrainingLog:
         if not np.isfinite(values).all():
             bad = int(index[~np.isfinite(values)][0])
             raise ValueError(f"losses: received {values[~np.isfinite(values)][0]} of example {bad}, accepted: finite")
+        np.add.at(self._times, index, float(self._n_recorded))
         np.add.at(self._sums, index, values)
         np.add.at(self.counts, index, 1)
+        self._n_recorded += len(index)
+        if len(np.unique(index)) > 1 and values.any():  # losses that are 0 in float32 are alike
+            self._n_batches += 1
+            self._n_alike += bool((values == values[0]).all())
 
     @property
     def mean_loss(self) -> Float64[np.ndarray, " n_examples"]:
@@ -83,6 +90,18 @@ class TrainingLog:
             )
         mean: Float64[np.ndarray, " n_examples"] = self._sums / self.counts
         return mean
+
+    @property
+    def mean_time(self) -> Float64[np.ndarray, " n_examples"]:
+        """How many losses had been recorded before each example's, on average over its own; NaN if it has none."""
+        with np.errstate(invalid="ignore"):
+            mean: Float64[np.ndarray, " n_examples"] = self._times / self.counts
+        return mean
+
+    @property
+    def alike_in_batches(self) -> bool:
+        """Whether every batch had one loss for all of its examples, as their mean is."""
+        return 0 < self._n_batches == self._n_alike
 
     @classmethod
     def from_losses(cls, losses: Any) -> TrainingLog:

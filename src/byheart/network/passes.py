@@ -22,6 +22,7 @@ from jaxtyping import Float32, Int64
 from byheart.network.calling import call, copied_inputs, of_input
 from byheart.network.company import notes_of_company
 from byheart.network.copies import CopyFinder
+from byheart.network.doubts import refuse_same_states
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, tensor_of
 from byheart.network.layers import INPUT, OfNetwork, find_layers, left_as_found, watched
@@ -327,6 +328,7 @@ def over_checkpoints(
     """Averages over saved states of the model of the loss, and of D* weighted by squared residuals."""
     if not checkpoints:
         return {}
+    refuse_same_states(checkpoints)
     found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
     then = copy.deepcopy(model)
     names = then.state_dict().keys()
