@@ -110,7 +110,8 @@ def of_company(model, data, **options) -> list[str]:
     ],
 )
 def test_a_network_that_answers_each_example_alone_has_no_note(model, data):
-    assert not of_company(model, data)
+    of_numbers = isinstance(data, tuple) and data[-1].is_floating_point()
+    assert not of_company(model, data, loss="mse" if of_numbers else None)
 
 
 def test_quantised_layers_take_their_scale_from_the_batch_and_have_no_note():

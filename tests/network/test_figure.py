@@ -50,7 +50,7 @@ def test_with_a_held_out_run_estimates_have_intervals():
 
 def test_of_numbers_targets_and_answers_are_written():
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    figure = audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0] ** 2)).plot()
+    figure = audit(nn.Sequential(nn.Linear(4, 1)), (x, x[:, 0] ** 2), loss="mse").plot()
     figure.savefig(io.BytesIO())
     assert "Largest errors" in words(figure)
     assert "answered" in words(figure)

@@ -81,7 +81,7 @@ def test_the_page_of_a_regression_shows_targets_and_no_options_of_classes(tmp_pa
     inputs = pd.DataFrame(rng.normal(size=(40, 3)).astype(np.float32), columns=["age", "<b>", "height"])
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
     targets = rng.normal(size=40).astype(np.float32)
-    found = audit(net, (inputs, targets))
+    found = audit(net, (inputs, targets), loss="mse")
     np.testing.assert_allclose(found.table["target"], targets)
     with torch.no_grad():
         np.testing.assert_allclose(found.table["prediction"], net(torch.tensor(inputs.to_numpy()))[:, 0], rtol=1e-5)
@@ -112,7 +112,7 @@ def test_the_page_says_how_many_of_the_flagged_are_answered_wrongly():
 
 def test_of_several_numbers_per_example_there_is_no_column_of_targets():
     x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    assert not {"target", "prediction"} & set(audit(nn.Sequential(nn.Linear(4, 4)), (x, x)).table)
+    assert not {"target", "prediction"} & set(audit(nn.Sequential(nn.Linear(4, 4)), (x, x), loss="mse").table)
 
 
 class Both(nn.Module):
