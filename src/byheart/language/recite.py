@@ -103,7 +103,7 @@ class Recitation:
             "longest_run": stop - start,
             "edit_distance": float(windows["edit_distance"].mean()),
             "loss_64": -float(windows["log_p_64"].mean() / LENGTH),
-            **{f"recited {name}": float(self.recited(f"log_p {name}").mean()) for name in CONTROLS},
+            **{f"recited {name}": self._share(f"log_p {name}") for name in CONTROLS},
             **{f"loss {name}": -float(windows[f"log_p {name}"].mean() / LENGTH) for name in CONTROLS},
             "cpu_seconds": self.seconds,
             "seed": self.seed,
@@ -114,6 +114,10 @@ class Recitation:
         """Whether each window that there is counts as recited."""
         found: Bool[np.ndarray, " n"] = self.windows[column].dropna().to_numpy() >= np.log(RECITED)
         return found
+
+    def _share(self, column: str) -> float:
+        found = self.recited(column)
+        return float(found.mean()) if len(found) else float("nan")
 
     def headline(self) -> str:
         """Say in a sentence what is recited, beside its controls."""
@@ -248,6 +252,7 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     columns["log_p twin"] = _of_twin(reciter, documents, starts, seed)
     columns["log_p never published"] = unpublished.log_p(n)
     columns["log_p n-gram"] = _of_ngram(documents, starts)
+    has_twin = bool(np.isfinite(columns["log_p twin"]).any())
     log_probability, first_guess = _whole(reciter, tokens)
     guessing = float(np.log(reciter.model.config.get_text_config().vocab_size))
     worse = -float(log_probability.mean()) > guessing
@@ -262,6 +267,7 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
             ]
             * worse
         ),
+        *([f"{name} has no twin: none of its windows has a name or number to swap."] * (not has_twin)),
     )
     seconds = time.process_time() - began
     table = pd.DataFrame(columns)
