@@ -323,11 +323,20 @@ def test_an_adapter_or_damaged_weights_are_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: {k: v for k, v in w.items() if "h.1.attn.c_proj" not in k}, r"without 2 of its weights \(transf.*\.1"),
-        (lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}, "of its weights .*; the file has others, such as _orig"),
+        (
+            lambda w: {k: v for k, v in w.items() if "h.1.attn.c_proj" not in k},
+            r"without 2 of its weights \(transf.*\.1",
+        ),
+        (
+            lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+            "of its weights .*; the file has others, such as _orig",
+        ),
         (lambda w: w | {"transformer.h.2.ln_1.bias": w["transformer.ln_f.bias"]}, r"no place for \(transformer.h.2"),
         (lambda w: w | {"lm_head.bias": w["transformer.ln_f.bias"]}, r"with 1 weights that .* \(lm_head.bias\)"),
-        (lambda w: w | {"transformer.ln_f.bias": w["transformer.ln_f.bias"][:9]}, "accepted: a model that transf|shapes"),
+        (
+            lambda w: w | {"transformer.ln_f.bias": w["transformer.ln_f.bias"][:9]},
+            "accepted: a model that transf|shapes",
+        ),
     ],
 )
 def test_a_model_whose_weights_are_not_all_read_is_refused(folder, tmp_path, change, message):
@@ -357,7 +366,8 @@ def test_heads_of_other_tasks_and_tied_weights_are_no_fault(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("single", "eos", "head"), [("$A <e>", "<e>", ()), ("<e> $A <e>", "<e>", (0,)), ("<e> $A", None, (0,)), ("$A", "<e>", ())]
+    ("single", "eos", "head"),
+    [("$A <e>", "<e>", ()), ("<e> $A <e>", "<e>", (0,)), ("<e> $A", None, (0,)), ("$A", "<e>", ())],
 )
 def test_the_head_is_what_stands_before_a_text(single, eos, head):
     import transformers
@@ -373,3 +383,12 @@ def test_the_head_is_what_stands_before_a_text(single, eos, head):
         single=single.replace("<e>", "!"), special_tokens=[("!", number)]
     )
     assert _head(tokenizer) == tuple(number for _ in head)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_text_without_names_or_numbers_has_no_twin_and_says_so(folder):
+    words = " ".join(["some words that rise and fall as they go"] * 60).upper()
+    (one,) = recite(reciter(folder), {"upper": words}, n_windows=3)
+    assert np.isnan(one.row()["recited twin"])
+    assert "upper has no twin: none of its windows has a name or number to swap." in one.notes
+    assert "twin 0 of 0" in one.headline()

@@ -2,8 +2,8 @@
 
 The files are one string of bytes with a suffix array; at every character of the output, the longest string that begins
 there and stands in the files is found by bisection. White space of any kind and length matches any other, since lines
-are wrapped anew, and so do characters that Unicode holds for the same, such as é in one code point or two (NFC). Offsets
-are characters (Unicode code points) of the texts as they were read.
+are wrapped anew, and so do characters that Unicode holds for the same, such as é in one code point or two (NFC).
+Offsets are characters (Unicode code points) of the texts as they were read.
 
 Source: Manber and Myers 1993 (suffix arrays); Chang and Lawler 1994 (matching statistics).
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from byheart.language.extras import require
 from byheart.language.texts import Texts
@@ -178,13 +178,13 @@ class _Packed:
         return number, int(self._began[first]), int(self._began[stop - 1] + self._width[stop - 1])
 
 
-def _composed(text: str) -> tuple[str, Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+def _composed(text: str) -> tuple[str, Int64[np.ndarray, " n"], Int32[np.ndarray, " n"]]:
     """A text in NFC, and for each of its characters where it began in the text as it was, and how many it was there.
 
     Where composing changes the order of marks, all of a letter and its marks count as where each of them stood.
     """
     if unicodedata.is_normalized("NFC", text):
-        return text, np.arange(len(text)), np.ones(len(text), dtype=np.int64)
+        return text, np.arange(len(text)), np.ones(len(text), dtype=np.int32)
     letters = set(text)
     marks = "".join(re.escape(c) for c in letters if unicodedata.combining(c) or c in _seconds())
     alone = "".join(re.escape(c) for c in letters if not unicodedata.is_normalized("NFC", c))
@@ -207,11 +207,11 @@ def _composed(text: str) -> tuple[str, Int64[np.ndarray, " n"], Int64[np.ndarray
             bounds = np.cumsum([0, *map(len, of_new)])
             begins, ends = owners[bounds[:-1]], owners[bounds[1:] - 1] + 1
         starts += [np.arange(at, first), begins]
-        widths += [np.ones(first - at, dtype=np.int64), ends - begins]
+        widths += [np.ones(first - at, dtype=np.int32), (ends - begins).astype(np.int32)]
         at = stop
     pieces.append(text[at:])
     starts.append(np.arange(at, len(text)))
-    widths.append(np.ones(len(text) - at, dtype=np.int64))
+    widths.append(np.ones(len(text) - at, dtype=np.int32))
     return "".join(pieces), np.concatenate(starts), np.concatenate(widths)
 
 

@@ -132,6 +132,24 @@ class Recitation:
         )
 
 
+def _in_lines(text: str) -> str:
+    return re.sub(r"\r\n|\r", "\n", text)
+
+
+def _in_paragraphs(text: str) -> str:
+    return re.sub(r"\s+", lambda white: "\n\n" if white[0].count("\n") > 1 else " ", _in_lines(text))
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "single spaces": lambda text: re.sub(r"\s+", " ", text),
+    "a line per paragraph": _in_paragraphs,
+    "line ends \\n": _in_lines,
+    "as it stands": lambda text: text,
+}
+"""Ways of spelling the white space of a text, or of a part of one."""
+_JOINED = ("single spaces", "a line per paragraph")  # without white space at the ends of a text
+
+
 def spellings(text: str) -> dict[str, str]:
     """Return the ways in which a text's white space may have stood in what a model read, none of them twice.
 
@@ -141,16 +159,9 @@ def spellings(text: str) -> dict[str, str]:
     Args:
         text: As it stands in a file.
     """
-    lines = re.sub(r"\r\n|\r", "\n", text)
-    paragraphs = [" ".join(own.split()) for own in re.split(r"\n\s*\n", lines)]
-    ways = {
-        "single spaces": " ".join(text.split()),
-        "a line per paragraph": "\n\n".join(own for own in paragraphs if own),
-        "line ends \\n": lines,
-        "as it stands": text,
-    }
     found: dict[str, str] = {}
-    for way, spelled in ways.items():
+    for way, spell in SPELLINGS.items():
+        spelled = spell(text.strip() if way in _JOINED else text)
         if spelled not in found.values():
             found[way] = spelled
     return found

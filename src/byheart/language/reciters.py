@@ -214,11 +214,7 @@ def _check_whole(name: str, model: Any, told: dict[str, Any]) -> None:
     named = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     heads = {key.rsplit(".", 1)[0] for key in named if not key.startswith(inside)}
     left = set(told["unexpected_keys"])
-    unread = {
-        key
-        for key in left
-        if key not in own and (key.startswith(inside) or key.rsplit(".", 1)[0] in heads)
-    }
+    unread = {key for key in left if key not in own and (key.startswith(inside) or key.rsplit(".", 1)[0] in heads)}
     other = {key if isinstance(key, str) else key[0] for key in told["mismatched_keys"]}  # with both shapes
     for keys, what in (
         (set(told["missing_keys"]), "without {n} of its weights"),

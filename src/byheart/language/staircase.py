@@ -185,8 +185,8 @@ class EpochStaircase:
             if (n_asked := self.dataset.n_asked) < len(self.dataset):
                 raise ValueError(
                     f"dataset: received a loop that asked staircase.dataset for {n_asked} of {len(self.dataset)}"
-                    f" documents in epoch {epoch + 1}, accepted: one that goes through all of it in every epoch (without"
-                    " drop_last), and through no other dataset"
+                    f" documents in epoch {epoch + 1}, accepted: one that goes through all of it in every"
+                    " epoch (without drop_last), and through no other dataset"
                 )
             self._end(model, epoch + 1)
 
