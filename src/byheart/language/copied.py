@@ -166,8 +166,8 @@ class _Packed:
         self._began, self._width = np.concatenate(starts), np.concatenate(widths)
         points = np.concatenate(codes).astype("<u4")
         joined = points.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
-        widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
-        self.offsets = np.concatenate([[0], np.cumsum(widths)])
+        n_bytes = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
+        self.offsets = np.concatenate([[0], np.cumsum(n_bytes)])
         self.blank = points == 32
         self.bytes: UInt8[np.ndarray, " n_bytes"] = np.frombuffer(joined, dtype=np.uint8).copy()
         self.bytes[self.offsets[np.array(self.starts[1:]) - 1]] = _END

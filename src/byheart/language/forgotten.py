@@ -75,7 +75,7 @@ class Forgotten:
         spans = self.spans
         known, lost = spans["known"].to_numpy(), spans["lost"].to_numpy()
         logs = [spans[f"log10_p_{side}"].to_numpy() for side in ("before", "after")]
-        if np.array_equal(*logs):
+        if np.array_equal(logs[0], logs[1]):
             return "The model after the edit says the same of all spans as the one before: nothing was forgotten."
         if not known.any():
             beyond = ", nor found more probable than spans never learned" if self.compared else ""
@@ -109,11 +109,6 @@ class Forgotten:
             f" learned: {verdict}."
         )
 
-
-def _interval(low: float, high: float, form: str) -> str:
-    low, high = (round(value, 1) + 0.0 for value in (low, high))  # no -0.0
-    return f" ({form.format(low)} to {form.format(high)})" if np.isfinite(low) else " (no interval)"
-
     def _of_others(self, known: np.ndarray, logs: Sequence[np.ndarray]) -> str:
         """Say how many spans that were not recited before fell, where nothing says whether they were known."""
         n_fell = int((~known & (logs[0] - logs[1] >= _FALL)).sum())
@@ -123,6 +118,11 @@ def _interval(low: float, high: float, form: str) -> str:
             f" Of those not recited before, {n_fell} fell to a tenth or less: spans never learned (never), two or more,"
             " would tell whether these were known."
         )
+
+
+def _interval(low: float, high: float, form: str) -> str:
+    low, high = (round(value, 1) + 0.0 for value in (low, high))  # no -0.0
+    return f" ({form.format(low)} to {form.format(high)})" if np.isfinite(low) else " (no interval)"
 
 
 def forgotten(
@@ -192,7 +192,7 @@ def forgotten(
     columns["known"], columns["lost"] = _known_and_lost(sides, never_learned)
     relearned = ratio = None
     if len(never):
-        lost = np.flatnonzero(columns["lost"])
+        lost = np.flatnonzero(columns["lost"]).tolist()
         columns["steps"] = np.full(len(rows), np.nan)
         if len(lost):
             both = ([rows[i] for i in lost], never)
