@@ -190,29 +190,44 @@ def _composed(text: str) -> tuple[str, Int64[np.ndarray, " n"], Int32[np.ndarray
     alone = "".join(re.escape(c) for c in letters if not unicodedata.is_normalized("NFC", c))
     ways = [f"[^{marks}]?[{marks}]+"] * bool(marks) + [f"[{alone}]"] * bool(alone)
     pieces: list[str] = []
-    starts: list[Any] = []
-    widths: list[Any] = []
-    at = 0
+    places: list[int] = []  # in the new text, and how many characters of the old one each moves on by
+    steps: list[int] = []
+    several: list[tuple[int, int, int]] = []  # of pieces that stay more than one: place, begin and width
+    at = n = 0
     for match in re.finditer("|".join(ways), text, re.DOTALL):
         first, stop, piece = match.start(), match.end(), match[0]
         new = unicodedata.normalize("NFC", piece)
         if new == piece:
             continue
         pieces += [text[at:first], new]
-        parts = [unicodedata.normalize("NFD", c) for c in piece]
-        owners = np.repeat(np.arange(first, stop), [len(part) for part in parts])
-        of_new = [unicodedata.normalize("NFD", c) for c in new]
-        begins, ends = np.full(len(new), first), np.full(len(new), stop)
-        if "".join(parts) == "".join(of_new):
-            bounds = np.cumsum([0, *map(len, of_new)])
-            begins, ends = owners[bounds[:-1]], owners[bounds[1:] - 1] + 1
-        starts += [np.arange(at, first), begins]
-        widths += [np.ones(first - at, dtype=np.int32), (ends - begins).astype(np.int32)]
+        n += first - at
+        places += range(n, n + len(new))
+        steps += [stop - first, *[0] * (len(new) - 1)]
+        if len(new) > 1:
+            several += [(n + place, first + begin, width) for place, begin, width in _within(piece, new)]
+        n += len(new)
         at = stop
     pieces.append(text[at:])
-    starts.append(np.arange(at, len(text)))
-    widths.append(np.ones(len(text) - at, dtype=np.int32))
-    return "".join(pieces), np.concatenate(starts), np.concatenate(widths)
+    widths = np.ones(n + len(text) - at, dtype=np.int32)
+    widths[places] = steps
+    began = np.cumsum(widths, dtype=np.int64) - widths
+    for place, begin, width in several:
+        began[place], widths[place] = begin, width
+    return "".join(pieces), began, widths
+
+
+def _within(piece: str, new: str) -> list[tuple[int, int, int]]:
+    """Each character of a letter and marks that were composed, with its begin and width in what they were before."""
+    parts, of_new = ([unicodedata.normalize("NFD", c) for c in own] for own in (piece, new))
+    if "".join(parts) != "".join(of_new):
+        return [(place, 0, len(piece)) for place in range(len(new))]
+    owners = [number for number, part in enumerate(parts) for _ in part]
+    found, at = [], 0
+    for place, part in enumerate(of_new):
+        begin, last = owners[at], owners[at + len(part) - 1]
+        found.append((place, begin, last + 1 - begin))
+        at += len(part)
+    return found
 
 
 @functools.cache
