@@ -280,6 +280,10 @@ def test_the_command_compares_two_folders(folders, tmp_path, monkeypatch, capsys
     assert "Taught again" in out
     assert not err
     assert {file.name for file in (tmp_path / "forgotten").iterdir()} == {"summary.csv", "spans.csv", "relearned.csv"}
+    assert "White space of the spans: single spaces." in out
+    assert main(["forgotten", str(folders / "learned"), str(folders / "learned"), *arguments]) == 0
+    assert "nothing was forgotten" in capsys.readouterr().out
+    assert {file.name for file in (tmp_path / "forgotten").iterdir()} == {"summary.csv", "spans.csv"}
 
 
 @pytest.mark.integrations

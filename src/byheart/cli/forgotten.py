@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from byheart.cli.console import print_table
-from byheart.own import write_table
+from byheart.own import check_table, write_table
 from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class ForgottenCommand:
             if len(these):
                 check_readable(before.model, these, what)
         prepare_directory(self.out)
+        check_table(self.out / "relearned.csv", ("spans", "n", "given_up"))
         found = forgotten(
             before.model,
             after.model,
@@ -89,7 +90,9 @@ class ForgottenCommand:
         words = [span if isinstance(span, str) else span[1] for span in spans]
         tables = {"summary": found.summary, "spans": found.spans.assign(text=words), "relearned": found.relearned}
         for name, table in tables.items():
-            if table is not None:
+            if table is None:
+                (self.out / f"{name}.csv").unlink(missing_ok=True)  # that of a call before would seem to be of this one
+            else:
                 write_table(self.out / f"{name}.csv", table)
                 if name != "spans":
                     print_table(table.columns, table.itertuples(index=False), title=name)
