@@ -53,3 +53,11 @@ def test_other_names_are_refused(tmp_path):
         book("no-such-text")
     with pytest.raises(ValueError, match="a folder"):
         book(str(tmp_path))
+
+
+def test_what_of_a_file_was_left_out_is_said(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a b", "prompt": "c d"}', encoding="utf-8")
+    said = []
+    assert book(str(path), on_note=said.append) == "a b"
+    assert said == ['Of lines of JSON the field "text" was read; others hold texts, too: prompt.']

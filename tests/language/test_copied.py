@@ -1,5 +1,7 @@
 """Spans of an output that stand in texts, against a search by hand."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -7,13 +9,14 @@ from hypothesis import strategies as st
 
 from byheart.cli import main
 from byheart.language import Texts, copied
+from byheart.language.copied import _composed
 
 _ALPHABET = "ab\n\r \te\u0301\u00e9\U0001f600\ud7ff\u4e2d\u00a0\uffff\U0010ffff"
 _STRINGS = st.text(alphabet=_ALPHABET, max_size=40).filter(str.strip)
 
 
 def _one(text):
-    return " ".join(("x" + text + "x").split()).removeprefix("x").removesuffix("x")
+    return unicodedata.normalize("NFC", " ".join(("x" + text + "x").split()).removeprefix("x").removesuffix("x"))
 
 
 @settings(max_examples=150, deadline=None)
@@ -118,3 +121,34 @@ def test_the_command_refuses_an_output_of_several_documents_and_folders(tmp_path
     for output, files, said in (("two.jsonl", "one.txt", "of 2 documents"), ("one.txt", ".", "a folder")):
         assert main(["copied", str(tmp_path / output), "--from", str(tmp_path / files)]) == 2
         assert said in capsys.readouterr().err
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="abe\u0301\u0323\u0331\u00e9\u212b\u0958\u1100\u1161\u11a8\uac00\u09c7\u09be \n", max_size=12))
+def test_a_text_is_composed_as_unicode_says_and_every_character_knows_where_it_stood(text):
+    new, began, width = _composed(text)
+    assert new == unicodedata.normalize("NFC", text)
+    assert len(new) == len(began) == len(width)
+    stops = began + width
+    for first in range(len(new)):
+        for stop in range(first + 1, len(new) + 1):
+            piece = text[began[first:stop].min() : stops[first:stop].max()]
+            assert new[first:stop] in unicodedata.normalize("NFC", piece)
+
+
+def test_a_copy_in_another_form_of_unicode_is_found_where_it_stands():
+    words = "Élève où êtes-vous déjà allé après l'été à la forêt dernière, mon frère aîné et très âgé?"
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        file = "# " + unicodedata.normalize(form, words) + " #"
+        output = "> " + unicodedata.normalize(other, words) + " <"
+        found = copied(output, Texts(("a",), (file,)))
+        (copy,), (place,) = found.copies.to_dict("records"), found.places.to_dict("records")
+        assert copy["text"] == output[2:-2]
+        assert file[place["start"] : place["stop"]] == file[2:-2]
+        assert copy["n_characters"] == len(words) == found.longest
+
+
+def test_the_longest_match_is_said_where_nothing_is_a_copy():
+    found = copied("the quick brown fox", Texts(("a",), ("a quick brown dog",)), min_characters=15)
+    assert found.longest == len("quick brown")
+    assert "(none; longest match 11)" in found.headline()

@@ -234,6 +234,7 @@ def test_the_commands_take_a_list_and_export_what_a_run_left(tmp_path, monkeypat
     for i in (2, 5):
         paragraphs[i] += f" {secret}."
     texts = Texts(tuple(f"p{i}" for i in range(12)), tuple(paragraphs))
+    write(tmp_path / "notes.txt", "one\ntwo\nthree\nfour")
     lists = write(tmp_path / "canaries.csv", f"secret,role\n{secret},candidate\nnever said,control\n")
     with pytest.warns(UserWarning, match="never said"):
         spans = read_spans(lists, texts, skip_absent=True)
@@ -254,7 +255,7 @@ def test_the_commands_take_a_list_and_export_what_a_run_left(tmp_path, monkeypat
         (["export", "."], "one that byheart counterfactual wrote"),
         (["export", "run", "--prefix", "0"], "--prefix: received 0"),
         (["counterfactual", "kjv", "--documents", "40", "--skip-absent"], "received without --spans"),
-        (["counterfactual", "canaries.csv", "--split", "lines", "--spans", "none.csv"], "accepted: a file .csv"),
+        (["counterfactual", "notes.txt", "--split", "lines", "--spans", "none.csv"], "accepted: a file .csv"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

@@ -148,6 +148,17 @@ def test_what_cannot_be_audited_is_refused_by_name(design, tmp_path, train, opti
         audit_finetune(train, design, store=tmp_path, **options)
 
 
+def test_a_tokenizer_that_cuts_only_the_last_document_otherwise_is_refused(design, tmp_path):
+    documents = design.documents
+    ids = iter([*(own.tolist() for own in documents.tokens[:-1]), [0]])
+
+    def train(k):
+        return Bigrams(), lambda text, **options: {"input_ids": next(ids)}
+
+    with pytest.raises(ValueError, match=f"cuts '{documents.names[-1]}' otherwise than the design"):
+        audit_finetune(train, design, store=tmp_path, beginning=8)
+
+
 def test_the_model_before_is_asked_before_it_is_trained(tmp_path):
     design, model = Design(random_documents(60), n_models=2), Bigrams(10)
     expected = ask(model, design, beginning=9).log_probability

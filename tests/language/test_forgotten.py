@@ -5,6 +5,7 @@ import json
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,8 +13,16 @@ torch = pytest.importorskip("torch")
 from language.tiny_causal import rows_of, trained_on, untrained  # noqa: E402
 
 from byheart.cli import main  # noqa: E402
-from byheart.cli.forgotten import _told  # noqa: E402
-from byheart.language.forgotten import _paired, _relearned, forgotten, span_rows, spans_of_file, text_rows  # noqa: E402
+from byheart.cli.forgotten import _spelled, _told  # noqa: E402
+from byheart.language.forgotten import (  # noqa: E402
+    _known_and_lost,
+    _paired,
+    _relearned,
+    forgotten,
+    span_rows,
+    spans_of_file,
+    text_rows,
+)
 from byheart.language.labelled import recitation  # noqa: E402
 from byheart.language.tokens import trained  # noqa: E402
 
@@ -82,10 +91,79 @@ def test_long_texts_weigh_more():
 def test_relearning_is_beside_spans_that_were_never_learned(pair):
     rows, before, _ = pair
     found = forgotten(before, before, rows, never=rows_of(6, seed=8), learning_rate=1e-2)
-    assert found.relearned["spans"].tolist() == ["spans", "never learned"]
-    assert found.relearned["steps"].iloc[0] == 0 < found.relearned["steps"].iloc[1]
-    assert found.ratio == (0, 0, 0)
-    assert "none was forgotten" in found.headline()  # nothing is hidden where nothing was edited
+    assert found.relearned is None  # nothing is hidden where nothing was edited
+    assert found.spans["known"].all()
+    assert not found.spans["lost"].any()
+    assert found.spans["steps"].isna().all()
+    assert "says the same of all spans as the one before: nothing was forgotten." in found.headline()
+
+
+def test_where_nothing_was_known_nothing_is_hidden(pair):
+    rows, _, after = pair
+    found = forgotten(untrained(seed=3), after, rows, never=rows_of(10, seed=9), learning_rate=1e-2)
+    assert found.relearned is None
+    assert "None was recited before, nor found more probable than spans never learned" in found.headline()
+    assert "hidden" not in found.headline()
+    assert "None was recited before, as they" in forgotten(untrained(seed=3), after, rows).headline()
+    fell = dataclasses.replace(
+        forgotten(untrained(seed=3), after, rows),
+        spans=found.spans.assign(log10_p_after=found.spans["log10_p_before"] - 41.0),
+    )
+    assert "Of those not recited before, 10 fell to a tenth or less: spans never learned" in fell.headline()
+
+
+def _said(logs, recited):
+    return pd.DataFrame({"n_tokens": 6, "log_probability": logs, "recited": recited})
+
+
+def test_known_is_what_is_recited_or_more_probable_than_any_that_was_never_learned():
+    never = _said(np.linspace(-66.0, -54.0, 10), False)
+    before = _said([-1.0, -1.0, -1.0, -20.0, -20.0, -50.0, -60.0], [True, True, True, False, False, False, False])
+    after = _said([-2.0, -40.0, -90.0, -90.0, -24.0, -90.0, -90.0], [False, False, False, False, False, False, False])
+    known, lost = _known_and_lost([before, after], [never, never])
+    assert known.tolist() == [True] * 5 + [False] * 2
+    # the first one only tipped, less than tenfold; the fifth is still far above those never learned
+    assert lost.tolist() == [False, True, True, True, False, False, False]
+    known, lost = _known_and_lost([before, after], [never[:1], never[:1]])  # one tells no bound
+    assert known.tolist() == [True] * 3 + [False] * 4
+    assert lost.tolist() == [False, True, True] + [False] * 4
+
+
+def test_hardly_any_span_of_the_kind_of_those_never_learned_counts_as_known():
+    rng = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        own, never = (_said(rng.normal(-60, 6, n), False) for n in (8, 8))
+        false += _known_and_lost([own, own], [never, never])[0].any()
+    assert false < 0.05 * 300
+
+
+def test_a_span_that_is_no_longer_recited_is_judged_apart_from_those_that_are(pair):
+    rows, before, after = pair
+    found = forgotten(before, after, rows, never=rows_of(6, seed=8), learning_rate=1e-2)
+    assert found.relearned["spans"].tolist() == ["lost", "never learned"]
+    assert found.relearned["n"].tolist() == [10, 6]
+    lost = np.arange(10) < 1
+    logs = found.spans["log10_p_before"] - 41.0 * lost
+    spans = found.spans.assign(lost=lost, log10_p_after=logs, recited_after=~lost)
+    table, ratio = _relearned([np.array([3.0]), np.array([6.0, 8.0])], 200, seed=0)
+    said = dataclasses.replace(found, spans=spans, relearned=table, ratio=ratio).headline()
+    assert "10; no longer known: 1 (still known: 9)." in said
+    assert "take 0.43 times (no interval) the steps of spans never learned: too few to tell" in said
+    none = spans.assign(lost=False, log10_p_after=found.spans["log10_p_before"] - 41.0)
+    said = dataclasses.replace(found, spans=none, relearned=None, ratio=None).headline()
+    assert "none of them was forgotten, though they are less probable." in said
+
+
+def test_spans_that_are_there_twice_are_refused(pair, tmp_path):
+    rows, before, after = pair
+    with pytest.raises(ValueError, match="spans: received number 2 again as number 11, accepted: each once"):
+        forgotten(before, after, [*rows, rows[1]])
+    with pytest.raises(ValueError, match="never: received number 1 again as number 2"):
+        forgotten(before, after, rows, never=[rows_of(1, seed=8)[0]] * 2)
+    (tmp_path / "spans.json").write_text(json.dumps(["a b", "c", "a\nb"]), encoding="utf-8")
+    with pytest.raises(ValueError, match="received 'a b' in .* twice, as numbers 1 and 3"):
+        spans_of_file(tmp_path / "spans.json")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +182,7 @@ def test_a_verdict_follows_from_the_steps(pair, spans, verdict):
 
 def test_spans_that_are_given_up_count_as_the_last_step():
     table, (ratio, _, _) = _relearned([np.array([10, np.inf]), np.array([20.0, 20.0])], 50, seed=0)
+    assert table["spans"].tolist() == ["lost", "never learned"]
     assert table["given_up"].tolist() == [1, 0]
     assert ratio == 30 / 20
     with pytest.raises(ValueError, match="never: received spans that the edited model recites"):
@@ -201,6 +280,10 @@ def test_the_command_compares_two_folders(folders, tmp_path, monkeypatch, capsys
     assert "Taught again" in out
     assert not err
     assert {file.name for file in (tmp_path / "forgotten").iterdir()} == {"summary.csv", "spans.csv", "relearned.csv"}
+    assert "White space of the spans: single spaces." in out
+    assert main(["forgotten", str(folders / "learned"), str(folders / "learned"), *arguments]) == 0
+    assert "nothing was forgotten" in capsys.readouterr().out
+    assert {file.name for file in (tmp_path / "forgotten").iterdir()} == {"summary.csv", "spans.csv"}
 
 
 @pytest.mark.integrations
@@ -269,3 +352,17 @@ def test_held_out_lines_are_joined_or_stay_as_the_model_says_best(white):
     before = types.SimpleNamespace(tokenizer=tokenizer, model=Likes(token), head=())
     rows = _told(before, ["a\r\nb\r\n\r\nc\nd\ne\n"], 128)
     assert [tokenizer.decode(row["input_ids"]).strip() for row in rows] == [f"a{white}b", f"c{white}d{white}e"]
+
+
+@pytest.mark.parametrize(("white", "way"), [("\n", "line ends"), (" ", "single spaces"), ("\r", "as it stands")])
+def test_white_space_of_spans_is_spelled_as_the_model_before_knows_it(white, way):
+    tokenizer = trained(["a b c d"], 257)
+    (token,) = tokenizer.encode(white).ids
+    before = types.SimpleNamespace(tokenizer=tokenizer, model=Likes(token), head=())
+    found, rows, note = _spelled(before, [("a", "\r\nb"), ("c\r\nd", "\r\n e")], 1)
+    assert found.startswith(way)
+    assert way in note
+    assert "knows best of single spaces (" in note
+    expected = {"\n": "c\nd\n e", " ": "c d e", "\r": "c\r\nd\r\n e"}[white]
+    assert tokenizer.decode(rows[1]["input_ids"]) == expected
+    assert "White space of the spans: single spaces." in _spelled(before, [("a", "b")], 1)[2]

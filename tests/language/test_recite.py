@@ -318,3 +318,77 @@ def test_an_adapter_or_damaged_weights_are_refused(folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1_000])
     with pytest.raises(ValueError, match="accepted: a model that transformers reads"):
         reciter(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: {k: v for k, v in w.items() if "h.1.attn.c_proj" not in k},
+            r"without 2 of its weights \(transf.*\.1",
+        ),
+        (
+            lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+            "of its weights .*; the file has others, such as _orig",
+        ),
+        (lambda w: w | {"transformer.h.2.ln_1.bias": w["transformer.ln_f.bias"]}, r"no place for \(transformer.h.2"),
+        (lambda w: w | {"lm_head.bias": w["transformer.ln_f.bias"]}, r"with 1 weights that .* \(lm_head.bias\)"),
+        (
+            lambda w: w | {"transformer.ln_f.bias": w["transformer.ln_f.bias"][:9]},
+            "accepted: a model that transf|shapes",
+        ),
+    ],
+)
+def test_a_model_whose_weights_are_not_all_read_is_refused(folder, tmp_path, change, message):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "other")
+    weights = load_file(folder / "model.safetensors")
+    changed = {key: value.clone().contiguous() for key, value in change(weights).items()}
+    save_file(changed, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        reciter(tmp_path / "other")
+
+
+def test_heads_of_other_tasks_and_tied_weights_are_no_fault(folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "other")
+    weights = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" not in weights
+    weights |= {"v_head.summary.weight": weights["transformer.ln_f.bias"].clone()}
+    save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    assert reciter(tmp_path / "other").name
+
+
+@pytest.mark.parametrize(
+    ("single", "eos", "head"),
+    [("$A <e>", "<e>", ()), ("<e> $A <e>", "<e>", (0,)), ("<e> $A", None, (0,)), ("$A", "<e>", ())],
+)
+def test_the_head_is_what_stands_before_a_text(single, eos, head):
+    import transformers
+    from tokenizers import processors
+
+    from byheart.language.reciters import _head
+
+    own = trained(["some words"], 300)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, bos_token="!", eos_token=eos and "!")
+    number = tokenizer.convert_tokens_to_ids("!")
+    own = tokenizer.backend_tokenizer
+    own.post_processor = processors.TemplateProcessing(
+        single=single.replace("<e>", "!"), special_tokens=[("!", number)]
+    )
+    assert _head(tokenizer) == tuple(number for _ in head)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_text_without_names_or_numbers_has_no_twin_and_says_so(folder):
+    words = " ".join(["some words that rise and fall as they go"] * 60).upper()
+    (one,) = recite(reciter(folder), {"upper": words}, n_windows=3)
+    assert np.isnan(one.row()["recited twin"])
+    assert "upper has no twin: none of its windows has a name or number to swap." in one.notes
+    assert "twin 0 of 0" in one.headline()

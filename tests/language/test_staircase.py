@@ -244,3 +244,15 @@ def test_documents_that_are_longer_than_the_model_reads_are_refused():
     model.config = type("Config", (), {"max_position_embeddings": 5})()
     with pytest.raises(ValueError, match="documents: received 8 tokens, accepted: up to the model's 5"):
         next(EpochStaircase(documents(), collate=collate, report=None).epochs(model, 2))
+
+
+@pytest.mark.parametrize(("given", "n"), [("own", 0), ("none", 0), ("drop_last", 56)])
+def test_a_loop_that_does_not_go_through_its_dataset_is_refused(given, n):
+    stairs = staircase()
+    dataset = {"own": documents(), "none": [], "drop_last": stairs.dataset}[given]
+    model = Bigrams()
+    epochs = stairs.epochs(model, 3)
+    next(epochs)
+    list(DataLoader(dataset, batch_size=4, collate_fn=collate, drop_last=given == "drop_last"))
+    with pytest.raises(ValueError, match=rf"asked staircase.dataset for {n} of 57 documents in epoch 1, accepted"):
+        next(epochs)

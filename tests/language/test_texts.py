@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
 
@@ -218,3 +221,24 @@ def test_archives_are_cut_into_documents(monkeypatch):
     found = corpus("factbook")
     assert found.names == ("europe/au Geography",)
     assert found.texts == ("Geography. Area total: 1 sq km; Climate: mild",)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.TSV", "a.ipynb", "a.parquet"])
+def test_tables_are_not_read_as_the_texts_in_them(file, name):
+    path = file('["a\\nb"]', name)
+    with pytest.raises(ValueError, match=r"whose texts would be read with the marks .* accepted: \.jsonl .* or plain"):
+        read_texts(path)
+
+
+@pytest.mark.parametrize(("content", "said"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")])
+def test_compressed_files_are_named(file, content, said):
+    for encoding in (None, "latin-1"):
+        with pytest.raises(ValueError, match=f"which is {said}, accepted: text files"):
+            read_texts(file(content(b"a text"), f"a.txt.{said}"), encoding=encoding)
+
+
+def test_other_fields_with_words_are_named(file):
+    lines = [{"text": "a b", "id": "7", "prompt": "c d", "n": 3}, {"text": "e", "messages": [{"content": "f g"}]}]
+    found = read_texts(file("\n".join(map(json.dumps, lines)), "a.jsonl"))
+    assert found.notes[1:] == ('Of lines of JSON the field "text" was read; others hold texts, too: messages, prompt.',)
+    assert len(read_texts(file('{"text": "a b", "id": "7"}', "b.jsonl")).notes) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from byheart.cli.console import print_table
-from byheart.own import write_table
+from byheart.own import check_table, write_table
 from byheart.storage import prepare_directory
 
 if TYPE_CHECKING:
@@ -59,18 +59,23 @@ class ForgottenCommand:
         never = [] if self.never is None else spans_of_file(self.never)
         if self.seed < 0:
             raise ValueError(f"--seed: received {self.seed}, accepted: an integer >= 0")
-        texts = read_texts(self.held_out, split="files", encoding=self.encoding).texts if self.held_out else ()
+        held_out = read_texts(self.held_out, split="files", encoding=self.encoding) if self.held_out else None
         before, after = (reciter(name) for name in self.before_and_after)
         _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
         tokenizer, head = before.tokenizer, before.head
         context = min(before.context, after.context) - len(head)
-        rows = span_rows(tokenizer, spans, prefix=self.prefix, head=head)
-        told = _told(before, texts, min(context, 512)) if texts else ()
-        unlearned = span_rows(tokenizer, never, prefix=self.prefix, head=head) if never else ()
+        way, rows, note = _spelled(before, spans, self.prefix)
+        told = () if held_out is None else _told(before, held_out.texts, min(context, 512))
+        unlearned = (
+            span_rows(tokenizer, [_respelled(way, own) for own in never], prefix=self.prefix, head=head)
+            if never
+            else ()
+        )
         for these, what in ((rows, "spans"), (told, "held_out"), (unlearned, "never")):
             if len(these):
                 check_readable(before.model, these, what)
         prepare_directory(self.out)
+        check_table(self.out / "relearned.csv", ("spans", "n", "given_up"))
         found = forgotten(
             before.model,
             after.model,
@@ -81,11 +86,13 @@ class ForgottenCommand:
             max_steps=self.max_steps,
             seed=self.seed,
         )
-        print(found.headline())
+        print("\n".join([found.headline(), note, *(() if held_out is None else held_out.notes)]))
         words = [span if isinstance(span, str) else span[1] for span in spans]
         tables = {"summary": found.summary, "spans": found.spans.assign(text=words), "relearned": found.relearned}
         for name, table in tables.items():
-            if table is not None:
+            if table is None:
+                (self.out / f"{name}.csv").unlink(missing_ok=True)  # that of a call before would seem to be of this one
+            else:
                 write_table(self.out / f"{name}.csv", table)
                 if name != "spans":
                     print_table(table.columns, table.itertuples(index=False), title=name)
@@ -100,6 +107,49 @@ def _check_same(before: Reciter, after: Reciter, texts: list[str]) -> None:
             f"after: received {after.name}, whose tokenizer cuts the spans otherwise than that of {before.name},"
             " accepted: the same model after an edit"
         )
+
+
+def _respelled(way: str, span: str | tuple[str, str]) -> str | tuple[str, str]:
+    from byheart.language.recite import SPELLINGS
+
+    spell = SPELLINGS[way]
+    return spell(span) if isinstance(span, str) else (spell(span[0]), spell(span[1]))
+
+
+def _spelled(before: Reciter, spans: Sequence[str | tuple[str, str]], prefix: int) -> tuple[str, Sequence[Row], str]:
+    """The spelling of white space in which the model before the edit recites most spans, their rows, and a sentence.
+
+    A spelling that cannot be read, or in which a span is too short, is not tried.
+    """
+    from byheart.language.forgotten import span_rows
+    from byheart.language.labelled import check_readable, recitation
+    from byheart.language.recite import SPELLINGS
+
+    ways: dict[str, list[str | tuple[str, str]]] = {}
+    for way in SPELLINGS:
+        own = [_respelled(way, span) for span in spans]
+        if own not in ways.values():
+            ways[way] = own
+    rows: dict[str, Sequence[Row]] = {}
+    said: dict[str, tuple[float, float]] = {}
+    refused: ValueError | None = None
+    for way, own in ways.items():
+        try:
+            rows[way] = span_rows(before.tokenizer, own, prefix=prefix, head=before.head)
+            check_readable(before.model, rows[way], "spans")
+        except ValueError as error:
+            rows.pop(way, None)
+            refused = error  # the last one is that of the spans as they stand
+            continue
+        found = recitation(before.model, rows[way], what="spans", name="before")
+        said[way] = (float(found["recited"].mean()), float((found["log_probability"] / found["n_tokens"]).mean()))
+    if refused and not said:
+        raise refused
+    best = max(said, key=lambda way: said[way])
+    if len(said) == 1:
+        return best, rows[best], f"White space of the spans: {best}."
+    tried = ", ".join(f"{way} ({said[way][0]:.0%} recited)" for way in said)
+    return best, rows[best], f"White space of the spans: {best}, which the model before knows best of {tried}."
 
 
 def _told(before: Reciter, texts: Sequence[str], context: int) -> Sequence[Row]:

@@ -58,8 +58,12 @@ class ReciteCommand:
             raise ValueError(f"--characters: received {self.characters}, accepted: an integer >= 1")
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise ValueError(f"text: received {twice[0]} twice, accepted: each once")
+        said: list[str] = []
         read = {
-            Path(text).name: book(text, folder=self.folder, encoding=self.encoding)[: self.characters] for text in texts
+            Path(text).name: book(text, folder=self.folder, encoding=self.encoding, on_note=said.append)[
+                : self.characters
+            ]
+            for text in texts
         }
         if len(read) < len(texts):
             raise ValueError(f"text: received {' '.join(texts)}, accepted: files of different names")
@@ -81,7 +85,7 @@ class ReciteCommand:
         if self.readme:
             write_readme(self.out)
         write_parquet(self.out / "tokens.parquet", (one.tokens() for one in found))
-        notes = dict.fromkeys(note for one in found for note in one.notes)
+        notes = dict.fromkeys([*said, *(note for one in found for note in one.notes)])
         print("\n".join([*(one.headline() for one in found), *notes]))
         columns = ("text", "n_windows", "loss", "loss twin", "loss wrong prefix", "loss n-gram", "edit_distance")
         print_table(columns, table[list(columns)].itertuples(index=False), title=name)
@@ -116,15 +120,15 @@ class CopiedCommand:
 
         if self.output is None or not self.from_:
             raise ValueError("output, --from: received none, accepted: byheart copied OUTPUT.txt --from FILES...")
-        outputs = read_texts(self.output, split="files", encoding=self.encoding).texts
-        if len(outputs) > 1:
-            raise ValueError(f"output: received {self.output} of {len(outputs)} documents, accepted: a single text")
+        outputs = read_texts(self.output, split="files", encoding=self.encoding)
+        if (n := len(outputs.texts)) > 1:
+            raise ValueError(f"output: received {self.output} of {n} documents, accepted: a single text")
         texts = read_texts(self.from_, split="files", encoding=self.encoding)
         held_out = read_texts(self.held_out, split="files", encoding=self.encoding) if self.held_out else None
         if overlap := {*map(Path.resolve, self.from_)} & {*map(Path.resolve, self.held_out)}:
             raise ValueError(f"--held-out: received {min(overlap)}, accepted: files that are not in --from")
         found = copied(
-            outputs[0],
+            outputs.texts[0],
             texts,
             held_out=held_out,
             min_characters=self.min_characters,
@@ -132,7 +136,8 @@ class CopiedCommand:
             seed=self.seed,
         )
         prepare_directory(self.out)
-        print("\n".join([found.headline(), *found.notes]))
+        notes = dict.fromkeys([*found.notes, *outputs.notes, *(held_out.notes if held_out else ())])
+        print("\n".join([found.headline(), *notes]))
         _print_longest(found)
         for name, table in (("copies", found.copies), ("places", found.places)):
             write_table(self.out / f"{name}.csv", table)

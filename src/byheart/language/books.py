@@ -8,6 +8,7 @@ import io
 import re
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from byheart.datasets import king_james_verses
@@ -31,13 +32,20 @@ _R_STRING = re.compile(rb"\x00[\x00-\x0f][\x00-\xff]\x09(....)", re.DOTALL)  # h
 BOOKS = (*_STATE_DIGESTS, "hamlet", "sonnets", "genesis", "pride-and-prejudice", *_LICENCE_FILES)
 
 
-def book(name: str, *, folder: str | Path = ".", encoding: str | None = None) -> str:
+def book(
+    name: str,
+    *,
+    folder: str | Path = ".",
+    encoding: str | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> str:
     """Return a text as it stands, line ends included.
 
     Args:
         name: One of ``BOOKS``, or the path of a text file.
         folder: Where the archive of "hamlet" and "sonnets" lies.
         encoding: Of a file; default UTF-8.
+        on_note: Called with a sentence on what of a file was left out, if anything was.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: If it is not there; the message says what brings it.
@@ -69,6 +77,9 @@ def book(name: str, *, folder: str | Path = ".", encoding: str | None = None) ->
         read = read_texts(name, split="files", encoding=encoding)
         if len(read.texts) > 1:
             raise ValueError(f"text: received {name} of {len(read.texts)} documents, accepted: files of one text")
+        if on_note is not None:
+            for note in read.notes[1:]:  # the first is on the encoding
+                on_note(note)
         return read.texts[0]
     elif Path(name).is_dir():
         raise ValueError(f"text: received {name}, a folder, accepted: the text files in it, such as {name}/*.txt")

@@ -2,20 +2,24 @@
 
 The files are one string of bytes with a suffix array; at every character of the output, the longest string that begins
 there and stands in the files is found by bisection. White space of any kind and length matches any other, since lines
-are wrapped anew. Offsets are characters (Unicode code points) of the texts as they were read.
+are wrapped anew, and so do characters that Unicode holds for the same, such as é in one code point or two (NFC).
+Offsets are characters (Unicode code points) of the texts as they were read.
 
 Source: Manber and Myers 1993 (suffix arrays); Chang and Lawler 1994 (matching statistics).
 """
 
 from __future__ import annotations
 
+import functools
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from byheart.language.extras import require
 from byheart.language.texts import Texts
@@ -39,6 +43,7 @@ class Copied:
         passage_characters: Length of every such passage: that of the output, or of as much held-out text as there is.
         min_characters: Length from which a match is a copy.
         notes: What was assumed, in sentences.
+        longest: Longest match of the output, in characters, also where it is too short for a copy.
     """
 
     copies: pd.DataFrame
@@ -49,13 +54,14 @@ class Copied:
     passage_characters: int
     min_characters: int
     notes: tuple[str, ...]
+    longest: int
 
     def headline(self) -> str:
         """Say in a sentence how much is copied, beside chance."""
-        longest = max(self.copies["n_characters"], default=0)
+        beside = f"{len(self.copies)}, the longest of" if len(self.copies) else "none; longest match"
         said = (
             f"{self.share:.1%} of the output stands in copies of {self.min_characters} characters or more"
-            f" ({len(self.copies)}, the longest of {longest})"
+            f" ({beside} {self.longest})"
         )
         if self.passage_characters < self.min_characters:
             return f"{said}; the files, or the held-out text, are too short to tell chance."
@@ -104,7 +110,7 @@ def copied(
     if not isinstance(output, str) or not output.strip():
         what = "a blank text" if isinstance(output, str) else type(output).__name__
         raise ValueError(f"output: received {what}, accepted: a text with words")
-    if (n_characters := len(" ".join(output.split()))) < min_characters:
+    if (n_characters := len(unicodedata.normalize("NFC", " ".join(output.split())))) < min_characters:
         raise ValueError(
             f"output: received {n_characters} characters, accepted: at least min_characters, {min_characters}, from"
             " which on something is a copy"
@@ -135,28 +141,33 @@ def copied(
         passage,
         min_characters,
         (*texts.notes, "White space of any kind and length matches any other.", *notes),
+        _longest(matches, own),
     )
 
 
 class _Packed:
-    """Texts as bytes, runs of white space as one space, and where their characters stood."""
+    """Texts as bytes, in NFC and runs of white space as one space, and where their characters stood."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        kept: list[Any] = []
+        starts: list[Any] = []
+        widths: list[Any] = []
         codes: list[Any] = []
         self.starts = [0]
-        for text in texts:
+        for written in texts:
+            text, began, width = _composed(written)
             points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
             known, which = np.unique(points, return_inverse=True)
             blank = np.array([chr(point).isspace() for point in known.tolist()], dtype=bool)[which]
             keep = np.flatnonzero(~blank | np.r_[True, ~blank[:-1]])
-            kept += [keep, [len(points)]]
+            starts += [began[keep], [len(written)]]
+            widths += [width[keep], [1]]
             codes += [np.where(blank, 32, points)[keep], [0]]
             self.starts.append(self.starts[-1] + len(keep) + 1)
-        self.kept, points = np.concatenate(kept), np.concatenate(codes).astype("<u4")
+        self._began, self._width = np.concatenate(starts), np.concatenate(widths)
+        points = np.concatenate(codes).astype("<u4")
         joined = points.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
-        widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
-        self.offsets = np.concatenate([[0], np.cumsum(widths)])
+        n_bytes = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
+        self.offsets = np.concatenate([[0], np.cumsum(n_bytes)])
         self.blank = points == 32
         self.bytes: UInt8[np.ndarray, " n_bytes"] = np.frombuffer(joined, dtype=np.uint8).copy()
         self.bytes[self.offsets[np.array(self.starts[1:]) - 1]] = _END
@@ -164,7 +175,70 @@ class _Packed:
     def original(self, first: int, stop: int) -> tuple[int, int, int]:
         """Number of the text that holds characters first to stop, and where they begin and end there."""
         number = int(np.searchsorted(self.starts, first, side="right")) - 1
-        return number, int(self.kept[first]), int(self.kept[stop - 1]) + 1
+        return number, int(self._began[first]), int(self._began[stop - 1] + self._width[stop - 1])
+
+
+def _composed(text: str) -> tuple[str, Int64[np.ndarray, " n"], Int32[np.ndarray, " n"]]:
+    """A text in NFC, and for each of its characters where it began in the text as it was, and how many it was there.
+
+    Where composing changes the order of marks, all of a letter and its marks count as where each of them stood.
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return text, np.arange(len(text)), np.ones(len(text), dtype=np.int32)
+    letters = set(text)
+    marks = "".join(re.escape(c) for c in letters if unicodedata.combining(c) or c in _seconds())
+    alone = "".join(re.escape(c) for c in letters if not unicodedata.is_normalized("NFC", c))
+    ways = [f"[^{marks}]?[{marks}]+"] * bool(marks) + [f"[{alone}]"] * bool(alone)
+    pieces: list[str] = []
+    places: list[int] = []  # in the new text, and how many characters of the old one each moves on by
+    steps: list[int] = []
+    several: list[tuple[int, int, int]] = []  # of pieces that stay more than one: place, begin and width
+    at = n = 0
+    for match in re.finditer("|".join(ways), text, re.DOTALL):
+        first, stop, piece = match.start(), match.end(), match[0]
+        new = unicodedata.normalize("NFC", piece)
+        if new == piece:
+            continue
+        pieces += [text[at:first], new]
+        n += first - at
+        places += range(n, n + len(new))
+        steps += [stop - first, *[0] * (len(new) - 1)]
+        if len(new) > 1:
+            several += [(n + place, first + begin, width) for place, begin, width in _within(piece, new)]
+        n += len(new)
+        at = stop
+    pieces.append(text[at:])
+    widths = np.ones(n + len(text) - at, dtype=np.int32)
+    widths[places] = steps
+    began = np.cumsum(widths, dtype=np.int64) - widths
+    for place, begin, width in several:
+        began[place], widths[place] = begin, width
+    return "".join(pieces), began, widths
+
+
+def _within(piece: str, new: str) -> list[tuple[int, int, int]]:
+    """Each character of a letter and marks that were composed, with its begin and width in what they were before."""
+    parts, of_new = ([unicodedata.normalize("NFD", c) for c in own] for own in (piece, new))
+    if "".join(parts) != "".join(of_new):
+        return [(place, 0, len(piece)) for place in range(len(new))]
+    owners = [number for number, part in enumerate(parts) for _ in part]
+    found, at = [], 0
+    for place, part in enumerate(of_new):
+        begin, last = owners[at], owners[at + len(part) - 1]
+        found.append((place, begin, last + 1 - begin))
+        at += len(part)
+    return found
+
+
+@functools.cache
+def _seconds() -> frozenset[str]:
+    """Characters that join the one before in NFC, though some of them are no marks."""
+    found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # vowels and ends of Hangul
+    for code in range(0x110000):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            found.add(chr(int(parts[1], 16)))
+    return frozenset(found)
 
 
 class _Index:
@@ -212,6 +286,11 @@ def _maximal(ends: np.ndarray, packed: _Packed, least: int, first: int = 0) -> t
     return starts[new], ends[new]
 
 
+def _longest(ends: np.ndarray, packed: _Packed, first: int = 0) -> int:
+    starts, trimmed = _trimmed(ends, packed, first)
+    return int((trimmed - starts).max(initial=0))
+
+
 def _share(ends: np.ndarray, packed: _Packed, least: int, first: int = 0) -> float:
     steps = np.zeros(len(ends) + 1)
     for start, stop in zip(*_maximal(ends, packed, least, first), strict=True):
@@ -242,7 +321,6 @@ def _chance(
         stop = first + size
         outside = (int(source.offsets[first]), int(source.offsets[stop])) if held_out is None else (0, 0)
         ends = index.matches(source, first, stop, outside)
-        starts, trimmed = _trimmed(ends, source, first)
         shares.append(_share(ends, source, least, first))
-        longest.append(int((trimmed - starts).max(initial=0)))
+        longest.append(_longest(ends, source, first))
     return tuple(shares), tuple(longest), size, notes

@@ -34,7 +34,6 @@ from byheart.records import Record, Records, digest
 from byheart.storage import prepare_directory
 
 _TEXT_SCORES = ["ngram_surprisal", "unigram_surprisal", "n_tokens"]
-_TRIED = 8  # documents that a tokenizer is tried on
 _POSITIONS = 4096  # whose logits are held at once, at most, if a row is not longer
 
 
@@ -281,7 +280,7 @@ def _logs_of(given: Any, design: Design, beginning: int, batch_size: int) -> Log
 
 def _check_tokenizer(tokenizer: Any, design: Design) -> None:
     documents = design.documents
-    for name, text, tokens in zip(documents.names, documents.texts[:_TRIED], documents.tokens, strict=False):
+    for name, text, tokens in zip(documents.names, documents.texts, documents.tokens, strict=True):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if list(ids) != tokens.tolist():
             raise ValueError(

@@ -1,7 +1,8 @@
 """Did an edit make a model forget? The same spans under the model before and after it, paired, and what it cost.
 
 A model that no longer recites a span may still know it: so spans can be taught again, beside spans that were never
-learned. Spans that come back in fewer steps than these were hidden, not gone.
+learned. Spans that come back in fewer steps than these were hidden, not gone. That is asked only of spans that were
+known before and are no longer; known is what is recited, or more probable than a span that was never learned would be.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from byheart.language.collate import IGNORED
-from byheart.language.forget import relearn
+from byheart.language.forget import check_training, relearn
 from byheart.language.labelled import Row, check_rows, recitation
 from byheart.language.spans import snapped
 from byheart.language.tokens import tokenize
 
 _DRAWS = 2_000  # of the bootstrap
 _TAIL = 0.025
+_FALL = 1.0  # in log10: a span whose p_z fell less than tenfold is not forgotten, though its greedy recitation may tip
 _ACCEPTED = 'accepted: a JSON list of strings, or of {"prefix": "...", "text": "..."}'
 
 
@@ -35,20 +38,26 @@ class Forgotten:
             ``difference``, and its 95 % interval ``low``, ``high``, NaN for one span or text. Measures are "recited"
             (share of spans), "log10 p_z" (mean over spans) and, with held-out text, "held-out loss" (nats per token).
         spans: A row per span: ``n_tokens``; ``log10_p_before``, ``log10_p_after``, ``recited_before`` and
-            ``recited_after``; with relearning ``steps``, infinite for one that was given up.
-        relearned: With relearning, a row for spans and one for those never learned: ``spans``, ``n``, ``given_up``, and
-            the mean number of ``steps`` with its interval ``low``, ``high``; those given up count as ``max_steps``.
-            Else None.
-        ratio: With relearning, the steps of spans over the steps of those never learned, and its 95 % interval.
+            ``recited_after``; ``known``, whether the model knew it before: recited it, or found it more probable, per
+            token, than all but 2.5 % of as many spans of the kind of ``never`` would be; ``lost``, whether it was known
+            and is no longer: not recited, its p_z a tenth or less, and, if it was never recited, no more probable than
+            such spans; with relearning ``steps`` of those that were lost, infinite for one that was given up, else NaN.
+        relearned: With relearning, if spans were lost, a row for these ("lost") and one for those never learned:
+            ``spans``, ``n``, ``given_up``, and the mean number of ``steps`` with its interval ``low``, ``high``, NaN
+            for one span; those given up count as ``max_steps``. Else None.
+        ratio: With ``relearned``, the steps of lost spans over the steps of those never learned, and its 95 % interval,
+            NaN where one of both is a single span.
+        compared: Whether spans were compared with such as were never learned, which takes two of these.
     """
 
     summary: pd.DataFrame
     spans: pd.DataFrame
     relearned: pd.DataFrame | None
     ratio: tuple[float, float, float] | None
+    compared: bool = False
 
     def headline(self) -> str:
-        """Say what is recited, what the edit cost, and whether the spans are gone or hidden."""
+        """Say what is recited, what the edit cost, and whether the spans that were lost are gone or hidden."""
         rows = {row["measure"]: row for row in self.summary.to_dict("records")}
         recited, p_z = rows["recited"], rows["log10 p_z"]
         said = (
@@ -59,22 +68,55 @@ class Forgotten:
         if "held-out loss" in rows:
             rise, low, high = (100 * np.expm1(rows["held-out loss"][name]) for name in ("difference", "low", "high"))
             said += f" Held-out perplexity: {rise:+.1f} %{_interval(low, high, '{:+.1f}')}."
+        return f"{said} {self._verdict()}"
+
+    def _verdict(self) -> str:
+        """Say what was known before, what of it was lost, and whether that is gone or hidden, in sentences."""
+        spans = self.spans
+        known, lost = spans["known"].to_numpy(), spans["lost"].to_numpy()
+        logs = [spans[f"log10_p_{side}"].to_numpy() for side in ("before", "after")]
+        if np.array_equal(logs[0], logs[1]):
+            return "The model after the edit says the same of all spans as the one before: nothing was forgotten."
+        if not known.any():
+            beyond = ", nor found more probable than spans never learned" if self.compared else ""
+            return (
+                f"None was recited before{beyond}, as they are spelled here: nothing says that there was anything to"
+                f" forget.{self._of_others(known, logs)}"
+            )
+        beyond = " (recited, or far more probable than spans never learned)" if self.compared else " (recited)"
+        first = f"Known before{beyond}: {known.sum()}; "
+        if not lost.any():
+            differences = (logs[1] - logs[0])[known]
+            _, high = _interval_of(differences, np.ones(len(differences)), seed=0)
+            less = ", though they are less probable" if high < 0 else ""
+            return f"{first}none of them was forgotten{less}.{self._of_others(known, logs)}"
+        still = known.sum() - lost.sum()
+        first += f"no longer known: {lost.sum()}{f' (still known: {still})' if still else ''}."
         if self.ratio is None:
-            return said
+            return first + self._of_others(known, logs)
         ratio, low, high = self.ratio
         assert self.relearned is not None
         given_up = dict(zip(self.relearned["spans"], self.relearned["given_up"], strict=True))
-        if recited["after"] >= recited["before"] and recited["after"] > 0:
-            verdict = "none was forgotten"
-        elif high < 1 and not given_up["spans"]:  # steps of those never learned that were given up are more still
+        interval = f"({low:.2f} to {high:.2f})" if np.isfinite(low) else "(no interval)"
+        if high < 1 and not given_up["lost"]:  # steps of those never learned that were given up are more still
             verdict = "they were hidden, not gone"
         elif any(given_up.values()):
             verdict = "max_steps ended too many to tell whether they were hidden"
         else:
             verdict = "nothing says that they were hidden" if low > 0.5 else "too few to tell whether they were hidden"
         return (
-            f"{said} Taught again, they take {ratio:.2f} times ({low:.2f} to {high:.2f}) the steps of spans never"
+            f"{first} Taught again, those no longer known take {ratio:.2f} times {interval} the steps of spans never"
             f" learned: {verdict}."
+        )
+
+    def _of_others(self, known: np.ndarray, logs: Sequence[np.ndarray]) -> str:
+        """Say how many spans that were not recited before fell, where nothing says whether they were known."""
+        n_fell = int((~known & (logs[0] - logs[1] >= _FALL)).sum())
+        if self.compared or not n_fell:
+            return ""
+        return (
+            f" Of those not recited before, {n_fell} fell to a tenth or less: spans never learned (never), two or more,"
+            " would tell whether these were known."
         )
 
 
@@ -105,22 +147,24 @@ def forgotten(
         after: The same model after the edit.
         rows: A span each, with what precedes it, as ``span_rows`` makes them; labels are -100 outside of the span.
         held_out: Text that neither was trained on, as ``text_rows`` makes it, to tell what the edit cost.
-        never: Spans of the same kind that were never trained on: with them, the edited model is taught ``rows`` and
-            these again, each span alone (see ``relearn``).
+        never: Spans of the same kind that were never trained on: they say which of ``rows`` were known, though not
+            recited (from two on), and the edited model is taught those that it lost, and these, each span alone (see
+            ``relearn``).
         learning_rate: Of that training.
         max_steps: Steps after which a span is given up.
         batch_size: Rows at once.
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: If there is no row, one of ``rows`` is in ``never``, a number is out of range, or a model's answers
-            are not finite.
+        ValueError: If there is no row, one is there twice, one of ``rows`` is in ``never``, a number is out of range,
+            or a model's answers are not finite.
         ModuleNotFoundError: If PyTorch is missing.
     """
     if seed < 0:
         raise ValueError(f"seed: received {seed}, accepted: an integer >= 0")
-    taught = {tokens.tobytes() for tokens, _ in check_rows(rows, "spans")}
-    if len(never) and any(tokens.tobytes() in taught for tokens, _ in check_rows(never, "never")):
+    check_training(learning_rate, max_steps)
+    taught = _each_once(rows, "spans")
+    if len(never) and taught & _each_once(never, "never"):
         raise ValueError("never: received one of the spans, accepted: spans that were never trained on")
     sides = [
         recitation(model, rows, batch_size, "spans", name) for model, name in ((before, "before"), (after, "after"))
@@ -140,29 +184,84 @@ def forgotten(
     columns: dict[str, Any] = {"n_tokens": sides[0]["n_tokens"]}
     for side, logs, said in zip(("before", "after"), log10, sides, strict=True):
         columns |= {f"log10_p_{side}": logs, f"recited_{side}": said["recited"]}
+    never_learned = [
+        recitation(model, never, batch_size, "never", name)
+        for model, name in ((before, "before"), (after, "after"))
+        if len(never)
+    ]
+    columns["known"], columns["lost"] = _known_and_lost(sides, never_learned)
     relearned = ratio = None
     if len(never):
-        steps = [relearn(after, own, learning_rate=learning_rate, max_steps=max_steps) for own in (rows, never)]
-        columns["steps"] = steps[0]
-        relearned, ratio = _relearned(steps, max_steps, seed)
-    return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio)
+        lost = np.flatnonzero(columns["lost"]).tolist()
+        columns["steps"] = np.full(len(rows), np.nan)
+        if len(lost):
+            both = ([rows[i] for i in lost], never)
+            steps = [relearn(after, own, learning_rate=learning_rate, max_steps=max_steps) for own in both]
+            columns["steps"][lost] = steps[0]
+            relearned, ratio = _relearned(steps, max_steps, seed)
+    return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio, len(never) > 1)
+
+
+def _each_once(rows: Sequence[Row], what: str) -> set[bytes]:
+    """The tokens of rows, none of which may be there twice: it would count as two that are independent."""
+    found: dict[bytes, int] = {}
+    for number, (tokens, labels) in enumerate(check_rows(rows, what)):
+        first = found.setdefault(tokens.tobytes() + b"|" + labels.tobytes(), number)
+        if first != number:
+            raise ValueError(f"{what}: received number {first + 1} again as number {number + 1}, accepted: each once")
+    return {tokens.tobytes() for tokens, _ in check_rows(rows, what)}
+
+
+def _known_and_lost(
+    sides: Sequence[pd.DataFrame], never: Sequence[pd.DataFrame]
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Which spans were known before the edit, and which of these are no longer after it (see ``Forgotten``)."""
+    above = [_above(side, never[i]) if never else np.zeros(len(side), dtype=bool) for i, side in enumerate(sides)]
+    recited = [side["recited"].to_numpy(dtype=bool) for side in sides]
+    fall = (sides[0]["log_probability"] - sides[1]["log_probability"]).to_numpy() / np.log(10)
+    known = recited[0] | above[0]
+    lost = known & ~recited[1] & (fall >= _FALL) & (recited[0] | ~above[1])
+    return known, lost
+
+
+def _above(spans: pd.DataFrame, never: pd.DataFrame) -> Bool[np.ndarray, " n"]:
+    """Which spans are more probable, per token, than the best of as many that were never learned would be.
+
+    The bound is that of a prediction from the mean and the standard deviation of these, at 2.5 % for all spans together
+    (Bonferroni); a single one tells no bound.
+    """
+    from scipy.stats import t  # slow to import
+
+    own, others = (side["log_probability"].to_numpy() / side["n_tokens"].to_numpy() for side in (spans, never))
+    n = len(others)
+    if n < 2:
+        return np.zeros(len(own), dtype=bool)
+    bound = others.mean() + t.ppf(1 - _TAIL / len(own), n - 1) * others.std(ddof=1) * np.sqrt(1 + 1 / n)
+    found: Bool[np.ndarray, " n"] = own > bound
+    return found
 
 
 def _paired(measure: str, sides: Sequence[np.ndarray], weights: np.ndarray, seed: int) -> dict[str, Any]:
     """Compare weighted means over the same units, before and after."""
-    n = len(weights)
-    drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
-    differences = sides[1] - sides[0]
-    total = weights[drawn].sum(axis=1)
-    low, high = np.quantile((differences * weights)[drawn].sum(axis=1) / total, [_TAIL, 1 - _TAIL])
-    if n == 1:
-        low = high = np.nan
+    n, differences = len(weights), sides[1] - sides[0]
+    low, high = _interval_of(differences, weights, seed)
     if measure == "recited" and (differences == differences[0]).all():  # a bootstrap knows no other outcome
         rest = 1 - _TAIL ** (1 / n)  # share of others that so many spans may have missed
         low, high = max(differences[0] - rest, -1), min(differences[0] + rest, 1)
     means = [float(np.average(values, weights=weights)) for values in sides]
     found = {"measure": measure, "n": n, "before": means[0], "after": means[1], "difference": means[1] - means[0]}
     return found | {"low": float(low), "high": float(high)}
+
+
+def _interval_of(differences: np.ndarray, weights: np.ndarray, seed: int) -> tuple[float, float]:
+    """A 95 % interval of a weighted mean of paired differences by the bootstrap; NaN of a single one."""
+    n = len(weights)
+    if n == 1:
+        return np.nan, np.nan
+    drawn = np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
+    total = weights[drawn].sum(axis=1)
+    low, high = np.quantile((differences * weights)[drawn].sum(axis=1) / total, [_TAIL, 1 - _TAIL])
+    return float(low), float(high)
 
 
 def _relearned(
@@ -172,16 +271,18 @@ def _relearned(
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     drawn = []
-    for name, own in zip(("spans", "never learned"), steps, strict=True):
+    for name, own in zip(("lost", "never learned"), steps, strict=True):
         capped = np.minimum(own, max_steps)
         means = capped[rng.integers(len(capped), size=(_DRAWS, len(capped)))].mean(axis=1)
-        low, high = np.quantile(means, [_TAIL, 1 - _TAIL])
+        low, high = np.quantile(means, [_TAIL, 1 - _TAIL]) if len(own) > 1 else (np.nan, np.nan)
         row = {"spans": name, "n": len(own), "given_up": int(np.isinf(own).sum()), "steps": float(capped.mean())}
         rows.append(row | {"low": float(low), "high": float(high)})
         drawn.append(means)
     if not drawn[1].all():
         raise ValueError("never: received spans that the edited model recites, accepted: spans that it never learned")
     low, high = np.quantile(drawn[0] / drawn[1], [_TAIL, 1 - _TAIL])
+    if min(map(len, steps)) == 1:
+        low = high = np.nan
     return pd.DataFrame(rows), (rows[0]["steps"] / rows[1]["steps"], float(low), float(high))
 
 
@@ -260,7 +361,7 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such list.
+        ValueError: If it is no such list, or a span is there twice.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"spans: received {path}, accepted: a JSON file")
@@ -271,7 +372,8 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
     if not isinstance(given, list) or not given:
         raise ValueError(f"spans: received {path}, which is no list with a span, {_ACCEPTED}")
     found: list[str | tuple[str, str]] = []
-    for span in given:
+    words: dict[str, int] = {}
+    for number, span in enumerate(given):
         if isinstance(span, dict) and {name: type(value) for name, value in span.items()} == {
             "prefix": str,
             "text": str,
@@ -281,4 +383,10 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
             found.append(span)
         else:
             raise ValueError(f"spans: received {json.dumps(span):.80} in {path}, {_ACCEPTED}")
+        text = " ".join("".join(found[-1]).split())
+        if (first := words.setdefault(text, number)) != number:
+            raise ValueError(
+                f"spans: received {text!r:.60} in {path} twice, as numbers {first + 1} and {number + 1}, accepted: each"
+                " once (white space does not count)"
+            )
     return found

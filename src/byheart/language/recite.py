@@ -103,7 +103,7 @@ class Recitation:
             "longest_run": stop - start,
             "edit_distance": float(windows["edit_distance"].mean()),
             "loss_64": -float(windows["log_p_64"].mean() / LENGTH),
-            **{f"recited {name}": float(self.recited(f"log_p {name}").mean()) for name in CONTROLS},
+            **{f"recited {name}": self._share(f"log_p {name}") for name in CONTROLS},
             **{f"loss {name}": -float(windows[f"log_p {name}"].mean() / LENGTH) for name in CONTROLS},
             "cpu_seconds": self.seconds,
             "seed": self.seed,
@@ -114,6 +114,10 @@ class Recitation:
         """Whether each window that there is counts as recited."""
         found: Bool[np.ndarray, " n"] = self.windows[column].dropna().to_numpy() >= np.log(RECITED)
         return found
+
+    def _share(self, column: str) -> float:
+        found = self.recited(column)
+        return float(found.mean()) if len(found) else float("nan")
 
     def headline(self) -> str:
         """Say in a sentence what is recited, beside its controls."""
@@ -128,6 +132,24 @@ class Recitation:
         )
 
 
+def _in_lines(text: str) -> str:
+    return re.sub(r"\r\n|\r", "\n", text)
+
+
+def _in_paragraphs(text: str) -> str:
+    return re.sub(r"\s+", lambda white: "\n\n" if white[0].count("\n") > 1 else " ", _in_lines(text))
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "single spaces": lambda text: re.sub(r"\s+", " ", text),
+    "a line per paragraph": _in_paragraphs,
+    "line ends \\n": _in_lines,
+    "as it stands": lambda text: text,
+}
+"""Ways of spelling the white space of a text, or of a part of one."""
+_JOINED = ("single spaces", "a line per paragraph")  # without white space at the ends of a text
+
+
 def spellings(text: str) -> dict[str, str]:
     """Return the ways in which a text's white space may have stood in what a model read, none of them twice.
 
@@ -137,16 +159,9 @@ def spellings(text: str) -> dict[str, str]:
     Args:
         text: As it stands in a file.
     """
-    lines = re.sub(r"\r\n|\r", "\n", text)
-    paragraphs = [" ".join(own.split()) for own in re.split(r"\n\s*\n", lines)]
-    ways = {
-        "single spaces": " ".join(text.split()),
-        "a line per paragraph": "\n\n".join(own for own in paragraphs if own),
-        "line ends \\n": lines,
-        "as it stands": text,
-    }
     found: dict[str, str] = {}
-    for way, spelled in ways.items():
+    for way, spell in SPELLINGS.items():
+        spelled = spell(text.strip() if way in _JOINED else text)
         if spelled not in found.values():
             found[way] = spelled
     return found
@@ -248,6 +263,7 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
     columns["log_p twin"] = _of_twin(reciter, documents, starts, seed)
     columns["log_p never published"] = unpublished.log_p(n)
     columns["log_p n-gram"] = _of_ngram(documents, starts)
+    has_twin = bool(np.isfinite(columns["log_p twin"]).any())
     log_probability, first_guess = _whole(reciter, tokens)
     guessing = float(np.log(reciter.model.config.get_text_config().vocab_size))
     worse = -float(log_probability.mean()) > guessing
@@ -262,6 +278,7 @@ def _recite(reciter: Reciter, name: str, text: str, n_windows: int, seed: int, u
             ]
             * worse
         ),
+        *([f"{name} has no twin: none of its windows has a name or number to swap."] * (not has_twin)),
     )
     seconds = time.process_time() - began
     table = pd.DataFrame(columns)

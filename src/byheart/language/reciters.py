@@ -162,7 +162,7 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
 
     Raises:
         ModuleNotFoundError, FileNotFoundError: If it is not there; the message says what brings it.
-        ValueError: If it is not a causal model with a fast tokenizer, or cannot be read.
+        ValueError: If it is not a causal model with a fast tokenizer, cannot be read, or lacks weights.
     """
     require("transformers", "torch")
     if not isinstance(name, str | Path):
@@ -183,7 +183,9 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
         if causal:
             tokenizer = AutoTokenizer.from_pretrained(where, **settings)
             with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting hides
-                model = AutoModelForCausalLM.from_pretrained(where, config=config, dtype="float32", **settings).eval()
+                model, told = AutoModelForCausalLM.from_pretrained(
+                    where, config=config, dtype="float32", output_loading_info=True, **settings
+                )
     except Exception as error:  # noqa: BLE001 - damaged files raise anything
         if not Path(where).exists():
             raise FileNotFoundError(
@@ -198,8 +200,42 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
         raise ValueError(f"model: received {name}, a {', '.join(kinds)}, accepted: a causal language model")
     if not tokenizer.is_fast:
         raise ValueError(f"model: received {name}, whose tokenizer is a slow one, accepted: one with a tokenizer.json")
-    head = tuple(i for i in tokenizer("")["input_ids"] if i != tokenizer.eos_token_id or i == tokenizer.bos_token_id)
-    return Reciter(str(name), model, tokenizer, head)
+    _check_whole(str(name), model, told)
+    return Reciter(str(name), model.eval(), tokenizer, _head(tokenizer))
+
+
+def _check_whole(name: str, model: Any, told: dict[str, Any]) -> None:
+    """Refuse a model some of whose weights transformers drew at random, or left unread, without an error.
+
+    Weights that are tied to others are not missing, and heads of other tasks may be left over.
+    """
+    own = {key for key, _ in model.named_buffers()}  # older versions kept masks and the like as weights
+    inside = f"{model.base_model_prefix}."
+    named = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    heads = {key.rsplit(".", 1)[0] for key in named if not key.startswith(inside)}
+    left = set(told["unexpected_keys"])
+    unread = {key for key in left if key not in own and (key.startswith(inside) or key.rsplit(".", 1)[0] in heads)}
+    other = {key if isinstance(key, str) else key[0] for key in told["mismatched_keys"]}  # with both shapes
+    for keys, what in (
+        (set(told["missing_keys"]), "without {n} of its weights"),
+        (other, "with {n} weights of other shapes than its config.json says"),
+        (unread, "with {n} weights that its config.json has no place for"),
+    ):
+        if keys:
+            first = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            hint = f"; the file has others, such as {min(left - keys)}" if left - keys else ""
+            raise ValueError(
+                f"model: received {name} {what.format(n=len(keys))} ({first}{hint}), accepted: whole models, as"
+                " save_pretrained writes them"
+            )
+
+
+def _head(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens before a text: what stands beside an empty one may also be its end."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    special = list(found["special_tokens_mask"])
+    n_before = special.index(0) if 0 in special else 0
+    return tuple(found["input_ids"][:n_before])
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:

