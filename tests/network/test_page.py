@@ -96,7 +96,7 @@ def test_the_page_of_a_regression_shows_targets_and_no_options_of_classes(tmp_pa
     assert (found.table["verdict"] == "ordinary").all()
     assert "not called memorized" in page
     assert "For example" not in page
-    logged = audit(net, (inputs, targets), log=TrainingLog.from_losses(rng.random((2, 40))))
+    logged = audit(net, (inputs, targets), loss="mse", log=TrainingLog.from_losses(rng.random((2, 40))))
     assert "called memorized below. This is a ranking" in logged.save(tmp_path / "b.html").read_text()
 
 
