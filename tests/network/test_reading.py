@@ -421,7 +421,7 @@ def test_shares_are_taken_by_the_name_of_their_loss_and_asked_about_without(n_ou
     found = audit(model, (X, hard), loss="binary_cross_entropy_with_logits")
     each = functional.binary_cross_entropy_with_logits(model(X), hard, reduction="none")
     np.testing.assert_allclose(found.table["loss"], each.mean(1).detach(), rtol=1e-4)
-    with pytest.raises(ValueError, match=r"^loss: received none, .* and their own mean does by .*, accepted: the loss"):
+    with pytest.raises(ValueError, match=r"^loss: received none. .* fit worse than the mean of the targets .*, accepted: the loss"):
         audit(model, (X, hard))
     with pytest.raises(ValueError, match=r"^dataset: received -1.* for example 2, accepted: targets from 0 to 1"):
         audit(model, (X, hard.index_fill(0, torch.tensor([2]), -1)), loss="binary_cross_entropy_with_logits")
@@ -430,7 +430,7 @@ def test_shares_are_taken_by_the_name_of_their_loss_and_asked_about_without(n_ou
 def test_squared_error_that_nobody_asked_for_has_to_be_less_than_that_of_the_mean():
     unsure = torch.where(torch.rand(N, 3, generator=torch.Generator().manual_seed(1)) < 0.1, -1.0, LABELS)
     for model, given in ((network(3, targets=LABELS), unsure), (network(1, targets=BINARY[:, None]), torch.ones(N))):
-        with pytest.raises(ValueError, match=r"^loss: received none, with floating-point targets"):
+        with pytest.raises(ValueError, match=r"^loss: received none. With floating-point targets"):
             audit(model, (X, given))
         assert audit(model, (X, given), loss="mse").provenance["loss"] == "mse"
     numbers = 1e4 + X[:, :2]  # large beside how much they vary
@@ -443,6 +443,33 @@ def test_squared_error_that_nobody_asked_for_has_to_be_less_than_that_of_the_mea
         exact[0].bias.fill_(1e4 + 2)
     with pytest.raises(ValueError, match=r"^loss: received none"):
         audit(exact, (X, numbers), batch_size=7)
+
+
+def test_numbers_of_which_only_the_mean_is_learned_are_numbers():
+    y = torch.exp(1.5 * X[:, 0])  # skewed, so that a median is worse than the mean
+    for constant in (y.mean(), y.median()):
+        model = nn.Sequential(nn.Linear(8, 1))
+        with torch.no_grad():
+            model[0].weight.zero_()
+            model[0].bias.fill_(constant)
+        assert audit(model, (X, y)).provenance["loss"] == "mse"
+        assert audit(model, (X, torch.full((N,), float(constant)))).provenance["loss"] == "mse"
+    assert audit(nn.Sequential(nn.Linear(8, 1)), (X[:2], 5 + X[:2, 0])).provenance["loss"] == "mse"  # too few to tell
+
+
+def test_a_first_batch_of_0_and_1_does_not_tell_of_the_others():
+    maps = torch.where(torch.arange(40)[:, None, None, None] < 10, MASKS, 3 * PIXELS[:, :1])
+    model = nn.Sequential(nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([2.0, 0]).reshape(1, 2, 1, 1))
+        model[0].bias.zero_()
+    assert audit(model, (PIXELS, maps), batch_size=10).provenance["loss"] == "mse"
+    smoothed = torch.where(torch.arange(N)[:, None] < 100, LABELS, 0.9 * LABELS + 0.05)
+    for n_outputs in (1, 3):
+        model, given = network(n_outputs, targets=LABELS[:, :n_outputs]), smoothed[:, :n_outputs]
+        found = audit(model, (X, given), loss="binary_cross_entropy_with_logits", batch_size=100)
+        each = functional.binary_cross_entropy_with_logits(model(X), given, reduction="none")
+        np.testing.assert_allclose(found.table["loss"], each.mean(1).detach(), rtol=1e-4)
 
 
 def test_as_many_classes_as_positions_are_read_the_way_in_which_answers_are_right():

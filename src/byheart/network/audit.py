@@ -16,7 +16,7 @@ from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
-from byheart.network.doubts import notes_on_held_out, notes_on_log, refuse_log_of_no_losses
+from byheart.network.doubts import notes_on_held_out, notes_on_log
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import Inputs, as_inputs, check_indexes, is_pair, require_torch
@@ -38,6 +38,7 @@ from byheart.network.passes import (
 )
 from byheart.network.ranking import flagged
 from byheart.network.reading import LossName, check_order_of_words
+from byheart.network.refusals import refuse_log_unlike_losses
 from byheart.network.saved import from_record, to_record
 from byheart.network.score_table import SCORES, Evidence
 from byheart.network.scores import RIDGE
@@ -334,7 +335,7 @@ def audit(
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
         plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
         if log is not None and mean_loss is not None:
-            refuse_log_of_no_losses(log, mean_loss, plan.loss)
+            refuse_log_unlike_losses(log, mean_loss, plan.loss)
         finder = CopyFinder(inputs.n_examples) if copies else None
         first = first_pass(model, inputs, plan, advance, finder)
         first.check_squared_error()

@@ -7,6 +7,7 @@ batches of different sizes, and quantised layers take their scale from the whole
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from byheart.network.calling import call, copied_inputs, part_of
@@ -24,6 +25,7 @@ _MOST_ASKED = 8  # the fewer, the more their company matters
 _ROUNDING = 1e-3  # of the largest number, in float32 on the CPU: a hundred times what many layers add up to
 _COARSE = 3e-2  # in fewer bits, as on accelerators too: a number of bfloat16 is rounded by 4e-3
 _QUANTISED = 1e-1  # measured up to 3e-2, of layers whose scale is the batch's
+_OF_QUANTISED = re.compile(r"\b(quantized|quantization|bitsandbytes|torchao)\b")
 _LEAST_LOSS = 1e-3  # losses below are all rounding
 
 
@@ -46,59 +48,62 @@ def notes_of_company(
     n_asked = min(_MOST_ASKED, len(batch) // 2)
     if len(batch) < _FEWEST:
         return []
+
+    def answers(asked: Batch, given: Any = None) -> dict[str, torch.Tensor]:
+        given = call(model, copied_inputs(asked.inputs)) if given is None else given
+        of_loss = {} if losses is None else {"losses": losses(asked, given)}
+        return _rows(given, len(asked)) | of_loss
+
+    tolerance = _tolerance(model, output)
     try:
         inputs = part_of(batch.inputs, len(batch), 0, n_asked)
         few = Batch(0, batch.indices[:n_asked], inputs, batch.targets[:n_asked])
-
-        def answers(asked: Batch, given: Any = None) -> list[torch.Tensor]:
-            given = call(model, copied_inputs(asked.inputs)) if given is None else given
-            return _rows(given, len(asked)) + ([] if losses is None else [losses(asked, given)])
-
         whole = answers(batch, output)
         with left_as_found(model):
             alone = answers(few)
-            differing = _apart(whole, alone, tolerance := _tolerance(model, output))
-            if not differing or _apart(answers(few), alone, tolerance):
-                return []
+            again = answers(few) if _apart(whole, alone, tolerance) else alone
     except Exception:  # noqa: BLE001, whatever a network or a loss raises on fewer examples: then nothing is known
+        return []
+    differing = _apart(whole, alone, tolerance)
+    if not differing or _apart(again, alone, tolerance):
         return []
     return [
         f"The network's answer to an example depends on which others are in its batch: {differing} of the first"
         f" {n_asked} examples, asked without the others. A batch normalisation without running statistics does that, or"
-        f" a mean over the batch. Its losses are those of batches of {len(batch)} in the data's order: with another"
-        " batch_size or order they and the verdicts are others."
+        f" a mean over the batch. Its losses are those of batches of {len(batch)} in the data's order: another"
+        " batch_size or order gives other losses and verdicts."
     ]
 
 
-def _rows(output: Any, n_examples: int) -> list[torch.Tensor]:
+def _rows(output: Any, n_examples: int) -> dict[str, torch.Tensor]:
     """The outputs, if they are a tensor; an error if that has no row of each example."""
     import torch
 
     if not torch.is_tensor(output):
-        return []
+        return {}
     if not output.ndim or len(output) != n_examples or output.is_complex():
         raise ValueError(f"model: received outputs of shape {tuple(output.shape)}, accepted: a row for each example")
-    return [output]
+    return {"outputs": output}
 
 
-def _apart(whole: list[torch.Tensor], alone: list[torch.Tensor], tolerance: float) -> str:
+def _apart(whole: dict[str, torch.Tensor], alone: dict[str, torch.Tensor], tolerance: float) -> str:
     """Return in words how far the same examples' outputs, or else their losses, differ; "" if by rounding alone."""
-    for number, (one, two) in enumerate(zip(whole, alone, strict=True)):
+    for name, one in whole.items():
+        two = alone[name]
         largest = float(one.double().nan_to_num(0, 0, 0).abs().max())
         # Padding up to the longest of a batch may be missing without that one.
         common = tuple(slice(0, min(sizes)) for sizes in zip(one.shape, two.shape, strict=True))
         difference = (one[common].double() - two[common].double()).abs().nan_to_num(0, 0, 0)
-        of_loss = number == len(whole) - 1 and one.ndim == 1
         apart = float(difference.max())
-        if apart > tolerance * max(largest, _LEAST_LOSS if of_loss else 0):
-            return f"{'losses' if of_loss else 'outputs'} differ by up to {apart:.2g}, the largest being {largest:.2g},"
+        if apart > tolerance * max(largest, _LEAST_LOSS if name == "losses" else 0):
+            return f"{name} differ by up to {apart:.2g}, the largest being {largest:.2g},"
     return ""
 
 
 def _tolerance(model: nn.Module, output: Any) -> float:
     """What rounding may come to, by the coarsest numbers in the network."""
     tensors = [*model.parameters(), *model.buffers(), *([output] if hasattr(output, "element_size") else [])]
-    if any("quant" in type(module).__module__ for module in model.modules()):
+    if any(_OF_QUANTISED.search(type(module).__module__) for module in model.modules()):
         return _QUANTISED
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         return _QUANTISED

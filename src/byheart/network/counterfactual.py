@@ -24,9 +24,9 @@ from byheart.arrays import as_array, as_labels
 from byheart.jobs import Job, Report
 from byheart.memorization import Memorization, balanced_subsets, influence, memorization, smoothed_memorization
 from byheart.network.copies import groups_of_copies
-from byheart.network.doubts import refuse_inverted, refuse_no_margins
 from byheart.network.fit import Fit, margins_of, recorded
 from byheart.network.inputs import as_inputs, is_pair
+from byheart.network.refusals import refuse_inverted, refuse_no_margins
 from byheart.records import Record, Records, digest
 
 _LARGEST = 0.1  # share of the examples that may be in a training set together or not at all
@@ -55,11 +55,14 @@ class Counterfactual:
     Attributes:
         train_mask: Which model was trained on which example.
         margins: Of each model on each example, above 0 where its answer is right; or what ``fit`` returned.
-        computed: Whether margins are known to be such, as those computed here from models are.
+
+    Args:
+        computed: Whether mask and margins were made by ``counterfactual``, which looks at what ``fit`` returns itself;
+            else they are looked at here.
 
     Raises:
         ValueError: If the mask is no matrix of bools, or inverted by the margins; or these are not finite and of its
-            shape, or show that they are probabilities, their logarithms or losses (``byheart.network.doubts``).
+            shape, or show that they are probabilities, their logarithms or losses (``byheart.network.refusals``).
     """
 
     train_mask: Bool[np.ndarray, "n_models n_examples"]
@@ -79,7 +82,7 @@ class Counterfactual:
             raise ValueError(f"margins: received {wrong}, accepted: finite, of the mask's shape {mask.shape}")
         if not computed:
             refuse_no_margins(margins.astype(np.float64), mask, "margins")
-        refuse_inverted(margins.astype(np.float64), mask)
+            refuse_inverted(margins.astype(np.float64), mask)
 
     def __repr__(self) -> str:
         """Return how many models there are, how often they answer right, and how many examples are memorized."""

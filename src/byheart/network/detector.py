@@ -230,7 +230,10 @@ def _answers(model: nn.Module, head: str, one_output: str, inputs: Any) -> Any:
         for batch in inputs_only(inputs, model=model):
             seen.clear()
             outputs = call(model, batch)
-            n_inputs = len(next(iter(batch.values())) if isinstance(batch, Mapping) else batch)
+            first_input = batch
+            while isinstance(first_input, (Mapping, tuple)):
+                first_input = next(iter(first_input.values() if isinstance(first_input, Mapping) else first_input))
+            n_inputs = len(first_input)
             if outputs.ndim != 2 and not (one_output and outputs.shape[:1] == (n_inputs,)):
                 raise ValueError(
                     f"inputs: received some with outputs of shape {tuple(outputs.shape)}, accepted: a batch of inputs,"

@@ -22,13 +22,13 @@ from jaxtyping import Float32, Int64
 from byheart.network.calling import call, copied_inputs, of_input
 from byheart.network.company import notes_of_company
 from byheart.network.copies import CopyFinder
-from byheart.network.doubts import refuse_same_states
 from byheart.network.head import Forward, default_layer, find_head, follow, read_by_head
 from byheart.network.inputs import Batch, Inputs, tensor_of
 from byheart.network.layers import INPUT, OfNetwork, find_layers, left_as_found, watched
 from byheart.network.layout import Axes, Layouts, NotFinite, axes_of_layers, rows_of
 from byheart.network.masks import Given, Mask, find_mask
 from byheart.network.reading import Loss, LossName, Reading, read_model
+from byheart.network.refusals import refuse_shared_states
 from byheart.network.score_table import SCORES
 from byheart.network.scores import HeadMoments, HeadScores, LayerMoments, LayerScores
 from byheart.progress import bar_for_a_person
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[int, str], None]
 _N_NEAREST = 3
+_CLEARLY_WORSE = 1.5  # times the squared error of the mean: an L1 loss may end a little above it
+_FEWEST_OF_NUMBERS = 10  # examples whose mean says something
+_ROUNDING_OF_NUMBERS = 1e-10  # of their mean square
 _OF_HEAD = ""  # the name under which passes yield what the head read, no module's
 
 
@@ -163,18 +166,18 @@ class FirstPass:
     notes: list[str]
 
     def check_squared_error(self) -> None:
-        """Refuse squared error that nobody asked for and that the targets' mean beats: it may be another loss's.
+        """Refuse squared error that nobody asked for and that the targets' mean clearly beats.
 
         Raises:
             ValueError: If so.
         """
         error = float(self.table["loss"].mean())
-        if error > self.error_of_mean:
+        if len(self.table) >= _FEWEST_OF_NUMBERS and error > _CLEARLY_WORSE * self.error_of_mean:
             raise ValueError(
-                "loss: received none, with floating-point targets, which would be numbers with squared error; the"
-                f" outputs miss them by {error:.3g} on average, and their own mean does by {self.error_of_mean:.3g},"
-                " accepted: the loss that the model was trained with, by its name or as a function, or 'mse' if it is"
-                " that"
+                "loss: received none. With floating-point targets squared error is assumed, but the outputs"
+                f" ({error:.3g}) fit worse than the mean of the targets ({self.error_of_mean:.3g}), accepted: the loss"
+                " that the model was trained with, by name ('binary_cross_entropy_with_logits' of logits and targets"
+                " from 0 to 1; 'mse' if it was squared error) or as a function"
             )
 
 
@@ -235,21 +238,27 @@ class _Spread:
     """The variance of targets over examples, a mean over their numbers: the squared error of the best constant."""
 
     def __init__(self) -> None:
-        self.n, self._first, self._sum, self._squares = 0, 0.0, np.zeros(0), np.zeros(0)
+        self.n, self._size, self._first, self._sum, self._squares = 0, 0.0, 0.0, np.zeros(0), np.zeros(0)
 
     def add(self, targets: torch.Tensor) -> None:
         """Take the targets of a batch."""
         rows = targets.reshape(len(targets), -1).double().cpu().numpy()
-        if not self.n:  # near the mean, so that squares lose no digits
+        if not self.n and not np.isinf(self._sum).any():  # near the mean, so that squares lose no digits
             self._first, self._sum, self._squares = rows.mean(axis=0), np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-        if rows.shape[1:] == self._sum.shape:  # else examples have targets of different lengths
-            self.n += len(rows)
-            self._sum += (rows - self._first).sum(axis=0)
-            self._squares += np.square(rows - self._first).sum(axis=0)
+        if rows.shape[1:] != self._sum.shape:  # examples have targets of different lengths, and no mean
+            self._sum = np.full(1, np.inf)
+            return
+        self.n += len(rows)
+        self._size += float(np.square(rows).mean(axis=1).sum())
+        self._sum += (rows - self._first).sum(axis=0)
+        self._squares += np.square(rows - self._first).sum(axis=0)
 
     def mean(self) -> float:
-        """Return it."""
-        return float((self._squares / max(self.n, 1) - np.square(self._sum / max(self.n, 1))).mean())
+        """Return it, at least what rounding may come to beside numbers of their size; infinite if there is none."""
+        if not self.n or np.isinf(self._sum).any():
+            return np.inf
+        variance = float((self._squares / self.n - np.square(self._sum / self.n)).mean())
+        return max(variance, _ROUNDING_OF_NUMBERS * self._size / self.n)
 
 
 def second_pass(
@@ -328,7 +337,7 @@ def over_checkpoints(
     """Averages over saved states of the model of the loss, and of D* weighted by squared residuals."""
     if not checkpoints:
         return {}
-    refuse_same_states(checkpoints)
+    refuse_shared_states(checkpoints)
     found: dict[str, list[np.ndarray]] = {"mean_loss": [], "mean_residual_dimensionality": []}
     then = copy.deepcopy(model)
     names = then.state_dict().keys()

@@ -105,7 +105,8 @@ class Reading:
         if targets.is_floating_point() and not callable(self.loss):
             _refuse(~flat.isfinite(), "dataset", flat, indices, "finite targets")
         if self.one_output or self.targets == "labels":
-            _refuse((flat != 0) & (flat != 1), "dataset", flat, indices, "targets of 0 and 1, as in the first batch")
+            accepted = "targets of 0 and 1, as in the first batch; loss='mse' takes numbers"
+            _refuse((flat != 0) & (flat != 1), "dataset", flat, indices, accepted)
         elif self.targets == "shares":
             _refuse(
                 (flat < 0) | (flat > 1), "dataset", flat, indices, f"targets from 0 to 1, as {self.loss!r} takes them"
@@ -199,7 +200,7 @@ def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_oper
     ):
         return Reading(default)
     one_target = y.numel() == len(y)
-    shares = loss in _BINARY and not bool(((y == 0) | (y == 1)).all())
+    shares = loss in _BINARY and y.is_floating_point() and not _only_0_and_1(y, inputs)
     if output.numel() == len(output) and not (one_target and shares):
         return _of_one_output(inputs, y, output, loss, last_operation) if one_target else Reading(default)
     if (
@@ -215,7 +216,7 @@ def read(inputs: Inputs, batch: Batch, output: Any, loss: Loss | None, last_oper
         kind, notes = _kind_of(output, loss, last_operation)
         return Reading(default, kind, notes=notes)
     if _squeezed(y) == _squeezed(output) and not callable(loss):
-        return _of_each_output(y, output, loss, last_operation)
+        return _of_each_output(inputs, y, output, loss, last_operation)
     if loss in _BINARY:
         raise ValueError(
             f"loss: received {loss!r} with outputs {tuple(output.shape)} and targets {tuple(y.shape)}, accepted: one"
@@ -322,13 +323,12 @@ def _of_rows(y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_oper
 
 
 def _of_each_output(
-    y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_operation: Callable[[], str]
+    inputs: Inputs, y: torch.Tensor, output: torch.Tensor, loss: Loss | None, last_operation: Callable[[], str]
 ) -> Reading:
     """Of a target for each output, of any shape, as of the pixels of a mask."""
     assert not callable(loss)
     default: Loss = loss or ("mse" if y.is_floating_point() else "cross_entropy")
-    ones = bool(((y == 0) | (y == 1)).all())
-    if loss not in (None, *_BINARY) or not (ones or loss in _BINARY):
+    if loss not in (None, *_BINARY) or not (loss in _BINARY or _only_0_and_1(y, inputs)):
         return Reading(default)
     if loss is None and any(y.shape[axis] > 1 and bool((y.sum(dim=axis) == 1).all()) for axis in range(1, y.ndim)):
         raise ValueError(
@@ -437,7 +437,12 @@ def check_order_of_words(labels: np.ndarray, predictions: np.ndarray, names: Seq
 
 
 def _two_values(y: torch.Tensor, inputs: Inputs) -> bool:
-    """Whether targets are 0 and 1 alone; of floating-point ones, which may be numbers like others, in all the data."""
+    """Whether targets are 0 and 1 alone; of floating-point ones, which may be numbers like others, both of them."""
+    return _only_0_and_1(y, inputs, both=y.is_floating_point())
+
+
+def _only_0_and_1(y: torch.Tensor, inputs: Inputs, *, both: bool = False) -> bool:
+    """Whether targets are 0 and 1 alone; floating-point ones, which may be numbers like others, in all the data."""
     if not bool(((y == 0) | (y == 1)).all()):
         return False
     if not y.is_floating_point():
@@ -447,7 +452,7 @@ def _two_values(y: torch.Tensor, inputs: Inputs) -> bool:
         found |= set(batch.targets.unique().tolist())
         if not found <= {0, 1}:
             return False
-    return len(found) == 2
+    return len(found) == 2 or not both
 
 
 def _one_hot(y: torch.Tensor) -> torch.Tensor:
