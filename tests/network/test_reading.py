@@ -421,7 +421,7 @@ def test_shares_are_taken_by_the_name_of_their_loss_and_asked_about_without(n_ou
     found = audit(model, (X, hard), loss="binary_cross_entropy_with_logits")
     each = functional.binary_cross_entropy_with_logits(model(X), hard, reduction="none")
     np.testing.assert_allclose(found.table["loss"], each.mean(1).detach(), rtol=1e-4)
-    with pytest.raises(ValueError, match=r"^loss: received none. .* fit worse than the mean of the targets .*, accepted: the loss"):
+    with pytest.raises(ValueError, match=r"^loss: received none. .* fit worse than the mean of the targets"):
         audit(model, (X, hard))
     with pytest.raises(ValueError, match=r"^dataset: received -1.* for example 2, accepted: targets from 0 to 1"):
         audit(model, (X, hard.index_fill(0, torch.tensor([2]), -1)), loss="binary_cross_entropy_with_logits")
