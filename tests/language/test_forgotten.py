@@ -113,7 +113,7 @@ def test_where_nothing_was_known_nothing_is_hidden(pair):
         forgotten(untrained(seed=3), after, rows),
         spans=found.spans.assign(log10_p_after=found.spans["log10_p_before"] - 41.0, log10_p_known=np.nan),
     )
-    hint = f"{said}. Of those not recited before, 10 fell to a tenth or less: about {{}} spans never learned (never) would"
+    hint = f"{said}. Of those not recited before, 10 fell to a tenth or less: about {{}} spans never learned (never)"
     assert hint.format("10") in fell.headline()
     assert hint.format("8 more") in dataclasses.replace(fell, n_never=2).headline()
     assert hint.format("12 more, or longer,") in dataclasses.replace(fell, n_never=12).headline()
@@ -227,7 +227,7 @@ def test_spans_of_one_text_and_code_that_is_indented_otherwise_are_not_the_same(
     before = types.SimpleNamespace(tokenizer=(own := trained(["a b c d"], 257)), model=Likes(own.encode(" ").ids[0]))
     before.head = ()
     found, rows, _ = _spelled(before, before, pairs[2:], [], 1)
-    assert found == "a line per paragraph" or "line" in found or found == "as it stands"
+    assert found != "single spaces"  # in which both are the same
     assert len({row["input_ids"].tobytes() for row in rows}) == 2
     assert _spelled(before, before, pairs[2:3], pairs[3:], 1)[0] == found
 

@@ -162,10 +162,10 @@ def _spelled(
     tried = ", ".join(f"{way} ({said[way][0]:.0%} recited)" for way in said)
     note = f"White space of the spans: {best}, which the model before knows best of {tried}."
     if said_after[other := max(said_after, key=lambda way: said_after[way])] > said_after[best]:
-        own, there = said_after[other], said_after[best]
+        (recited, log_probability), there = said_after[other], said_after[best]
         note += (
-            f" The model after knows them best as {other}: {own[0]:.0%} recited, {own[1]:.2f} nats per token, in place"
-            f" of {there[0]:.0%}, {there[1]:.2f}."
+            f" The model after knows them best as {other}: {recited:.0%} recited, {log_probability:.2f} nats per token,"
+            f" in place of {there[0]:.0%}, {there[1]:.2f}."
         )
     return best, rows[best], note
 

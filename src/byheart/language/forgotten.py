@@ -88,7 +88,8 @@ class Forgotten:
         known, lost = spans["known"].to_numpy(), spans["lost"].to_numpy()
         logs = [spans[f"log10_p_{side}"].to_numpy() for side in ("before", "after")]
         if np.array_equal(logs[0], logs[1]):
-            return "The model after the edit gives every span the same probability as the model before: nothing was forgotten."
+            same = "gives every span the same probability as the model before: nothing was forgotten."
+            return f"The model after the edit {same}"
         if not known.any():
             first = "The model before the edit recited none of them (in this spelling)"
             if others := self._of_others(known, logs):
