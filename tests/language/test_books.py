@@ -60,4 +60,7 @@ def test_what_of_a_file_was_left_out_is_said(tmp_path):
     path.write_text('{"text": "a b", "prompt": "c d"}', encoding="utf-8")
     said = []
     assert book(str(path), on_note=said.append) == "a b"
-    assert said == ['Of lines of JSON the field "text" was read; others hold texts, too: prompt.']
+    assert said == [
+        "The files were read as UTF-8, which was assumed.",
+        'Of lines of JSON the field "text" was read; others hold texts, too: prompt.',
+    ]

@@ -95,21 +95,72 @@ def test_relearning_is_beside_spans_that_were_never_learned(pair):
     assert found.spans["known"].all()
     assert not found.spans["lost"].any()
     assert found.spans["steps"].isna().all()
-    assert "says the same of all spans as the one before: nothing was forgotten." in found.headline()
+    assert "gives every span the same probability as the model before: nothing was forgotten." in found.headline()
 
 
 def test_where_nothing_was_known_nothing_is_hidden(pair):
     rows, _, after = pair
     found = forgotten(untrained(seed=3), after, rows, never=rows_of(10, seed=9), learning_rate=1e-2)
     assert found.relearned is None
-    assert "None was recited before, nor found more probable than spans never learned" in found.headline()
+    said = "The model before the edit recited none of them (in this spelling)"
+    assert found.compared
+    assert f"{said} and gave none a clearly higher probability than spans it never saw: there is" in found.headline()
     assert "hidden" not in found.headline()
-    assert "None was recited before, as they" in forgotten(untrained(seed=3), after, rows).headline()
+    alone = forgotten(untrained(seed=3), after, rows[:1])
+    assert not alone.compared
+    assert f"{said}: there is no sign that it knew them." in alone.headline()
     fell = dataclasses.replace(
         forgotten(untrained(seed=3), after, rows),
-        spans=found.spans.assign(log10_p_after=found.spans["log10_p_before"] - 41.0),
+        spans=found.spans.assign(log10_p_after=found.spans["log10_p_before"] - 41.0, log10_p_known=np.nan),
     )
-    assert "Of those not recited before, 10 fell to a tenth or less: spans never learned" in fell.headline()
+    hint = f"{said}. Of those not recited before, 10 fell to a tenth or less: about {{}} spans never learned (never)"
+    assert hint.format("10") in fell.headline()
+    assert hint.format("8 more") in dataclasses.replace(fell, n_never=2).headline()
+    assert hint.format("12 more, or longer,") in dataclasses.replace(fell, n_never=12).headline()
+
+
+def test_few_spans_that_were_never_learned_tell_no_bound(pair):
+    """Two of them that differ by 0.5 nats per token: the bound of 20 spans is above probability 1."""
+    spans, never = _said([-12.6] * 20, False), _said([-18.0, -15.0] * 10, False)  # 6 tokens each
+    gone = _said([-480.0] * 20, False)
+    for n, compared in ((0, False), (1, False), (2, False), (10, True)):
+        both = [never[:n]] * 2 if n else []
+        known, lost, bound = _known_and_lost([spans, gone], both)
+        assert np.isfinite(bound).tolist() == [compared] * 20
+        assert not known.any()
+        assert not lost.any()
+    rows, _, after = pair
+    found = forgotten(untrained(seed=3), after, rows, never=rows_of(2, seed=9))
+    table = found.spans.assign(log10_p_known=np.nan, log10_p_after=found.spans["log10_p_before"] - 34.0)
+    found = dataclasses.replace(found, spans=table)
+    assert not found.compared
+    assert "about 8 more spans never learned (never) would tell" in found.headline()
+
+
+def test_the_bound_is_that_of_a_prediction_and_wider_for_shorter_spans():
+    from scipy.stats import t
+
+    never = _said(np.linspace(-66.0, -54.0, 10), False)
+    per_token = never["log_probability"] / 6
+    expected = per_token.mean() + t.ppf(1 - 0.025 / 3, 9) * per_token.std() * np.sqrt(1.1)
+    spans = _said([-60.0] * 3, False).assign(n_tokens=[6, 3, 60])
+    bound = _known_and_lost([spans, spans], [never, never])[2] * np.log(10) / spans["n_tokens"]
+    assert bound[0] == pytest.approx(expected)
+    assert bound[2] == pytest.approx(expected)
+    assert bound[1] - per_token.mean() == pytest.approx((expected - per_token.mean()) * np.sqrt(2.1 / 1.1))
+
+
+def test_spans_and_those_never_learned_of_other_lengths_are_hardly_ever_taken_for_known():
+    rng = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        tables = []
+        for n, shortest, longest in ((8, 3, 60), (10, 5, 40)):
+            n_tokens = rng.integers(shortest, longest, n)
+            logs = [rng.normal(-10, 2, k).sum() for k in n_tokens]
+            tables.append(pd.DataFrame({"n_tokens": n_tokens, "log_probability": logs, "recited": False}))
+        false += _known_and_lost([tables[0]] * 2, [tables[1]] * 2)[0].any()
+    assert false < 0.05 * 300
 
 
 def _said(logs, recited):
@@ -120,11 +171,13 @@ def test_known_is_what_is_recited_or_more_probable_than_any_that_was_never_learn
     never = _said(np.linspace(-66.0, -54.0, 10), False)
     before = _said([-1.0, -1.0, -1.0, -20.0, -20.0, -50.0, -60.0], [True, True, True, False, False, False, False])
     after = _said([-2.0, -40.0, -90.0, -90.0, -24.0, -90.0, -90.0], [False, False, False, False, False, False, False])
-    known, lost = _known_and_lost([before, after], [never, never])
+    known, lost, _ = _known_and_lost([before, after], [never, never])
     assert known.tolist() == [True] * 5 + [False] * 2
     # the first one only tipped, less than tenfold; the fifth is still far above those never learned
     assert lost.tolist() == [False, True, True, True, False, False, False]
-    known, lost = _known_and_lost([before, after], [never[:1], never[:1]])  # one tells no bound
+    wild = _said(np.linspace(-600.0, -1.0, 10), False)  # tells no bound of the model after: that before holds
+    assert _known_and_lost([before, after], [never, wild])[1].tolist() == lost.tolist()
+    known, lost, _ = _known_and_lost([before, after], [never[:1], never[:1]])  # one tells no bound
     assert known.tolist() == [True] * 3 + [False] * 4
     assert lost.tolist() == [False, True, True] + [False] * 4
 
@@ -161,9 +214,22 @@ def test_spans_that_are_there_twice_are_refused(pair, tmp_path):
         forgotten(before, after, [*rows, rows[1]])
     with pytest.raises(ValueError, match="never: received number 1 again as number 2"):
         forgotten(before, after, rows, never=[rows_of(1, seed=8)[0]] * 2)
-    (tmp_path / "spans.json").write_text(json.dumps(["a b", "c", "a\nb"]), encoding="utf-8")
-    with pytest.raises(ValueError, match="received 'a b' in .* twice, as numbers 1 and 3"):
+    (tmp_path / "spans.json").write_text(json.dumps(["a b", "c", "a\nb", "a b"]), encoding="utf-8")
+    with pytest.raises(ValueError, match='received "a b" in .* twice, as numbers 1 and 4'):
         spans_of_file(tmp_path / "spans.json")
+
+
+def test_spans_of_one_text_and_code_that_is_indented_otherwise_are_not_the_same(tmp_path):
+    pairs = [("Call me", " Ishmael. Some years"), ("Call me Ishmael.", " Some years"), "if a:\n  b", "if a:\n    b"]
+    written = [own if isinstance(own, str) else {"prefix": own[0], "text": own[1]} for own in pairs]
+    (tmp_path / "spans.json").write_text(json.dumps(written), encoding="utf-8")
+    assert spans_of_file(tmp_path / "spans.json") == pairs
+    before = types.SimpleNamespace(tokenizer=(own := trained(["a b c d"], 257)), model=Likes(own.encode(" ").ids[0]))
+    before.head = ()
+    found, rows, _ = _spelled(before, before, pairs[2:], [], 1)
+    assert found != "single spaces"  # in which both are the same
+    assert len({row["input_ids"].tobytes() for row in rows}) == 2
+    assert _spelled(before, before, pairs[2:3], pairs[3:], 1)[0] == found
 
 
 @pytest.mark.parametrize(
@@ -359,10 +425,23 @@ def test_white_space_of_spans_is_spelled_as_the_model_before_knows_it(white, way
     tokenizer = trained(["a b c d"], 257)
     (token,) = tokenizer.encode(white).ids
     before = types.SimpleNamespace(tokenizer=tokenizer, model=Likes(token), head=())
-    found, rows, note = _spelled(before, [("a", "\r\nb"), ("c\r\nd", "\r\n e")], 1)
+    found, rows, note = _spelled(before, before, [("a", "\r\nb"), ("c\r\nd", "\r\n e")], [], 1)
     assert found.startswith(way)
     assert way in note
     assert "knows best of single spaces (" in note
     expected = {"\n": "c\nd\n e", " ": "c d e", "\r": "c\r\nd\r\n e"}[white]
     assert tokenizer.decode(rows[1]["input_ids"]) == expected
-    assert "White space of the spans: single spaces." in _spelled(before, [("a", "b")], 1)[2]
+    assert "White space of the spans: single spaces." in _spelled(before, before, [("a", "b")], [], 1)[2]
+    assert "The model after" not in note
+
+
+def test_a_model_after_that_knows_another_spelling_better_is_said_to():
+    tokenizer = trained(["a b c d"], 257)
+    before, after = (
+        types.SimpleNamespace(tokenizer=tokenizer, model=Likes(tokenizer.encode(white).ids[0]), head=())
+        for white in (" ", "\n")
+    )
+    found, _, note = _spelled(before, after, [("a", "\nb\n")], [], 1)
+    assert found == "single spaces"
+    assert " The model after knows them best as line ends \\n: 0% recited, -" in note
+    assert "nats per token, in place of 0%, -" in note

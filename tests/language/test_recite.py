@@ -365,6 +365,44 @@ def test_heads_of_other_tasks_and_tied_weights_are_no_fault(folder, tmp_path):
     assert reciter(tmp_path / "other").name
 
 
+def test_masks_and_positions_of_older_files_are_no_fault(folder, tmp_path):
+    """As GPT-J's files have them, which this version of Transformers makes from config.json."""
+    import shutil
+
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "other")
+    config = transformers.GPTJConfig(
+        vocab_size=400, n_positions=32, n_embd=16, n_layer=1, n_head=2, rotary_dim=4, bos_token_id=0, eos_token_id=0
+    )
+    transformers.GPTJForCausalLM(config).save_pretrained(tmp_path / "other")
+    path = tmp_path / "other" / "model.safetensors"
+    weights = load_file(path)
+    old = ("attn.bias", "attn.masked_bias", "attn.causal_mask", "attn.rotary_emb.inv_freq")
+    weights |= {f"transformer.h.0.{name}": torch.ones(1, 1, 32, 32) for name in old}
+    save_file(weights, path, metadata={"format": "pt"})
+    assert reciter(tmp_path / "other").name
+    save_file(weights | {"transformer.h.0.attn.q_proj.bias": torch.ones(16)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"with 1 weights that its config.json has no place for .*q_proj.bias"):
+        reciter(tmp_path / "other")
+
+
+def test_the_head_of_an_alphabet_without_the_letter_a():
+    import tokenizers
+    import transformers
+    from tokenizers import models, processors
+
+    from byheart.language.reciters import _head
+
+    own = tokenizers.Tokenizer(models.BPE(vocab={"<s>": 0, "A": 1, "C": 2, "G": 3, "T": 4}, merges=[]))
+    own.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>")
+    assert tokenizer("ACG")["input_ids"] == [0, 1, 2, 3]
+    assert _head(tokenizer) == (0,)
+
+
 @pytest.mark.parametrize(
     ("single", "eos", "head"),
     [("$A <e>", "<e>", ()), ("<e> $A <e>", "<e>", (0,)), ("<e> $A", None, (0,)), ("$A", "<e>", ())],

@@ -254,5 +254,25 @@ def test_a_loop_that_does_not_go_through_its_dataset_is_refused(given, n):
     epochs = stairs.epochs(model, 3)
     next(epochs)
     list(DataLoader(dataset, batch_size=4, collate_fn=collate, drop_last=given == "drop_last"))
-    with pytest.raises(ValueError, match=rf"asked staircase.dataset for {n} of 57 documents in epoch 1, accepted"):
+    with pytest.raises(ValueError, match=rf"asked staircase.dataset for {n} of 57 documents in epoch 1, accepted") as e:
         next(epochs)
+    assert "several processes" in str(e.value)
+
+
+@pytest.mark.parametrize(("stopped", "counted"), [(3, [0, 1, 2]), (1, [0, 3])])
+def test_a_later_epoch_that_is_not_whole_is_not_measured_and_a_note_says_so(stopped, counted):
+    """As where training stops at a number of steps: nothing is raised before the model is saved."""
+    said = []
+    stairs = EpochStaircase(documents(), collate=collate, report=said.append)
+    loader = DataLoader(stairs.dataset, batch_size=4, shuffle=True, collate_fn=collate)
+    for epoch in stairs.epochs(Bigrams(), 4):
+        for number, _ in enumerate(loader):
+            if epoch == stopped and number == 4:
+                break
+    assert stairs.result.epochs["epoch"].tolist() == counted
+    (note,) = stairs.notes
+    assert note == (
+        f"Not measured: the end of epoch {stopped + 1}, since the loop asked staircase.dataset for 20 of 57 documents"
+        f" in epoch {stopped + 1}."
+    )
+    assert note in said

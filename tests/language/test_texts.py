@@ -223,11 +223,62 @@ def test_archives_are_cut_into_documents(monkeypatch):
     assert found.texts == ("Geography. Area total: 1 sq km; Climate: mild",)
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.TSV", "a.ipynb", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.json", "a.JSON", "a.csv", "a.TSV", "a.ipynb", "a.parquet"])
 def test_tables_are_not_read_as_the_texts_in_them(file, name):
     path = file('["a\\nb"]', name)
     with pytest.raises(ValueError, match=r"whose texts would be read with the marks .* accepted: \.jsonl .* or plain"):
         read_texts(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"prompt": "a b"}]',
+        '[1, "a"]',
+        '{"version": 1, "data": [{"paragraphs": [{"context": "some words of a text\\nand more"}]}]}',
+        '{"texts":\n["some words of a text"]}',
+    ],
+)
+def test_json_that_holds_a_list_of_texts_is_refused(file, content):
+    with pytest.raises(ValueError, match=r"whose texts would be read with the marks of .json among them"):
+        read_texts(file(content, "a.json"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"name": "a", "keywords": ["machine learning"], "contributors": [{"name": "A B", "url": "c"}]}',
+        '{\n  // a comment\n  "strict": true\n}',
+        '{"text": "a pretty one",\n "n": 1}',
+        "[1, 2]",
+        "[]",
+        "[" * 100_000,
+    ],
+)
+def test_other_json_is_plain_text_and_a_note_says_so(file, content):
+    found = read_texts([file(content, "a.json"), file("b")], split="files")
+    assert found.texts == (content, "b")
+    assert found.notes[1:] == ("Read as plain text, with the marks of JSON: a.json.",)
+
+
+def test_lines_of_json_under_the_name_of_json_are_read_as_such(file):
+    found = read_texts(file('{"text": "a\\nb"}\n{"text": "c"}\n', "train.json"))
+    assert (found.names, found.texts) == (("train.json:1", "train.json:2"), ("a\nb", "c"))
+    assert len(found.notes) == 1
+    assert read_texts(file('{"text": "a\\nb"}', "one.json")).texts == ("a\nb",)
+    for content, line in (('{"text": "a"}\n{"prompt": "b"}', 2), ('{"prompt": "a"}\n{"text": "b"}', 1)):
+        with pytest.raises(ValueError, match=f"line {line}, accepted"):
+            read_texts(file(content, "other.json"))
+
+
+def test_texts_that_begin_as_packed_files_do_are_texts(file):
+    for content in ("PAR1 was the first format", "BZh9 and gone"):
+        assert read_texts(file(content)).texts == (content,)
+    with pytest.raises(ValueError, match="which is Parquet"):
+        read_texts(file(b"PAR1\n\x15\x04PAR1", "a.dat"))
+    for level in range(1, 10):
+        with pytest.raises(ValueError, match="which is bzip2"):
+            read_texts(file(bz2.compress(b"a text", level), "a.dat"))
 
 
 @pytest.mark.parametrize(("content", "said"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")])
@@ -241,4 +292,6 @@ def test_other_fields_with_words_are_named(file):
     lines = [{"text": "a b", "id": "7", "prompt": "c d", "n": 3}, {"text": "e", "messages": [{"content": "f g"}]}]
     found = read_texts(file("\n".join(map(json.dumps, lines)), "a.jsonl"))
     assert found.notes[1:] == ('Of lines of JSON the field "text" was read; others hold texts, too: messages, prompt.',)
-    assert len(read_texts(file('{"text": "a b", "id": "7"}', "b.jsonl")).notes) == 1
+    line = {"text": "a b", "id": "7", "input_ids": [1, 2], "timestamp": "2021-01-01 00:00:00", "n": []}
+    assert len(read_texts(file(json.dumps(line), "b.jsonl")).notes) == 1
+    assert "texts, too: tokens." in read_texts(file(json.dumps(line | {"tokens": ["a"]}), "b.jsonl")).notes[1]

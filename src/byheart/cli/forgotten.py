@@ -64,7 +64,7 @@ class ForgottenCommand:
         _check_same(before, after, [span if isinstance(span, str) else "".join(span) for span in spans])
         tokenizer, head = before.tokenizer, before.head
         context = min(before.context, after.context) - len(head)
-        way, rows, note = _spelled(before, spans, self.prefix)
+        way, rows, note = _spelled(before, after, spans, never, self.prefix)
         told = () if held_out is None else _told(before, held_out.texts, min(context, 512))
         unlearned = (
             span_rows(tokenizer, [_respelled(way, own) for own in never], prefix=self.prefix, head=head)
@@ -116,10 +116,17 @@ def _respelled(way: str, span: str | tuple[str, str]) -> str | tuple[str, str]:
     return spell(span) if isinstance(span, str) else (spell(span[0]), spell(span[1]))
 
 
-def _spelled(before: Reciter, spans: Sequence[str | tuple[str, str]], prefix: int) -> tuple[str, Sequence[Row], str]:
+def _spelled(
+    before: Reciter,
+    after: Reciter,
+    spans: Sequence[str | tuple[str, str]],
+    never: Sequence[str | tuple[str, str]],
+    prefix: int,
+) -> tuple[str, Sequence[Row], str]:
     """The spelling of white space in which the model before the edit recites most spans, their rows, and a sentence.
 
-    A spelling that cannot be read, or in which a span is too short, is not tried.
+    The sentence says so if the model after does better in another one. A spelling that cannot be read, in which a span
+    is too short, or in which spans that differ become the same, is not tried.
     """
     from byheart.language.forgotten import span_rows
     from byheart.language.labelled import check_readable, recitation
@@ -128,28 +135,39 @@ def _spelled(before: Reciter, spans: Sequence[str | tuple[str, str]], prefix: in
     ways: dict[str, list[str | tuple[str, str]]] = {}
     for way in SPELLINGS:
         own = [_respelled(way, span) for span in spans]
-        if own not in ways.values():
+        others = [_respelled(way, span) for span in never]
+        if own not in ways.values() and len({*own, *others}) == len({*spans, *never}):
             ways[way] = own
     rows: dict[str, Sequence[Row]] = {}
-    said: dict[str, tuple[float, float]] = {}
+    said: dict[str, tuple[float, float]] = {}  # share recited, and mean log-probability per token (nats)
+    said_after: dict[str, tuple[float, float]] = {}
     refused: ValueError | None = None
     for way, own in ways.items():
         try:
             rows[way] = span_rows(before.tokenizer, own, prefix=prefix, head=before.head)
-            check_readable(before.model, rows[way], "spans")
+            for reader in (before, after):
+                check_readable(reader.model, rows[way], "spans")
         except ValueError as error:
             rows.pop(way, None)
             refused = error  # the last one is that of the spans as they stand
             continue
-        found = recitation(before.model, rows[way], what="spans", name="before")
-        said[way] = (float(found["recited"].mean()), float((found["log_probability"] / found["n_tokens"]).mean()))
+        for reader, name, kept in ((before, "before", said), (after, "after", said_after)):
+            found = recitation(reader.model, rows[way], what="spans", name=name)
+            kept[way] = (float(found["recited"].mean()), float((found["log_probability"] / found["n_tokens"]).mean()))
     if refused and not said:
         raise refused
     best = max(said, key=lambda way: said[way])
     if len(said) == 1:
         return best, rows[best], f"White space of the spans: {best}."
     tried = ", ".join(f"{way} ({said[way][0]:.0%} recited)" for way in said)
-    return best, rows[best], f"White space of the spans: {best}, which the model before knows best of {tried}."
+    note = f"White space of the spans: {best}, which the model before knows best of {tried}."
+    if said_after[other := max(said_after, key=lambda way: said_after[way])] > said_after[best]:
+        (recited, log_probability), there = said_after[other], said_after[best]
+        note += (
+            f" The model after knows them best as {other}: {recited:.0%} recited, {log_probability:.2f} nats per token,"
+            f" in place of {there[0]:.0%}, {there[1]:.2f}."
+        )
+    return best, rows[best], note
 
 
 def _told(before: Reciter, texts: Sequence[str], context: int) -> Sequence[Row]:

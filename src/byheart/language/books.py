@@ -45,7 +45,7 @@ def book(
         name: One of ``BOOKS``, or the path of a text file.
         folder: Where the archive of "hamlet" and "sonnets" lies.
         encoding: Of a file; default UTF-8.
-        on_note: Called with a sentence on what of a file was left out, if anything was.
+        on_note: Called with each sentence on what was assumed of a file, or left out of it.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: If it is not there; the message says what brings it.
@@ -78,7 +78,7 @@ def book(
         if len(read.texts) > 1:
             raise ValueError(f"text: received {name} of {len(read.texts)} documents, accepted: files of one text")
         if on_note is not None:
-            for note in read.notes[1:]:  # the first is on the encoding
+            for note in read.notes:
                 on_note(note)
         return read.texts[0]
     elif Path(name).is_dir():

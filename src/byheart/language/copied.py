@@ -140,7 +140,11 @@ def copied(
         longest,
         passage,
         min_characters,
-        (*texts.notes, "White space of any kind and length matches any other.", *notes),
+        (
+            *texts.notes,
+            "White space of any kind and length matches any other, and texts are compared in Unicode's form NFC.",
+            *notes,
+        ),
         _longest(matches, own),
     )
 

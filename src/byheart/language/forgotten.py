@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from byheart.language.collate import IGNORED
 from byheart.language.forget import check_training, relearn
@@ -25,6 +25,7 @@ from byheart.language.tokens import tokenize
 
 _DRAWS = 2_000  # of the bootstrap
 _TAIL = 0.025
+_ENOUGH = 10  # spans never learned, which as a rule vary little enough to tell a bound
 _FALL = 1.0  # in log10: a span whose p_z fell less than tenfold is not forgotten, though its greedy recitation may tip
 _ACCEPTED = 'accepted: a JSON list of strings, or of {"prefix": "...", "text": "..."}'
 
@@ -38,23 +39,34 @@ class Forgotten:
             ``difference``, and its 95 % interval ``low``, ``high``, NaN for one span or text. Measures are "recited"
             (share of spans), "log10 p_z" (mean over spans) and, with held-out text, "held-out loss" (nats per token).
         spans: A row per span: ``n_tokens``; ``log10_p_before``, ``log10_p_after``, ``recited_before`` and
-            ``recited_after``; ``known``, whether the model knew it before: recited it, or found it more probable, per
-            token, than all but 2.5 % of as many spans of the kind of ``never`` would be; ``lost``, whether it was known
-            and is no longer: not recited, its p_z a tenth or less, and, if it was never recited, no more probable than
-            such spans; with relearning ``steps`` of those that were lost, infinite for one that was given up, else NaN.
+            ``recited_after``; ``log10_p_known``, the log10 p_z above which the model before knew it though it did not
+            recite it, since the best of as many spans of the kind of ``never`` would lie above it at an error rate of
+            2.5 %, NaN where these are too few to tell (see ``compared``); ``known``, whether it recited it or lay above
+            that; ``lost``, whether it was known and is no longer: not recited, its p_z a tenth or less, and, if it was
+            never recited, no more probable than such spans; with relearning ``steps`` of those that were lost, infinite
+            for one that was given up, else NaN.
         relearned: With relearning, if spans were lost, a row for these ("lost") and one for those never learned:
             ``spans``, ``n``, ``given_up``, and the mean number of ``steps`` with its interval ``low``, ``high``, NaN
             for one span; those given up count as ``max_steps``. Else None.
         ratio: With ``relearned``, the steps of lost spans over the steps of those never learned, and its 95 % interval,
             NaN where one of both is a single span.
-        compared: Whether spans were compared with such as were never learned, which takes two of these.
+        n_never: Number of spans that were never learned.
     """
 
     summary: pd.DataFrame
     spans: pd.DataFrame
     relearned: pd.DataFrame | None
     ratio: tuple[float, float, float] | None
-    compared: bool = False
+    n_never: int = 0
+
+    @property
+    def compared(self) -> bool:
+        """Whether every span could be compared with such as were never learned.
+
+        Of few of these, or of some that vary much, the best of others may lie anywhere: the bound is then above
+        probability 1, and no span can pass it.
+        """
+        return bool(self.spans["log10_p_known"].notna().all())
 
     def headline(self) -> str:
         """Say what is recited, what the edit cost, and whether the spans that were lost are gone or hidden."""
@@ -76,14 +88,16 @@ class Forgotten:
         known, lost = spans["known"].to_numpy(), spans["lost"].to_numpy()
         logs = [spans[f"log10_p_{side}"].to_numpy() for side in ("before", "after")]
         if np.array_equal(logs[0], logs[1]):
-            return "The model after the edit says the same of all spans as the one before: nothing was forgotten."
+            same = "gives every span the same probability as the model before: nothing was forgotten."
+            return f"The model after the edit {same}"
         if not known.any():
-            beyond = ", nor found more probable than spans never learned" if self.compared else ""
-            return (
-                f"None was recited before{beyond}, as they are spelled here: nothing says that there was anything to"
-                f" forget.{self._of_others(known, logs)}"
-            )
-        beyond = " (recited, or far more probable than spans never learned)" if self.compared else " (recited)"
+            first = "The model before the edit recited none of them (in this spelling)"
+            if others := self._of_others(known, logs):
+                return f"{first}.{others}"
+            beyond = " and gave none a clearly higher probability than spans it never saw" if self.compared else ""
+            return f"{first}{beyond}: there is no sign that it knew them."
+        some = spans["log10_p_known"].notna().any()
+        beyond = " (recited, or far more probable than spans never learned)" if some else " (recited)"
         first = f"Known before{beyond}: {known.sum()}; "
         if not lost.any():
             differences = (logs[1] - logs[0])[known]
@@ -111,12 +125,15 @@ class Forgotten:
 
     def _of_others(self, known: np.ndarray, logs: Sequence[np.ndarray]) -> str:
         """Say how many spans that were not recited before fell, where nothing says whether they were known."""
-        n_fell = int((~known & (logs[0] - logs[1] >= _FALL)).sum())
-        if self.compared or not n_fell:
+        open_ = ~known & self.spans["log10_p_known"].isna().to_numpy()
+        n_fell = int((open_ & (logs[0] - logs[1] >= _FALL)).sum())
+        if not n_fell:
             return ""
+        more = f"{max(_ENOUGH, 2 * self.n_never) - self.n_never}{' more' if self.n_never else ''}"
+        longer = ", or longer," if self.n_never >= _ENOUGH else ""
         return (
-            f" Of those not recited before, {n_fell} fell to a tenth or less: spans never learned (never), two or more,"
-            " would tell whether these were known."
+            f" Of those not recited before, {n_fell} fell to a tenth or less: about {more}{longer} spans never learned"
+            " (never) would tell whether these were known."
         )
 
 
@@ -148,8 +165,8 @@ def forgotten(
         rows: A span each, with what precedes it, as ``span_rows`` makes them; labels are -100 outside of the span.
         held_out: Text that neither was trained on, as ``text_rows`` makes it, to tell what the edit cost.
         never: Spans of the same kind that were never trained on: they say which of ``rows`` were known, though not
-            recited (from two on), and the edited model is taught those that it lost, and these, each span alone (see
-            ``relearn``).
+            recited (which takes about ten, see ``Forgotten.compared``), and the edited model is taught those that it
+            lost, and these, each span alone (see ``relearn``).
         learning_rate: Of that training.
         max_steps: Steps after which a span is given up.
         batch_size: Rows at once.
@@ -189,7 +206,7 @@ def forgotten(
         for model, name in ((before, "before"), (after, "after"))
         if len(never)
     ]
-    columns["known"], columns["lost"] = _known_and_lost(sides, never_learned)
+    columns["known"], columns["lost"], columns["log10_p_known"] = _known_and_lost(sides, never_learned)
     relearned = ratio = None
     if len(never):
         lost = np.flatnonzero(columns["lost"]).tolist()
@@ -199,12 +216,12 @@ def forgotten(
             steps = [relearn(after, own, learning_rate=learning_rate, max_steps=max_steps) for own in both]
             columns["steps"][lost] = steps[0]
             relearned, ratio = _relearned(steps, max_steps, seed)
-    return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio, len(never) > 1)
+    return Forgotten(pd.DataFrame(summary), pd.DataFrame(columns), relearned, ratio, len(never))
 
 
 def _each_once(rows: Sequence[Row], what: str) -> set[bytes]:
     """The tokens of rows, none of which may be there twice: it would count as two that are independent."""
-    found: dict[bytes, int] = {}
+    found: dict[bytes, int] = {}  # the same tokens before it, and the same of its own
     for number, (tokens, labels) in enumerate(check_rows(rows, what)):
         first = found.setdefault(tokens.tobytes() + b"|" + labels.tobytes(), number)
         if first != number:
@@ -214,31 +231,41 @@ def _each_once(rows: Sequence[Row], what: str) -> set[bytes]:
 
 def _known_and_lost(
     sides: Sequence[pd.DataFrame], never: Sequence[pd.DataFrame]
-) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Which spans were known before the edit, and which of these are no longer after it (see ``Forgotten``)."""
-    above = [_above(side, never[i]) if never else np.zeros(len(side), dtype=bool) for i, side in enumerate(sides)]
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Which spans were known before the edit, which of these are no longer after it, and the bound in log10 p_z.
+
+    See ``Forgotten``. Where those never learned tell no bound of the model after, that of the model before holds.
+    """
+    bounds = [_bound(side, never[i]) if never else np.full(len(side), np.nan) for i, side in enumerate(sides)]
+    bounds[1] = np.where(np.isnan(bounds[1]), bounds[0], bounds[1])
+    above = [side["log_probability"].to_numpy() > bound for side, bound in zip(sides, bounds, strict=True)]
     recited = [side["recited"].to_numpy(dtype=bool) for side in sides]
     fall = (sides[0]["log_probability"] - sides[1]["log_probability"]).to_numpy() / np.log(10)
     known = recited[0] | above[0]
     lost = known & ~recited[1] & (fall >= _FALL) & (recited[0] | ~above[1])
-    return known, lost
+    return known, lost, bounds[0] / np.log(10)
 
 
-def _above(spans: pd.DataFrame, never: pd.DataFrame) -> Bool[np.ndarray, " n"]:
-    """Which spans are more probable, per token, than the best of as many that were never learned would be.
+def _bound(spans: pd.DataFrame, never: pd.DataFrame) -> Float64[np.ndarray, " n"]:
+    """The log-probability (nats) below which the best of as many spans that were never learned would stay.
 
-    The bound is that of a prediction from the mean and the standard deviation of these, at 2.5 % for all spans together
-    (Bonferroni); a single one tells no bound.
+    It is that of a prediction from the mean and the variance of these, per token and weighted by tokens, at 2.5 % for
+    all spans together (Bonferroni). Spans that are shorter than those on average vary more, as means of fewer tokens;
+    longer ones are held to vary as these do, since the words of a text are hard or easy together. NaN where there is
+    but one, and where the bound is not below probability 1, which no span can pass.
     """
     from scipy.stats import t  # slow to import
 
-    own, others = (side["log_probability"].to_numpy() / side["n_tokens"].to_numpy() for side in (spans, never))
-    n = len(others)
+    n, n_tokens = len(never), spans["n_tokens"].to_numpy(dtype=float)
     if n < 2:
-        return np.zeros(len(own), dtype=bool)
-    bound = others.mean() + t.ppf(1 - _TAIL / len(own), n - 1) * others.std(ddof=1) * np.sqrt(1 + 1 / n)
-    found: Bool[np.ndarray, " n"] = own > bound
-    return found
+        return np.full(len(spans), np.nan)
+    weights = never["n_tokens"].to_numpy(dtype=float)
+    others = never["log_probability"].to_numpy() / weights
+    mean = np.average(others, weights=weights)
+    of_a_token = (weights * (others - mean) ** 2).sum() / (n - 1)
+    spread = np.sqrt(of_a_token * (1 / np.minimum(n_tokens, weights.mean()) + 1 / weights.sum()))
+    bound = mean + t.ppf(1 - _TAIL / len(spans), n - 1) * spread
+    return np.where(bound < 0, bound * n_tokens, np.nan)
 
 
 def _paired(measure: str, sides: Sequence[np.ndarray], weights: np.ndarray, seed: int) -> dict[str, Any]:
@@ -361,7 +388,7 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such list, or a span is there twice.
+        ValueError: If it is no such list, or a span is there twice: the same text after the same prefix, as they stand.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"spans: received {path}, accepted: a JSON file")
@@ -372,7 +399,7 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
     if not isinstance(given, list) or not given:
         raise ValueError(f"spans: received {path}, which is no list with a span, {_ACCEPTED}")
     found: list[str | tuple[str, str]] = []
-    words: dict[str, int] = {}
+    firsts: dict[str | tuple[str, str], int] = {}
     for number, span in enumerate(given):
         if isinstance(span, dict) and {name: type(value) for name, value in span.items()} == {
             "prefix": str,
@@ -383,10 +410,9 @@ def spans_of_file(path: str | Path) -> list[str | tuple[str, str]]:
             found.append(span)
         else:
             raise ValueError(f"spans: received {json.dumps(span):.80} in {path}, {_ACCEPTED}")
-        text = " ".join("".join(found[-1]).split())
-        if (first := words.setdefault(text, number)) != number:
+        if (first := firsts.setdefault(found[-1], number)) != number:
             raise ValueError(
-                f"spans: received {text!r:.60} in {path} twice, as numbers {first + 1} and {number + 1}, accepted: each"
-                " once (white space does not count)"
+                f"spans: received {json.dumps(span):.60} in {path} twice, as numbers {first + 1} and {number + 1},"
+                " accepted: each once"
             )
     return found

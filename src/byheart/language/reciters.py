@@ -6,7 +6,9 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import itertools
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,11 @@ _DEFAULT = "smollm2"
 _LOGITS = 40_000_000  # that are held at once, 160 MB
 _TOGETHER = 48  # windows whose prefixes are held at once
 _STEP = 16  # tokens of their continuations that are judged at once
+_TRIED = 1_000  # words of a vocabulary
+_OLD_BUFFER = re.compile(  # names of tensors that are made from config.json, in files that older versions wrote
+    r"(attn|attention)\.(bias|masked_bias|causal_mask|embed_positions)$"
+    r"|\.(inv_freq|cos_cached|sin_cached|position_ids)$"
+)
 
 
 class Continued(NamedTuple):
@@ -207,14 +214,16 @@ def reciter(name: str | Path = _DEFAULT) -> Reciter:
 def _check_whole(name: str, model: Any, told: dict[str, Any]) -> None:
     """Refuse a model some of whose weights transformers drew at random, or left unread, without an error.
 
-    Weights that are tied to others are not missing, and heads of other tasks may be left over.
+    Weights that are tied to others are not missing, and heads of other tasks may be left over, as may masks and
+    positions, which older versions of Transformers kept beside weights.
     """
-    own = {key for key, _ in model.named_buffers()}  # older versions kept masks and the like as weights
+    own = {key for key, _ in model.named_buffers()}
     inside = f"{model.base_model_prefix}."
     named = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     heads = {key.rsplit(".", 1)[0] for key in named if not key.startswith(inside)}
     left = set(told["unexpected_keys"])
-    unread = {key for key in left if key not in own and (key.startswith(inside) or key.rsplit(".", 1)[0] in heads)}
+    strange = {key for key in left if key not in own and not _OLD_BUFFER.search(key)}
+    unread = {key for key in strange if key.startswith(inside) or key.rsplit(".", 1)[0] in heads}
     other = {key if isinstance(key, str) else key[0] for key in told["mismatched_keys"]}  # with both shapes
     for keys, what in (
         (set(told["missing_keys"]), "without {n} of its weights"),
@@ -232,10 +241,14 @@ def _check_whole(name: str, model: Any, told: dict[str, Any]) -> None:
 
 def _head(tokenizer: Any) -> tuple[int, ...]:
     """The special tokens before a text: what stands beside an empty one may also be its end."""
-    found = tokenizer("a", return_special_tokens_mask=True)
-    special = list(found["special_tokens_mask"])
-    n_before = special.index(0) if 0 in special else 0
-    return tuple(found["input_ids"][:n_before])
+    others = (number for number in sorted(tokenizer.get_vocab().values()) if number not in tokenizer.all_special_ids)
+    words = (tokenizer.decode([number]) for number in itertools.islice(others, _TRIED))
+    for word in itertools.chain("a", words):  # of an alphabet of its own, "a" may be cut into nothing
+        found = tokenizer(word, return_special_tokens_mask=True)
+        special = list(found["special_tokens_mask"])
+        if 0 in special:
+            return tuple(found["input_ids"][: special.index(0)])
+    return ()
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:

@@ -175,20 +175,28 @@ class EpochStaircase:
             first: Epoch to begin with, if those before are done; what was measured of them is read from ``store``.
 
         Raises:
-            ValueError: If there are fewer than two epochs, the loss of documents cannot be told, or an epoch did not
-                go through all of ``dataset``.
+            ValueError: If there are fewer than two epochs, the loss of documents cannot be told, or the first of these
+                epochs did not go through all of ``dataset``. A later one, as where training stops within it, is not
+                measured, which a note says.
         """
         self._begin(model, n_epochs, first)
         for epoch in range(first, n_epochs):
             self.dataset.epoch = epoch
             yield epoch
-            if (n_asked := self.dataset.n_asked) < len(self.dataset):
+            if (n_asked := self.dataset.n_asked) == len(self.dataset):
+                self._end(model, epoch + 1)
+                continue
+            asked = f"asked staircase.dataset for {n_asked} of {len(self.dataset)} documents in epoch {epoch + 1}"
+            if epoch == first:
                 raise ValueError(
-                    f"dataset: received a loop that asked staircase.dataset for {n_asked} of {len(self.dataset)}"
-                    f" documents in epoch {epoch + 1}, accepted: one that goes through all of it in every"
-                    " epoch (without drop_last), and through no other dataset"
+                    f"dataset: received a loop that {asked}, accepted: one that goes through all of it in every epoch"
+                    " (without drop_last, or a sampler that gives each of several processes a part), and through no"
+                    " other dataset"
                 )
-            self._end(model, epoch + 1)
+            note = f"Not measured: the end of epoch {epoch + 1}, since the loop {asked}."
+            self.notes = (*self.notes, note)
+            if self._report is not None:
+                self._report(note)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by a ``Trainer``."""

