@@ -89,9 +89,7 @@ def test_likelihoods_of_numbers_may_have_any_sign():
 
 def test_checkpoints_that_are_one_are_refused():
     model, given = nn.Sequential(nn.Linear(4, 3)), (RNG.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3)
-    message = (
-        r"checkpoints: received 3 with the same weights; state_dict\(\) .*, accepted: copies"
-    )
+    message = r"checkpoints: received 3 with the same weights; state_dict\(\) .*, accepted: copies"
     state = model.state_dict()
     with pytest.raises(ValueError, match=message):
         audit(model, given, checkpoints=[model.state_dict() for _ in range(3)])
