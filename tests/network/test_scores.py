@@ -97,6 +97,16 @@ def test_positions_share_their_examples_budget():
     assert found["maximal_dimensionality"].sum() == pytest.approx(rank)
 
 
+def test_positions_of_padding_change_nothing():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(30, 3, 5)), np.arange(30) % 3
+    padded = np.concatenate([rows, np.zeros((30, 4, 5))], axis=1)
+    expected, found = layer_scores(rows, labels, 3)[0], layer_scores(padded, labels, 3)[0]
+    for name in ("class_dimensionality", "maximal_dimensionality", "example_dimensionality"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(found["other_class"], expected["other_class"], atol=1e-4)
+
+
 def test_an_example_without_activation_holds_nothing():
     hidden, labels, _ = problem()
     hidden[3] = 0

@@ -145,7 +145,7 @@ class LayerMoments:
         self.by_class: dict[int, Float64[np.ndarray, "n_coordinates n_coordinates"]] = {}
         """Second moment of each class that the data have; lower triangles."""
         self.n_rows_of: dict[int, int] = {}
-        """Number of rows of each of these classes."""
+        """Number of rows of each of these classes that are not all zero, as those of padding are."""
         self.without_classes = ""
         """Why there are no scores by class; empty if there are, or the data have none."""
         self._by_class = n_classes is not None
@@ -196,8 +196,9 @@ class LayerMoments:
                     self._leave_out_classes(f"moments of {n_classes:,} classes or more at {width:,} dimensions")
                     return
                 self.by_class[label] = np.zeros((width, width), order="F")
-            self.by_class[label] = _add_products(self.by_class[label], rows[labels == label])
-            self.n_rows_of[label] = self.n_rows_of.get(label, 0) + int((labels == label).sum())
+            own = rows[labels == label]
+            self.by_class[label] = _add_products(self.by_class[label], own)
+            self.n_rows_of[label] = self.n_rows_of.get(label, 0) + int(own.any(axis=1).sum())
 
     def _leave_out_classes(self, what: str) -> None:
         self.by_class.clear()
