@@ -107,3 +107,13 @@ def test_losses_that_are_0_in_few_bits_are_no_means(logged):
     assert not any(
         "mean over each batch" in note for note in doubts(model, given, log=TrainingLog.from_losses(rounded[None]))
     )
+
+
+def test_right_or_wrong_answers_of_a_run_that_knows_what_it_was_trained_on_have_no_note(logged):
+    model, given, _ = logged
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        mask = rng.random((1, N)) < 0.6
+        right = mask | (rng.random((1, N)) < 0.2)  # all that it was trained on, and of the others by chance
+        easy = audit(model, given).table["margin"].to_numpy() > np.quantile(audit(model, given).table["margin"], 0.7)
+        assert doubts(model, given, held_out=Counterfactual(mask, right | (easy & (rng.random((1, N)) < 0.5)))) == []

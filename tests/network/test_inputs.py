@@ -618,3 +618,12 @@ def test_autocast_around_an_audit_changes_nothing():
         found = audit(network(), (X, Y)).table
     same(found)
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_error_on_batches_of_three_parts_says_which_was_taken_for_the_targets():
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    data = torch.utils.data.TensorDataset(x, y, torch.rand(30))
+    with pytest.raises(
+        ValueError, match=r"takes 2 positional arguments but 3 were given.*\(Batches have 3 parts: the last"
+    ):
+        audit(torch.nn.Sequential(torch.nn.Linear(4, 3)), data)

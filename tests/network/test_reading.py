@@ -421,7 +421,9 @@ def test_shares_are_taken_by_the_name_of_their_loss_and_asked_about_without(n_ou
     found = audit(model, (X, hard), loss="binary_cross_entropy_with_logits")
     each = functional.binary_cross_entropy_with_logits(model(X), hard, reduction="none")
     np.testing.assert_allclose(found.table["loss"], each.mean(1).detach(), rtol=1e-4)
-    with pytest.raises(ValueError, match=r"^loss: received none. .* fit worse than the mean of the targets"):
+    with pytest.raises(
+        ValueError, match=r"^loss: received none. .* is larger than that of the targets' mean, .*accepted: the loss"
+    ):
         audit(model, (X, hard))
     with pytest.raises(ValueError, match=r"^dataset: received -1.* for example 2, accepted: targets from 0 to 1"):
         audit(model, (X, hard.index_fill(0, torch.tensor([2]), -1)), loss="binary_cross_entropy_with_logits")
@@ -438,11 +440,27 @@ def test_squared_error_that_nobody_asked_for_has_to_be_less_than_that_of_the_mea
     with torch.no_grad():
         exact[0].weight.copy_(torch.eye(8)[:2])
         exact[0].bias.fill_(1e4 + 0.9)
-    assert not noted(audit(exact, (X, numbers), batch_size=7), "numbers")
+    assert not noted(audit(exact, (X, numbers), batch_size=7), "taken for numbers")
     with torch.no_grad():
         exact[0].bias.fill_(1e4 + 2)
-    with pytest.raises(ValueError, match=r"^loss: received none"):
-        audit(exact, (X, numbers), batch_size=7)
+    assert noted(audit(exact, (X, numbers), batch_size=7), "is the network trained, on targets of this scale")
+
+
+def test_losses_in_a_column_are_taken_and_of_several_numbers_a_mean_is_named():
+    y = X[:, :1]
+    model = nn.Sequential(nn.Linear(8, 1))
+    found = audit(model, (X, y), loss=nn.L1Loss(reduction="none"))
+    np.testing.assert_allclose(found.table["loss"], (model(X) - y).abs()[:, 0].detach(), rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"^loss: received shape \(400, 3\), accepted: one per example, .*flatten\(1\).mean\(1\)"
+    ):
+        audit(nn.Sequential(nn.Linear(8, 3)), (X, X[:, :3]), loss=nn.L1Loss(reduction="none"), batch_size=N)
+
+
+def test_masks_with_pixels_that_are_to_be_left_out_are_refused():
+    left_out = MASKS.long().index_fill(2, torch.tensor([0]), -100)
+    with pytest.raises(ValueError, match="^dataset: received targets 0, 1 and -100 with one output for each"):
+        audit(of_pixels(), (PIXELS, left_out))
 
 
 def test_numbers_of_which_only_the_mean_is_learned_are_numbers():
@@ -508,10 +526,12 @@ def test_whole_numbers_that_a_loss_of_ones_own_takes_for_numbers_are_noted():
         return functional.gaussian_nll_loss(outputs[:, 0], y.float(), outputs[:, 1].exp(), reduction="none")
 
     assert noted(audit(model, (X, (X[:, 3] > 0).long()), loss=gaussian), words)
-    weights = torch.tensor([1.0, 9, 3])
-    weighted = lambda out, y: functional.cross_entropy(out, y, weights, reduction="none", label_smoothing=0.1)  # noqa: E731
+    weights = torch.tensor([0.001, 1, 20])
+    weighted = lambda out, y: functional.cross_entropy(out, y, weights, reduction="none")  # noqa: E731
+    smoothed = lambda out, y: functional.cross_entropy(out, y, reduction="none", label_smoothing=0.1)  # noqa: E731
     some_wrong = torch.where(torch.arange(N) % 20 == 0, (Y + 1) % 3, Y)
-    assert not noted(audit(network(3), (X, some_wrong), loss=weighted), words)
+    for own in (weighted, smoothed):
+        assert not noted(audit(network(3), (X, some_wrong), loss=own), words)
 
 
 def test_signs_are_numbers_with_a_note():

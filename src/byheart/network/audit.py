@@ -333,12 +333,17 @@ def audit(
     mean_loss = None if log is None else _mean_loss(log, inputs.n_examples)
     names = None if ids is None else as_ids(ids, len(inputs.loader.dataset))
     with looking_at(model), telling(on_progress, inputs.n_examples) as advance:
-        plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
+        try:
+            plan = Plan.make(model, inputs, layer, loss, head, axes, mask)
+        except ValueError as error:
+            if inputs.parts_note:
+                raise ValueError(f"{error} ({inputs.parts_note})") from error
+            raise
         if log is not None and mean_loss is not None:
             refuse_log_unlike_losses(log, mean_loss, plan.loss)
         finder = CopyFinder(inputs.n_examples) if copies else None
         first = first_pass(model, inputs, plan, advance, finder)
-        first.check_squared_error()
+        doubts = [] if first.spread is None else first.spread.check(float(first.table["loss"].mean()))
         if inputs.order_assumed and plan.n_classes is not None:
             answers = first.table["label"].to_numpy(), first.table["prediction"].to_numpy()
             check_order_of_words(*answers, inputs.label_names or ())
@@ -359,7 +364,7 @@ def audit(
 
     evidence = _evidence(plan, first, log is not None, len(checkpoints) > 0, curvature, held_out is not None)
     score_name, table, of_score = flagged(table, plan.layers, evidence, held_out)
-    doubts = [] if log is None else notes_on_log(log, table)
+    doubts += [] if log is None else notes_on_log(log, table)
     doubts += [] if held_out is None else notes_on_held_out(held_out, table)
     if plan.n_classes is not None:
         table["wrong_label"] = wrong_label_score(table, plan.layers, evidence)
@@ -487,17 +492,14 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
             )
     losses = first.table["loss"]
     if plan.n_classes is not None and callable(plan.loss):
-        wrongly = first.table["prediction"] != first.table["label"]
-        n_wrong, n_right = int(wrongly.sum()), int((~wrongly).sum())
-        if min(n_wrong, n_right) >= _ENOUGH_TO_COMPARE:
-            larger = (losses.rank()[wrongly].sum() - n_wrong * (n_wrong + 1) / 2) / (n_wrong * n_right)
-            if larger < _LEAST_AGREEMENT:
-                notes.append(
-                    "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a"
-                    f" wrong answer than for a right one in {larger:.0%} of pairs only: if the targets are numbers,"
-                    " labels, predictions, margins and verdicts mean nothing. Floating-point targets are taken for"
-                    " numbers."
-                )
+        larger = _agreement(first.table)
+        if larger is not None and larger < _LEAST_AGREEMENT:
+            notes.append(
+                "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a"
+                f" wrong answer than for a right one in {larger:.0%} of pairs only: if the targets are numbers,"
+                " labels, predictions, margins and verdicts mean nothing. Floating-point targets are taken for"
+                " numbers."
+            )
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(
             "Two passes gave different losses: the data are drawn anew each time (augmentation), or the model is random"
@@ -505,6 +507,18 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
             " augmentation."
         )
     return notes
+
+
+def _agreement(table: pd.DataFrame) -> float | None:
+    """How often, of a wrong and a right answer to a class, the wrong one has the larger loss; None of few pairs."""
+    n_larger = n_pairs = n_wrong = 0.0
+    for _, own in table.groupby("label"):  # classes may have weights
+        wrongly = own["prediction"] != own["label"]
+        wrong, right = int(wrongly.sum()), int((~wrongly).sum())
+        n_larger += own["loss"].rank()[wrongly].sum() - wrong * (wrong + 1) / 2
+        n_pairs += wrong * right
+        n_wrong += wrong * (right > 0)
+    return n_larger / n_pairs if n_wrong >= _ENOUGH_TO_COMPARE and n_pairs >= _ENOUGH_TO_COMPARE**2 else None
 
 
 def _provenance(model: nn.Module, plan: Plan) -> dict[str, str]:

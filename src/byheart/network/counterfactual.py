@@ -109,7 +109,20 @@ class Counterfactual:
 
     @cached_property
     def memorization(self) -> Memorization:
-        """Feldman and Zhang's memorization of every example, of right answers, with standard errors."""
+        """Feldman and Zhang's memorization of every example, of right answers, with standard errors.
+
+        Raises:
+            ValueError: If an example is in, or left out of, fewer than two training sets.
+        """
+        n_in, n_models = self.train_mask.sum(axis=0), len(self.train_mask)
+        few = np.minimum(n_in, n_models - n_in)
+        if few.min() < 2:
+            example = int(few.argmin())
+            raise ValueError(
+                f"n_models: received {n_models}, of which {n_in[example]} were trained on example {example}, accepted:"
+                " enough that two or more were and two or more were not (16 nearly always are); a single run is for"
+                " bh.audit(held_out=)"
+            )
         return memorization((self.margins > 0).astype(float), self.train_mask)
 
     @cached_property

@@ -76,8 +76,15 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
             f" {right[~inside].mean():.0%} of the others: is train_mask True where a"
             " model was trained on the example? If so, what was held out is easier, and estimates are too low."
         )
-    margins = pd.Series(held_out.margins.mean(axis=0))
-    fewest = min(right.any(axis=0).sum(), (~right).any(axis=0).sum())
+    margins = pd.Series(held_out.margins.astype(np.float64).mean(axis=0))
+    if (
+        len(np.unique(held_out.margins)) == 2
+    ):  # whether a run was trained on an example may be all that its answer tells
+        seen_out = (~inside).any(axis=0)
+        table = table.iloc[np.flatnonzero(seen_out)].reset_index(drop=True)
+        out = np.ma.array(held_out.margins, mask=inside, dtype=np.float64)[:, seen_out]
+        margins = pd.Series(out.mean(axis=0).filled(0))
+    fewest = min((margins > 0).sum(), (margins <= 0).sum())
     found = _correlation(margins, table["margin"])
     if len(table) >= _FEWEST_RANKED and found < -_SURELY / np.sqrt(len(table) - 1):
         notes.append(

@@ -61,6 +61,7 @@ class Inputs:
         columns: What the model takes of batches that are dicts.
         labelled: Whether batches must have targets.
         feature_names: Of the columns of inputs that are tables, by the name of the input, "" if there is one only.
+        parts_note: The note on batches of three parts or more, which belongs to errors, too.
     """
 
     loader: Any
@@ -71,6 +72,7 @@ class Inputs:
     columns: Columns = field(default_factory=Columns)
     labelled: bool = True
     feature_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parts_note: str = ""
 
     @property
     def n_examples(self) -> int:
@@ -185,8 +187,8 @@ class Inputs:
                 " may be a dict of tensors; several inputs and a target last; or a dict with the targets as labels"
             )
         inputs, targets = _input_of(item), item[-1]
-        note = self.columns.by_position(len(item))
-        self.notes += [note] if note and note not in self.notes else []
+        self.parts_note = self.columns.by_position(len(item))
+        self.notes += [self.parts_note] if self.parts_note and self.parts_note not in self.notes else []
         ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
         if (
             ids is not None

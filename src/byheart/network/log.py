@@ -86,7 +86,7 @@ class TrainingLog:
             never = np.flatnonzero(self.counts == 0)
             raise ValueError(
                 f"log: received nothing of {len(never)} of {len(self)} examples (the first: {never[0]}), accepted: each"
-                " recorded at least once"
+                " recorded at least once, as by one pass over all of them; or checkpoints= in place of a log"
             )
         mean: Float64[np.ndarray, " n_examples"] = self._sums / self.counts
         return mean

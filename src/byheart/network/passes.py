@@ -154,7 +154,7 @@ class FirstPass:
         layer_scores: By layer, what scores examples by the moments.
         head_scores: The same of the last linear layer of a classification.
         by_class: Whether there are moments of every layer by class.
-        error_of_mean: The squared error of always answering the targets' mean; infinite if squared error was asked for.
+        spread: Of targets that are taken for numbers though nobody said so.
         notes: What a reader of the results must know.
     """
 
@@ -162,23 +162,8 @@ class FirstPass:
     layer_scores: dict[str, LayerScores]
     head_scores: HeadScores | None
     by_class: bool
-    error_of_mean: float
+    spread: Spread | None
     notes: list[str]
-
-    def check_squared_error(self) -> None:
-        """Refuse squared error that nobody asked for and that the targets' mean clearly beats.
-
-        Raises:
-            ValueError: If so.
-        """
-        error = float(self.table["loss"].mean())
-        if len(self.table) >= _FEWEST_OF_NUMBERS and error > _CLEARLY_WORSE * self.error_of_mean:
-            raise ValueError(
-                "loss: received none. With floating-point targets squared error is assumed, but the outputs"
-                f" ({error:.3g}) fit worse than the mean of the targets ({self.error_of_mean:.3g}), accepted: the loss"
-                " that the model was trained with, by name ('binary_cross_entropy_with_logits' of logits and targets"
-                " from 0 to 1; 'mse' if it was squared error) or as a function"
-            )
 
 
 @contextmanager
@@ -208,10 +193,10 @@ def first_pass(
     parts: list[pd.DataFrame] = []
     moments: dict[str, LayerMoments] = {}
     head: HeadMoments | None = None
-    spread = _Spread()
+    spread = Spread() if plan.reading.assumed else None
     for batch, outputs, seen in passes(model, inputs, plan):
         parts.append(_answers(batch, outputs, plan))
-        if plan.reading.assumed:
+        if spread is not None:
             spread.add(batch.targets)
         if copies is not None:
             copies.look(batch.inputs)
@@ -230,35 +215,55 @@ def first_pass(
     without_classes = [m.without_classes for m in moments.values() if m.without_classes]
     by_class = plan.n_classes is not None and not without_classes
     notes = without_classes[:1] + [note for scores in layer_scores.values() for note in scores.notes]
-    of_mean = spread.mean() if plan.reading.assumed else np.inf
-    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, of_mean, notes)
+    return FirstPass(table, layer_scores, HeadScores(head) if head else None, by_class, spread, notes)
 
 
-class _Spread:
-    """The variance of targets over examples, a mean over their numbers: the squared error of the best constant."""
+class Spread:
+    """How far targets that are numbers lie from their mean, beside which outputs are held."""
 
     def __init__(self) -> None:
-        self.n, self._size, self._first, self._sum, self._squares = 0, 0.0, 0.0, np.zeros(0), np.zeros(0)
+        self._n, self._size, self._first, self._sum, self._squares = 0, 0.0, 0.0, np.zeros(0), np.zeros(0)
+        self._low, self._high, self._alike = np.inf, -np.inf, True
 
     def add(self, targets: torch.Tensor) -> None:
         """Take the targets of a batch."""
         rows = targets.reshape(len(targets), -1).double().cpu().numpy()
-        if not self.n and not np.isinf(self._sum).any():  # near the mean, so that squares lose no digits
+        if not self._n:  # near the mean, so that squares lose no digits
             self._first, self._sum, self._squares = rows.mean(axis=0), np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-        if rows.shape[1:] != self._sum.shape:  # examples have targets of different lengths, and no mean
-            self._sum = np.full(1, np.inf)
+        self._alike &= rows.shape[1:] == self._sum.shape
+        if not self._alike:  # of different lengths, which have no mean
             return
-        self.n += len(rows)
+        self._n += len(rows)
+        self._low, self._high = min(self._low, rows.min(initial=np.inf)), max(self._high, rows.max(initial=-np.inf))
         self._size += float(np.square(rows).mean(axis=1).sum())
         self._sum += (rows - self._first).sum(axis=0)
         self._squares += np.square(rows - self._first).sum(axis=0)
 
-    def mean(self) -> float:
-        """Return it, at least what rounding may come to beside numbers of their size; infinite if there is none."""
-        if not self.n or np.isinf(self._sum).any():
-            return np.inf
-        variance = float((self._squares / self.n - np.square(self._sum / self.n)).mean())
-        return max(variance, _ROUNDING_OF_NUMBERS * self._size / self.n)
+    def check(self, error: float) -> list[str]:
+        """Refuse squared error that nobody asked for, or note it, if always answering the mean has clearly less.
+
+        Targets from -1 to 1 may be those of a binary cross-entropy: 0 and 1 smoothed, or -1 where it is not known.
+
+        Raises:
+            ValueError: If so, and targets are of that kind.
+        """
+        if self._n < _FEWEST_OF_NUMBERS or not self._alike:
+            return []
+        variance = float((self._squares / self._n - np.square(self._sum / self._n)).mean())
+        if error <= _CLEARLY_WORSE * max(variance, _ROUNDING_OF_NUMBERS * self._size / self._n):
+            return []
+        if self._low >= -1 and self._high <= 1:
+            raise ValueError(
+                "loss: received none. With floating-point targets squared error is assumed, but that of the outputs,"
+                f" {error:.3g}, is larger than that of the targets' mean, {variance:.3g}, accepted: the loss that the"
+                " model was trained with, by name ('mse' if it was squared error,"
+                " 'binary_cross_entropy_with_logits' of logits and targets from 0 to 1) or as a function"
+            )
+        return [
+            f"Targets are taken for numbers, with squared error, but that of the outputs, {error:.3g}, is larger than"
+            f" that of the targets' mean, {variance:.3g}: is the network trained, on targets of this scale and with"
+            " this loss?"
+        ]
 
 
 def second_pass(
@@ -441,8 +446,11 @@ def losses_read(batch: Batch, reading: Reading, outputs: Any) -> torch.Tensor:
             ) from error
     else:
         losses = losses_of(logits, targets.to(device), reading.loss)
+    if losses.numel() == len(batch) and losses.ndim > 1:
+        losses = losses.reshape(len(batch))
     if losses.shape != (len(batch),):
-        hint = "" if losses.ndim else ', such as of a loss of torch with reduction="none"'
+        several = ", such as lambda outputs, targets: loss(outputs, targets).flatten(1).mean(1)"
+        hint = several if losses.ndim > 1 else ', such as of a loss of torch with reduction="none"'
         shape = tuple(losses.shape)
         raise ValueError(f"loss: received shape {shape}, accepted: one per example, ({len(batch)},){hint}")
     if not losses.isfinite().all():
@@ -481,6 +489,12 @@ def losses_of(outputs: Any, targets: torch.Tensor, loss: LossName) -> torch.Tens
     tokens = outputs.ndim == 3 and targets.shape == outputs.shape[:2]
     if not tokens and targets.ndim != 1:
         classes_second = targets.shape == (len(outputs), *outputs.shape[2:])
+        if outputs.ndim > 3 and targets.shape == outputs.shape[:-1]:
+            raise ValueError(
+                f"dataset: received targets {tuple(targets.shape)} and outputs {tuple(outputs.shape)}, accepted: one"
+                " axis of positions: model.register_forward_hook(lambda module, args, output: output.flatten(1, -2)),"
+                " beside targets.flatten(1)"
+            )
         positions = ".flatten(2)" if outputs.ndim > 3 else ""
         turned = (
             f"; model.register_forward_hook(lambda module, args, output: output{positions}.transpose(1, 2)) puts"

@@ -29,6 +29,7 @@ Loss = LossName | Callable[[Any, "torch.Tensor"], "torch.Tensor"]
 Outputs = Literal["logits", "probabilities", "log probabilities", "probabilities of each", "as they are"]
 Targets = Literal["as they are", "column", "whole numbers", "one-hot rows", "labels", "shares"]
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+_IGNORED = -100  # what torch's cross-entropy leaves out
 _LEAST = 1e-45  # of a probability: the smallest number of float32
 _SUM = {4: 1e-4, 8: 1e-4, 2: 2e-2}  # how far from 1 rows of probabilities may sum, by the bytes of a number
 _SIGNS = (
@@ -328,6 +329,11 @@ def _of_each_output(
     """Of a target for each output, of any shape, as of the pixels of a mask."""
     assert not callable(loss)
     default: Loss = loss or ("mse" if y.is_floating_point() else "cross_entropy")
+    if not y.is_floating_point() and bool((y == _IGNORED).any()) and not bool((y > 1).any()):
+        raise ValueError(
+            f"dataset: received targets 0, 1 and {_IGNORED} with one output for each, accepted: 0 and 1 alone, or loss="
+            f" as a function that leaves out {_IGNORED}"
+        )
     if loss not in (None, *_BINARY) or not (loss in _BINARY or _only_0_and_1(y, inputs)):
         return Reading(default)
     if loss is None and any(y.shape[axis] > 1 and bool((y.sum(dim=axis) == 1).all()) for axis in range(1, y.ndim)):

@@ -42,7 +42,7 @@ def refuse_no_margins(
     if low >= 0 and high <= 1 + 1e-6 and low <= 0.5 < high:
         raise ValueError(
             f"{name}: received numbers from {low:.4g} to {high:.4g} alone, as probabilities are, accepted: {_MARGINS}"
-            " (log p - log(1 - p) of a probability p; or True and False; a multiple of margins that lie there)"
+            " (log p - log(1 - p) of a probability p; True and False; if they are margins, 10 times these)"
         )
     if inside.sum() >= _FEWEST and not (scores[inside] > 0).any():
         raise ValueError(
