@@ -16,7 +16,7 @@ from byheart.network.copies import CopyFinder
 from byheart.network.counterfactual import Counterfactual
 from byheart.network.curvature import in_float32, input_curvature
 from byheart.network.detector import Carriers, Detector, carrying, make_detector, weights_digest
-from byheart.network.doubts import notes_on_held_out, notes_on_log
+from byheart.network.doubts import notes_on_held_out, notes_on_log, notes_on_own_loss
 from byheart.network.export import SUFFIXES, write_table
 from byheart.network.ids import ID, as_ids
 from byheart.network.inputs import Inputs, as_inputs, check_indexes, is_pair, require_torch
@@ -24,13 +24,13 @@ from byheart.network.layers import SCRIPTED, OfNetwork, unwrapped
 from byheart.network.layout import Axes
 from byheart.network.listed import Show, Shown, picture_or_text, to_list
 from byheart.network.log import TrainingLog
+from byheart.network.losses import losses_read
 from byheart.network.passes import (
     FirstPass,
     OnProgress,
     Plan,
     first_pass,
     looking_at,
-    losses_read,
     over_checkpoints,
     second_pass,
     telling,
@@ -56,10 +56,6 @@ _FIRST_COLUMNS = (
     *("other_label", "copies", "copy_of"),
 )
 _LARGEST_PICTURE, _LARGEST_OF_NEIGHBOUR = 160, 64  # sides in pixels of pictures that are kept
-_LEAST_AGREEMENT = (
-    0.75  # share of pairs in which a user's loss is larger for the wrong answer; of a cross-entropy nearly 1
-)
-_ENOUGH_TO_COMPARE = 5
 _MOSTLY_WRONG = 0.5  # share of answers from which on something else than the network may be wrong
 _SAME_LOSS = 1e-3  # relative; two passes over the same inputs differ by less
 
@@ -492,14 +488,7 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
             )
     losses = first.table["loss"]
     if plan.n_classes is not None and callable(plan.loss):
-        larger = _agreement(first.table)
-        if larger is not None and larger < _LEAST_AGREEMENT:
-            notes.append(
-                "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a"
-                f" wrong answer than for a right one in {larger:.0%} of pairs only: if the targets are numbers,"
-                " labels, predictions, margins and verdicts mean nothing. Floating-point targets are taken for"
-                " numbers."
-            )
+        notes += notes_on_own_loss(first.table)
     if (losses_again - losses).abs().max() > _SAME_LOSS * max(float(losses.abs().max()), 1e-6):
         notes.append(
             "Two passes gave different losses: the data are drawn anew each time (augmentation), or the model is random"
@@ -507,18 +496,6 @@ def _notes(plan: Plan, first: FirstPass, losses_again: pd.Series[float]) -> list
             " augmentation."
         )
     return notes
-
-
-def _agreement(table: pd.DataFrame) -> float | None:
-    """How often, of a wrong and a right answer to a class, the wrong one has the larger loss; None of few pairs."""
-    n_larger = n_pairs = n_wrong = 0.0
-    for _, own in table.groupby("label"):  # classes may have weights
-        wrongly = own["prediction"] != own["label"]
-        wrong, right = int(wrongly.sum()), int((~wrongly).sum())
-        n_larger += own["loss"].rank()[wrongly].sum() - wrong * (wrong + 1) / 2
-        n_pairs += wrong * right
-        n_wrong += wrong * (right > 0)
-    return n_larger / n_pairs if n_wrong >= _ENOUGH_TO_COMPARE and n_pairs >= _ENOUGH_TO_COMPARE**2 else None
 
 
 def _provenance(model: nn.Module, plan: Plan) -> dict[str, str]:

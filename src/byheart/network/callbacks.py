@@ -17,7 +17,7 @@ from byheart.network.calling import call, copied_inputs
 from byheart.network.inputs import Inputs, as_inputs
 from byheart.network.layers import left_as_found, unwrapped
 from byheart.network.log import TrainingLog
-from byheart.network.passes import losses_read
+from byheart.network.losses import losses_read
 from byheart.network.reading import Loss, Reading, read_model
 
 

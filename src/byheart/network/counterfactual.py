@@ -120,7 +120,7 @@ class Counterfactual:
             example = int(few.argmin())
             raise ValueError(
                 f"n_models: received {n_models}, of which {n_in[example]} were trained on example {example}, accepted:"
-                " enough that two or more were and two or more were not (16 nearly always are); a single run is for"
+                " enough that two or more were and two or more were not; a single run is for"
                 " bh.audit(held_out=)"
             )
         return memorization((self.margins > 0).astype(float), self.train_mask)

@@ -1,4 +1,4 @@
-"""What speaks against a log or held-out runs that a user brings: they may be of other examples, or other numbers.
+"""What speaks against a log, held-out runs or a loss that a user brings: they may be of other examples or numbers.
 
 Each would give plausible verdicts that are wrong, but is not sure: a note says it. What is sure is refused
 (``byheart.network.refusals``).
@@ -24,6 +24,8 @@ _FEWEST = 10  # examples of which something can be said
 _FEWEST_RANKED = 100  # examples of which ranks are compared; usual rank correlations are 0.2 to 0.9
 _FEWEST_HARD = 5  # examples that a classifier misses, or would: without any, its ranks are noise
 _UNRELATED = 0.05  # p-value above which two rankings have nothing to do with each other
+_LEAST_AGREEMENT = 0.75  # share of pairs in which a loss is larger for the wrong answer; of a cross-entropy nearly 1
+_ENOUGH_TO_COMPARE = 5
 
 
 def notes_on_log(log: TrainingLog, table: pd.DataFrame) -> list[str]:
@@ -97,6 +99,34 @@ def notes_on_held_out(held_out: Counterfactual, table: pd.DataFrame) -> list[str
             f" (rank correlation with its own margins {found:.2f}): are their margins of this dataset, in this order?"
         )
     return notes
+
+
+def notes_on_own_loss(table: pd.DataFrame) -> list[str]:
+    """Say so if a user's loss does not tell wrong answers from right ones: targets may be numbers, and no classes.
+
+    Args:
+        table: What the network says now.
+    """
+    larger = _agreement(table)
+    if larger is None or larger >= _LEAST_AGREEMENT:
+        return []
+    return [
+        "Targets are whole numbers and taken for classes of the outputs, but your loss is larger for a wrong answer"
+        f" than for a right one in {larger:.0%} of pairs only: if the targets are numbers, labels, predictions, margins"
+        " and verdicts mean nothing. Floating-point targets are taken for numbers."
+    ]
+
+
+def _agreement(table: pd.DataFrame) -> float | None:
+    """How often, of a wrong and a right answer to a class, the wrong one has the larger loss; None of few pairs."""
+    n_larger = n_pairs = n_wrong = 0.0
+    for _, own in table.groupby("label"):  # classes may have weights
+        wrongly = own["prediction"] != own["label"]
+        wrong, right = int(wrongly.sum()), int((~wrongly).sum())
+        n_larger += own["loss"].rank()[wrongly].sum() - wrong * (wrong + 1) / 2
+        n_pairs += wrong * right
+        n_wrong += wrong * (right > 0)
+    return n_larger / n_pairs if n_wrong >= _ENOUGH_TO_COMPARE and n_pairs >= _ENOUGH_TO_COMPARE**2 else None
 
 
 def _unrelated(values: pd.Series[float], table: pd.DataFrame) -> bool:
